@@ -1,0 +1,158 @@
+"""Custom data types that the engine carries, stores and replays beside its own.
+
+Every field states its unit. Each record has `ts_event` (when it happened) and `ts_init` (when it
+could be known), both in UTC nanoseconds and first in the constructor, because
+`customdataclass` adds them there.
+"""
+
+from __future__ import annotations
+
+import math
+
+from nautilus_trader.model import register_custom_data_class
+from nautilus_trader.model.custom import customdataclass
+
+
+@customdataclass()
+class BarFlow:
+    """How a bar's volume came about: the columns of the exchange's archive that a bar leaves out.
+
+    Parameters
+    ----------
+    bar_type : str
+        The bar that it belongs to, such as ``BTCUSDT-PERP.BINANCE-15-MINUTE-LAST-EXTERNAL``.
+    quote_volume : float
+        Traded value, quote units (USDT).
+    trade_count : int
+        Number of trades.
+    taker_buy_volume : float
+        Volume of trades whose buyer took liquidity, base units.
+    taker_buy_quote_volume : float
+        The same, quote units (USDT).
+    """
+
+    bar_type: str = ""
+    quote_volume: float = math.nan
+    trade_count: int = 0
+    taker_buy_volume: float = math.nan
+    taker_buy_quote_volume: float = math.nan
+
+
+@customdataclass()
+class OnchainMetrics:
+    """One metric of one asset for one day.
+
+    `ts_event` is the end of the day described, `ts_init` the moment its vendor published it.
+
+    Parameters
+    ----------
+    asset : str
+        Such as ``btc``.
+    metric : str
+        The vendor's name of the metric, such as ``AdrActCnt``.
+    value : float
+        The value, in `unit`.
+    unit : str
+        Unit of `value`, such as ``count``, ``USD``, ``ratio``.
+    """
+
+    asset: str = ""
+    metric: str = ""
+    value: float = math.nan
+    unit: str = ""
+
+
+@customdataclass()
+class IndexLevel:
+    """The level of an index over an interval (Deribit DVOL, Fear & Greed).
+
+    Parameters
+    ----------
+    name : str
+        Such as ``dvol.btc``.
+    open, high, low, close : float
+        Levels in `unit`; an index published as one number has it in all four.
+    unit : str
+        Such as ``percent per year`` or ``points 0-100``.
+    """
+
+    name: str = ""
+    open: float = math.nan
+    high: float = math.nan
+    low: float = math.nan
+    close: float = math.nan
+    unit: str = ""
+
+
+@customdataclass()
+class NewsSentiment:
+    """A headline and, where a model or a person scored it, its sentiment.
+
+    Parameters
+    ----------
+    asset : str
+        What it is about, such as ``btc``.
+    source : str
+        The outlet.
+    headline : str
+        The text.
+    score : float
+        Sentiment from -1 (bad for the price) to 1 (good), without unit; NaN when not scored.
+    ts_published : int
+        When the outlet says that it published it, UTC nanoseconds (`ts_init` may be later).
+    """
+
+    asset: str = ""
+    source: str = ""
+    headline: str = ""
+    score: float = math.nan
+    ts_published: int = 0
+
+
+@customdataclass()
+class FusionPrediction:
+    """A calibrated prediction for one instrument, usable from `ts_init` on.
+
+    Parameters
+    ----------
+    instrument_id : str
+        Such as ``BTCUSDT-PERP.BINANCE``.
+    prob_up : float
+        Probability that the label is 1, from 0 to 1.
+    confidence : float
+        ``|2 * prob_up - 1|``, from 0 to 1.
+    side : int
+        1 where `prob_up` is above one half, -1 below, 0 exactly there.
+    horizon_bars : int
+        How many bars ahead the label looks.
+    model_version : str
+        Version of the bundle that made it.
+    degraded : bool
+        Whether some input was missing or late.
+    degraded_reason : str
+        Which, in words; empty when not degraded.
+    """
+
+    instrument_id: str = ""
+    prob_up: float = math.nan
+    confidence: float = math.nan
+    side: int = 0
+    horizon_bars: int = 0
+    model_version: str = ""
+    degraded: bool = False
+    degraded_reason: str = ""
+
+
+TYPES = (BarFlow, OnchainMetrics, IndexLevel, NewsSentiment, FusionPrediction)
+_registered: set[str] = set()
+
+
+def register_types() -> None:
+    """Make the types known to the engine; a second call does nothing.
+
+    The engine refuses to carry, store or read a custom type before this.
+    """
+    for custom_type in TYPES:
+        if custom_type.__name__ not in _registered:
+            register_custom_data_class(custom_type)
+            _registered.add(custom_type.__name__)

@@ -1,0 +1,286 @@
+"""What a prediction is, who makes one, and predictions kept in a file.
+
+Predictions in a file are only worth something together with the exact question that they answer.
+The file therefore carries the specification (features, label, model, data) that made it, and a
+reader who asks another question is refused, part by part, rather than served an old answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+
+from catalog.arrays import Float64Array, Int64Array, Ohlcv
+from catalog.errors import DataError, IntegrityError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPEC_KEY = "levibot.predictions"
+"""Where a frame's `attrs` and a Parquet file's metadata keep the specification."""
+PREDICTION_COLUMNS = (
+    "ts_init",
+    "instrument_id",
+    "fold",
+    "raw_prob",
+    "prob_up",
+    "label",
+    "forward_return",
+)
+"""The columns that every frame of predictions has (it may have more)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The probability that one instrument's price rises.
+
+    Parameters
+    ----------
+    instrument_id : str
+        Such as ``BTCUSDT-PERP.BINANCE``.
+    ts_init : int
+        Close of the bar that the prediction was made from; usable from then on. UTC nanoseconds.
+    prob_up : float
+        Calibrated probability in (0, 1) that the close `horizon_bars` later is higher.
+    horizon_bars : int
+        How many bars ahead it looks.
+    model_version : str
+        Which model made it.
+    degraded : bool
+        Whether an input was missing, late or replaced.
+    degraded_reason : str
+        What was wrong; empty if nothing was.
+    """
+
+    instrument_id: str
+    ts_init: int
+    prob_up: float
+    horizon_bars: int
+    model_version: str
+    degraded: bool = False
+    degraded_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictorSpec:
+    """What a predictor predicts and what it needs: its identity, apart from any data.
+
+    Parameters
+    ----------
+    instruments : tuple of str
+        In the profile's order, which is the order of the predictions of one time.
+    interval_ns : int
+        Length of a bar in nanoseconds.
+    horizon_bars : int
+        How many bars ahead the predictions look.
+    warmup_bars : int
+        Bars that must be fed before the first prediction can be expected.
+    model_version : str
+        Written on every prediction.
+    uses_funding : bool
+        Whether `update_funding` must be fed.
+    spec_hash : str
+        SHA-256 over `parts`: equal when two specifications ask the same question.
+    parts : tuple of (str, str)
+        Name and hash of each part of the question (features, label, model, ...), so that a
+        refusal can say which one differs.
+    """
+
+    instruments: tuple[str, ...]
+    interval_ns: int
+    horizon_bars: int
+    warmup_bars: int
+    model_version: str
+    uses_funding: bool
+    spec_hash: str
+    parts: tuple[tuple[str, str], ...] = ()
+
+
+class Predictor(Protocol):
+    """Turns the bars of a time into predictions. The only thing that strategies know of research.
+
+    Feed everything in the order of `ts_init`, funding before bars of the same stamp.
+    """
+
+    @property
+    def spec(self) -> PredictorSpec:
+        """What this predictor predicts and needs."""
+
+    def update_funding(self, instrument_id: str, rate: float, ts_init: int) -> None:
+        """Take a funding rate (a fraction), known since `ts_init`."""
+
+    def update(self, ts_init: int, bars: Mapping[str, Ohlcv]) -> list[Prediction]:
+        """Take the bars that closed at `ts_init`, by instrument, and return the predictions.
+
+        One for each instrument that has a bar here and enough history, in the order of the
+        specification's instruments.
+        """
+
+
+def hash_parts(parts: Mapping[str, str]) -> str:
+    """Return the SHA-256 of named hashes, whatever their order, as 64 hex digits."""
+    text = json.dumps(dict(sorted(parts.items())), separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stamp_predictions(frame: pd.DataFrame, spec: PredictorSpec, data_hash: str) -> pd.DataFrame:
+    """Return the frame with the specification and the data that made it in its `attrs`."""
+    stamped = frame.copy(deep=False)
+    stamped.attrs = {SPEC_KEY: _stamp(spec, data_hash)}
+    return stamped
+
+
+def check_stamp(stamp: object, spec: PredictorSpec, data_hash: str | None, where: str) -> None:
+    """Refuse predictions that answer another question than `spec` asks.
+
+    Parameters
+    ----------
+    stamp : object
+        What the frame or file carries.
+    spec : PredictorSpec
+        What is asked now.
+    data_hash : str, optional
+        Hash of the data in use now; None where it does not matter.
+    where : str
+        Name of the frame or file for the message.
+
+    Raises
+    ------
+    IntegrityError
+        If there is no stamp, or naming every part that differs.
+    """
+    if not isinstance(stamp, dict):
+        raise IntegrityError(
+            f"{where} must say which specification made it, but carries none; "
+            "compute the predictions again"
+        )
+    wanted = _stamp(spec, data_hash or "")
+    faults = [
+        f"{name} was {stamp.get(name)!r}, now {wanted[name]!r}"
+        for name in ("instruments", "interval_ns", "horizon_bars")
+        if stamp.get(name) != wanted[name]
+    ]
+    faults += _different_parts(stamp.get("parts"), dict(spec.parts))
+    if not faults and stamp.get("spec_hash") != spec.spec_hash:
+        faults.append(f"spec_hash was {stamp.get('spec_hash')!r}, now {spec.spec_hash!r}")
+    if data_hash is not None and stamp.get("data_hash") != data_hash:
+        faults.append(f"data was {_short(stamp.get('data_hash'))}, now {_short(data_hash)}")
+    if faults:
+        raise IntegrityError(
+            f"{where} was made for another question and must not be used: "
+            f"{'; '.join(faults)}. Compute the predictions again"
+        )
+
+
+def _stamp(spec: PredictorSpec, data_hash: str) -> dict[str, object]:
+    return {
+        "spec_hash": spec.spec_hash,
+        "horizon_bars": spec.horizon_bars,
+        "interval_ns": spec.interval_ns,
+        "instruments": list(spec.instruments),
+        "model_version": spec.model_version,
+        "parts": dict(spec.parts),
+        "data_hash": data_hash,
+    }
+
+
+def _different_parts(stored: object, wanted: dict[str, str]) -> list[str]:
+    known = stored if isinstance(stored, dict) else {}
+    return [
+        f"{name} was {_short(known.get(name))}, now {_short(wanted.get(name))}"
+        for name in sorted(set(known) | set(wanted))
+        if known.get(name) != wanted.get(name)
+    ]
+
+
+def _short(digest: object) -> str:
+    return f"{str(digest)[:12]}" if digest else "absent"
+
+
+class PrecomputedPredictions:
+    """Serves predictions that were computed in one batch, by time: for fast replay.
+
+    Only bars decide what is served: a time whose bar does not arrive yields no prediction.
+    """
+
+    def __init__(self, spec: PredictorSpec, by_time: Mapping[int, tuple[Prediction, ...]]) -> None:
+        self._spec = spec
+        self._by_time = by_time
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame, spec: PredictorSpec) -> Self:
+        """Take predictions from a frame that `walk_forward` or `read_predictions` returned.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            Columns at least ts_init (int64 UTC ns), instrument_id, prob_up.
+        spec : PredictorSpec
+            The question now asked; must be the one that the frame answers.
+
+        Raises
+        ------
+        IntegrityError
+            If the frame was made for another specification (says which part differs).
+        DataError
+            If a column is missing, a probability is not inside (0, 1), an instrument is not in
+            the specification, or a time and instrument occur twice.
+        """
+        check_stamp(frame.attrs.get(SPEC_KEY), spec, None, "the frame of predictions")
+        missing = [name for name in ("ts_init", "instrument_id", "prob_up") if name not in frame]
+        if missing:
+            raise DataError(f"predictions must have the columns {missing}, had {list(frame)}")
+        rank = {name: position for position, name in enumerate(spec.instruments)}
+        position = frame["instrument_id"].map(rank).to_numpy(dtype=np.float64)
+        ts_init = frame["ts_init"].to_numpy(dtype=np.int64)
+        probability = frame["prob_up"].to_numpy(dtype=np.float64)
+        _check_rows(frame, position, ts_init, probability)
+        order = np.lexsort((position, ts_init))
+        by_time: dict[int, list[Prediction]] = {}
+        columns = (ts_init[order], position[order].astype(np.int64), probability[order])
+        for ts, code, prob in zip(*(column.tolist() for column in columns), strict=True):
+            by_time.setdefault(ts, []).append(
+                Prediction(spec.instruments[code], ts, prob, spec.horizon_bars, spec.model_version)
+            )
+        return cls(spec, {ts: tuple(found) for ts, found in by_time.items()})
+
+    @property
+    def spec(self) -> PredictorSpec:
+        """What these predictions predict."""
+        return self._spec
+
+    def update_funding(self, instrument_id: str, rate: float, ts_init: int) -> None:
+        """Do nothing: the predictions are made already."""
+
+    def update(self, ts_init: int, bars: Mapping[str, Ohlcv]) -> list[Prediction]:
+        """Return the stored predictions of `ts_init` for the instruments that have a bar."""
+        found = self._by_time.get(ts_init, ())
+        return [prediction for prediction in found if prediction.instrument_id in bars]
+
+
+def _check_rows(
+    frame: pd.DataFrame,
+    position: Float64Array,
+    ts_init: Int64Array,
+    probability: Float64Array,
+) -> None:
+    unknown = np.isnan(position)
+    if unknown.any():
+        names = sorted(set(frame["instrument_id"][unknown]))
+        raise DataError(f"predictions name instruments that the specification does not: {names}")
+    outside = ~((probability > 0.0) & (probability < 1.0))
+    if outside.any():
+        row = int(np.flatnonzero(outside)[0])
+        raise DataError(f"prob_up must be inside (0, 1), was {probability[row]} in row {row}")
+    twice = frame.duplicated(["ts_init", "instrument_id"]).to_numpy()
+    if twice.any():
+        row = int(np.flatnonzero(twice)[0])
+        raise DataError(
+            f"a time and instrument must have one prediction; ts_init={ts_init[row]} "
+            f"instrument_id={frame['instrument_id'].iloc[row]} has several"
+        )

@@ -1,0 +1,183 @@
+"""What an order costs and where it fills: pure functions, shared by replay and paper trading.
+
+Nothing here knows the engine. The replay's fill and fee models and the live paper client call
+the same functions with the same numbers, so a fill has the same price in both.
+
+When things happen, for a decision at the close ``t`` of a bar (``interval`` long):
+
+============================  ======================================================
+``t``                         decision; market orders are submitted
+``t + latency``               the open of the next bar is quoted; market orders fill there, then
+                              stops that the open has passed fill at the open
+``t + 2 latency``             a stop for a position opened at ``t + latency`` becomes live
+``t + interval``              the next bar is complete; stops that its range reached fill at
+                              ``min(trigger, open)`` (sells) or ``max(trigger, open)`` (buys),
+                              stamped ``t + interval``, before the decision at that time
+============================  ======================================================
+
+A stop is live within its entry bar from that bar's open on: the two latencies are milliseconds.
+Prices are floats that are the nearest to a decimal on the instrument's tick; the arithmetic that
+decides a tick is done in `decimal`, so it does not depend on binary rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator
+
+from catalog.config import Config
+
+type Side = Literal[-1, 1]
+"""The direction of an order: +1 buys, -1 sells."""
+
+BUY: Side = 1
+SELL: Side = -1
+MONEY_DECIMALS = 8
+"""Decimals of a USDT amount: every booking is rounded to them, as the engine's account does."""
+_BPS = Decimal(10_000)
+
+
+class ExecutionConfig(Config):
+    """What trading costs. Every field must be stated: a default would be an unnoticed claim.
+
+    Parameters
+    ----------
+    maker_fee_bps, taker_fee_bps : float
+        Fee in basis points of the traded value. Market and stop orders take.
+    latency_ms : int
+        Time from decision to arrival at the exchange, milliseconds, at least 1: without a delay
+        the engine would fill at the very close on which the decision was made.
+    slippage_bps : float
+        How much worse than the reference price a market or stop order fills, basis points; the
+        result is rounded to the tick against us.
+    funding : {"recorded", "none"}
+        Whether the recorded settlements are booked. ``recorded`` without records fails the run.
+    starting_balance : float
+        USDT.
+    leverage : float
+        Largest gross exposure in multiples of equity.
+    """
+
+    maker_fee_bps: float = Field(ge=-10, le=100)
+    taker_fee_bps: float = Field(ge=-10, le=100)
+    latency_ms: int = Field(ge=1, le=60_000)
+    slippage_bps: float = Field(ge=0, le=1_000)
+    funding: Literal["recorded", "none"]
+    starting_balance: float = Field(gt=0)
+    leverage: float = Field(gt=0, le=125)
+
+    @field_validator("starting_balance")
+    @classmethod
+    def _whole_cents(cls, value: float) -> float:
+        return round(value, MONEY_DECIMALS)
+
+    @property
+    def latency_ns(self) -> int:
+        """Latency in nanoseconds."""
+        return self.latency_ms * 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class InstrumentTerms:
+    """The rules of an instrument that sizing and execution need.
+
+    Parameters
+    ----------
+    instrument_id : str
+        Such as ``BTCUSDT-PERP.BINANCE``.
+    tick : Decimal
+        Price increment, quote units.
+    step : Decimal
+        Size increment, base units.
+    min_quantity : Decimal
+        Smallest order, base units; 0 where there is no rule.
+    min_notional : Decimal
+        Smallest order value, quote units; 0 where there is no rule.
+    """
+
+    instrument_id: str
+    tick: Decimal
+    step: Decimal
+    min_quantity: Decimal
+    min_notional: Decimal
+
+    @classmethod
+    def of(cls, instrument: Any) -> Self:
+        """Read the terms of a Nautilus instrument."""
+        minimum, notional = instrument.min_quantity, instrument.min_notional
+        return cls(
+            instrument_id=str(instrument.id),
+            tick=instrument.price_increment.as_decimal(),
+            step=instrument.size_increment.as_decimal(),
+            min_quantity=Decimal(0) if minimum is None else minimum.as_decimal(),
+            min_notional=Decimal(0) if notional is None else notional.as_decimal(),
+        )
+
+
+def slipped_price(side: Side, reference: float, slippage_bps: float, tick: Decimal) -> float:
+    """Return the fill price: the reference moved against us and rounded to the tick against us.
+
+    Parameters
+    ----------
+    side : {-1, 1}
+        Direction of the order.
+    reference : float
+        Price before slippage, quote units: the bar's open, or `stop_reference`.
+    slippage_bps : float
+        Basis points, at least 0.
+    tick : Decimal
+        Price increment; the result is a positive multiple of it.
+    """
+    exact = exact_decimal(reference) * (1 + side * exact_decimal(slippage_bps) / _BPS)
+    rounding = ROUND_CEILING if side == BUY else ROUND_FLOOR
+    ticks = max((exact / tick).to_integral_value(rounding), Decimal(1))
+    return float(ticks * tick)
+
+
+def stop_trigger(side: Side, entry_price: float, stop_loss_frac: float, tick: Decimal) -> float:
+    """Return the trigger of the stop that closes a position, rounded towards the entry price.
+
+    `side` is that of the stop order: a long's stop sells (-1) below the entry.
+    """
+    exact = exact_decimal(entry_price) * (1 + side * exact_decimal(stop_loss_frac))
+    rounding = ROUND_FLOOR if side == BUY else ROUND_CEILING
+    return float(max((exact / tick).to_integral_value(rounding), Decimal(1)) * tick)
+
+
+def stop_reference(side: Side, trigger: float, open_price: float) -> float:
+    """Return the price before slippage of a triggered stop: a gap fills at the open, not at it."""
+    return max(trigger, open_price) if side == BUY else min(trigger, open_price)
+
+
+def stop_is_triggered(side: Side, trigger: float, high: float, low: float) -> bool:
+    """Return whether a price range (a bar's, or open = high = low) reaches the trigger."""
+    return high >= trigger if side == BUY else low <= trigger
+
+
+def commission(quantity: float, price: float, fee_bps: float) -> float:
+    """Return the fee of a fill in USDT, rounded to 8 decimals; a cost is positive."""
+    exact = exact_decimal(quantity) * exact_decimal(price) * exact_decimal(fee_bps) / _BPS
+    return float(round(exact, MONEY_DECIMALS))
+
+
+def slippage_cost(side: Side, quantity: float, price: float, reference: float) -> float:
+    """Return what a fill cost against its reference price, in USDT; a cost is positive."""
+    exact = side * exact_decimal(quantity) * (exact_decimal(price) - exact_decimal(reference))
+    return float(round(exact, MONEY_DECIMALS))
+
+
+def funding_payment(quantity: float, mark_price: float, rate: float) -> float:
+    """Return the funding received (positive) or paid (negative) at a settlement, in USDT.
+
+    `quantity` is signed (long positive), `rate` a fraction: longs pay a positive rate.
+    """
+    exact = -exact_decimal(quantity) * exact_decimal(mark_price) * exact_decimal(rate)
+    return float(round(exact, MONEY_DECIMALS))
+
+
+def exact_decimal(value: float) -> Decimal:
+    """Return the decimal that people read for a float: 0.1 becomes 0.1, not 0.1000…0055."""
+    return Decimal(repr(float(value)))

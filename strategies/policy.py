@@ -1,0 +1,148 @@
+"""What to do with a prediction: a pure function from a probability and a position to a decision.
+
+No engine, no clock, no account: `decide` sees what is held and since when, and answers with the
+side that is wanted and a reason from a fixed vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from catalog.config import Config
+
+REASONS = (
+    "enter_long",
+    "enter_short",
+    "reverse_to_long",
+    "reverse_to_short",
+    "exit_threshold",
+    "exit_opposite",
+    "exit_horizon",
+    "hold",
+    "hold_minimum",
+    "no_signal",
+    "short_not_allowed",
+    "degraded",
+    "below_minimum",
+    "order_pending",
+)
+"""Every reason a decision can carry."""
+STOP_LOSS = "stop_loss"
+"""The reason of a fill that no decision caused."""
+OPEN_AT_END = "open_at_end"
+"""The reason of a position that the end of the data found open."""
+
+
+class FusionPolicy(Config):
+    """When to enter, how much, and when to leave.
+
+    Parameters
+    ----------
+    entry_threshold : float
+        Go long at ``prob_up >= entry_threshold``, short at ``prob_up <= 1 - entry_threshold``.
+    exit_threshold : float
+        Leave a long when ``prob_up < exit_threshold``, a short when
+        ``prob_up > 1 - exit_threshold``; at most `entry_threshold`.
+    position_frac : float
+        Fraction of equity in one instrument at full confidence; half of it at none.
+    allow_short : bool
+        Whether a position may be short.
+    stop_loss_frac : float or None
+        Distance of a stop from the entry price, as a fraction of it; None for no stop.
+    min_holding_bars : int or None
+        Bars that a position is kept whatever the exit threshold says; only the opposite entry
+        signal (or the stop) ends it earlier. None: the prediction's own horizon.
+    exit_after_horizon : bool
+        Leave once the prediction's horizon has passed, unless the same entry signal stands
+        again, which starts the horizon anew and saves a round trip.
+    """
+
+    entry_threshold: float = Field(gt=0.5, lt=1.0)
+    exit_threshold: float = Field(gt=0.0, lt=1.0)
+    position_frac: float = Field(gt=0.0, le=10.0)
+    allow_short: bool = True
+    stop_loss_frac: float | None = Field(default=None, gt=0.0, lt=1.0)
+    min_holding_bars: int | None = Field(default=None, ge=0)
+    exit_after_horizon: bool = False
+
+    @model_validator(mode="after")
+    def _exit_below_entry(self) -> Self:
+        if self.exit_threshold > self.entry_threshold:
+            raise ValueError(
+                f"exit_threshold must be at most entry_threshold ({self.entry_threshold}), "
+                f"was {self.exit_threshold}: a position would be left the moment it is entered"
+            )
+        return self
+
+
+class Signal(NamedTuple):
+    """What `decide` needs of a prediction."""
+
+    prob_up: float
+    horizon_bars: int
+    degraded: bool
+
+
+class Holding(NamedTuple):
+    """What is held: `side` -1, 0 or 1; `bars` since the entry (or its renewal) was decided."""
+
+    side: int
+    bars: int
+
+
+FLAT = Holding(0, 0)
+
+
+class Verdict(NamedTuple):
+    """The side wanted (-1, 0, 1), why, and whether the holding clock starts anew."""
+
+    side: int
+    reason: str
+    renew: bool = False
+
+
+def entry_side(policy: FusionPolicy, prob_up: float) -> int:
+    """Return the side of the entry signal: 1, -1 or 0, whether or not shorts are allowed."""
+    if prob_up >= policy.entry_threshold:
+        return 1
+    # 1 - threshold in this form mirrors the long side exactly: short at p as long at 1 - p.
+    return -1 if 1.0 - prob_up >= policy.entry_threshold else 0
+
+
+def decide(policy: FusionPolicy, signal: Signal, holding: Holding) -> Verdict:
+    """Return what side is wanted, and why. A degraded prediction may only reduce."""
+    wanted = entry_side(policy, signal.prob_up)
+    if holding.side == 0:
+        return _decide_flat(policy, signal, wanted)
+    return _decide_held(policy, signal, holding, wanted)
+
+
+def _decide_flat(policy: FusionPolicy, signal: Signal, wanted: int) -> Verdict:
+    if wanted == 0:
+        return Verdict(0, "no_signal")
+    if signal.degraded:
+        return Verdict(0, "degraded")
+    if wanted < 0 and not policy.allow_short:
+        return Verdict(0, "short_not_allowed")
+    return Verdict(wanted, "enter_long" if wanted > 0 else "enter_short", renew=True)
+
+
+def _decide_held(policy: FusionPolicy, signal: Signal, holding: Holding, wanted: int) -> Verdict:
+    side = holding.side
+    if wanted == -side:
+        if signal.degraded or (wanted < 0 and not policy.allow_short):
+            return Verdict(0, "exit_opposite")
+        return Verdict(wanted, "reverse_to_long" if wanted > 0 else "reverse_to_short", renew=True)
+    minimum = policy.min_holding_bars
+    if holding.bars < (signal.horizon_bars if minimum is None else minimum):
+        return Verdict(side, "hold_minimum")
+    toward = signal.prob_up if side > 0 else 1.0 - signal.prob_up
+    if toward < policy.exit_threshold:
+        return Verdict(0, "exit_threshold")
+    if policy.exit_after_horizon and holding.bars >= signal.horizon_bars:
+        if wanted == side and not signal.degraded:
+            return Verdict(side, "hold", renew=True)
+        return Verdict(0, "exit_horizon")
+    return Verdict(side, "hold")

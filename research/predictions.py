@@ -236,7 +236,7 @@ class PrecomputedPredictions:
         if missing:
             raise DataError(f"predictions must have the columns {missing}, had {list(frame)}")
         rank = {name: position for position, name in enumerate(spec.instruments)}
-        position = frame["instrument_id"].map(rank).to_numpy(dtype=np.float64)
+        position = np.asarray(frame["instrument_id"].map(rank), dtype=np.float64)
         ts_init = frame["ts_init"].to_numpy(dtype=np.int64)
         probability = frame["prob_up"].to_numpy(dtype=np.float64)
         _check_rows(frame, position, ts_init, probability)

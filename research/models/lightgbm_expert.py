@@ -1,0 +1,242 @@
+"""Boosted trees (LightGBM; Ke et al., 2017) over the rows of all instruments together.
+
+The package is imported only when a model is fitted or predicts, so that reading a bundle's
+manifest or a configuration costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from pydantic import Field
+
+from catalog.arrays import Float64Array, Int64Array
+from catalog.config import Config
+from catalog.errors import DataError, IntegrityError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import lightgbm
+
+SMALL_BATCH_ROWS = 2048
+"""Fewer rows than this are predicted on one thread: starting threads costs more than they save."""
+
+
+class LightGBMConfig(Config):
+    """Settings of the boosted trees.
+
+    Parameters
+    ----------
+    n_trees : int
+        Boosting rounds. There is no early stopping: it would need rows of its own.
+    learning_rate : float
+        Shrinkage of each tree.
+    num_leaves : int
+        Leaves of each tree.
+    min_rows_in_leaf : int
+        Fewest rows in a leaf; large, because one row says next to nothing.
+    max_bin : int
+        Histogram bins of a feature.
+    feature_frac : float
+        Fraction of the features offered to each tree.
+    row_frac : float
+        Fraction of the rows that each tree sees, drawn anew for every tree.
+    l2 : float
+        Ridge penalty on leaf values.
+    seed : int
+        Seed of every draw.
+    num_threads : int
+        Threads for fitting and for large predictions. No result depends on it (tested), which
+        is why it is no part of a model's identity.
+    """
+
+    n_trees: int = Field(default=120, ge=1, le=100_000)
+    learning_rate: float = Field(default=0.05, gt=0.0, le=1.0)
+    num_leaves: int = Field(default=31, ge=2, le=4096)
+    min_rows_in_leaf: int = Field(default=500, ge=1)
+    max_bin: int = Field(default=63, ge=3, le=255)
+    feature_frac: float = Field(default=0.5, gt=0.0, le=1.0)
+    row_frac: float = Field(default=0.5, gt=0.0, le=1.0)
+    l2: float = Field(default=10.0, ge=0.0)
+    seed: int = Field(default=7, ge=0, le=2**31 - 1)
+    num_threads: int = Field(default=2, ge=1, le=256)
+
+    def identity_hash(self) -> str:
+        """Return a hash of every setting that can change a result (not of num_threads)."""
+        return self.model_copy(update={"num_threads": 1}).content_hash()
+
+    def parameters(self) -> dict[str, object]:
+        """Return LightGBM's own names for the settings.
+
+        `deterministic` with `force_row_wise` makes the histograms independent of timing and of
+        the number of threads; without it two runs may choose different layouts.
+        """
+        return {
+            "objective": "binary",
+            "learning_rate": self.learning_rate,
+            "num_leaves": self.num_leaves,
+            "min_data_in_leaf": self.min_rows_in_leaf,
+            "feature_fraction": self.feature_frac,
+            "bagging_fraction": self.row_frac,
+            "bagging_freq": 1 if self.row_frac < 1.0 else 0,
+            "lambda_l2": self.l2,
+            "seed": self.seed,
+            "deterministic": True,
+            "force_row_wise": True,
+            "num_threads": self.num_threads,
+            **self.binning(),
+        }
+
+    def binning(self) -> dict[str, object]:
+        """Return the settings that must be the same for a Dataset and every model on it."""
+        return {
+            "max_bin": self.max_bin,
+            "min_data_in_bin": 3,
+            "feature_pre_filter": False,
+            "use_missing": False,
+            "verbosity": -1,
+            "num_threads": self.num_threads,
+            "data_random_seed": self.seed,
+        }
+
+
+class BinnedRows:
+    """Training rows binned once, on which several models can be fitted.
+
+    Binning looks at the features of all rows given, never at a label, so the rows must be those
+    of one training span.
+
+    Parameters
+    ----------
+    values : (n_rows, n_features) float64
+        Finite feature values.
+    label : (n_rows,) float64
+        1 for up, 0 for down.
+    weight : (n_rows,) float64
+        Positive sample weights.
+    names : sequence of str
+        Feature names, in the columns' order.
+    config : LightGBMConfig
+        Settings.
+
+    Raises
+    ------
+    DataError
+        If a label is neither 0 nor 1, only one class is present, or a value is not finite.
+    """
+
+    def __init__(
+        self,
+        values: Float64Array,
+        label: Float64Array,
+        weight: Float64Array,
+        names: Sequence[str],
+        config: LightGBMConfig,
+    ) -> None:
+        import lightgbm
+
+        if not np.isin(label, (0.0, 1.0)).all():
+            raise DataError("labels of training rows must be 0 or 1, some were neither")
+        if not np.isfinite(values).all():
+            raise DataError("features of training rows must be finite, some were not")
+        self.config = config
+        self.label = label
+        self.names = tuple(names)
+        self._data = lightgbm.Dataset(
+            values,
+            label=label,
+            weight=None if (weight == 1.0).all() else weight,
+            feature_name=list(names),
+            params=config.binning(),
+            free_raw_data=True,
+        )
+        self._data.construct()
+
+    def fit(self, rows: Int64Array | None = None) -> LightGBMExpert:
+        """Fit one model on all rows or on the ascending row numbers `rows`.
+
+        Raises
+        ------
+        DataError
+            If the rows hold one class only.
+        """
+        import lightgbm
+
+        label = self.label if rows is None else self.label[rows]
+        if label.min() == label.max():
+            raise DataError(
+                f"training rows must hold ups and downs, all {len(label)} were {label[0]:.0f}"
+            )
+        data = self._data if rows is None else self._data.subset(rows.tolist())
+        booster = lightgbm.train(self.config.parameters(), data, self.config.n_trees)
+        return LightGBMExpert(booster, self.names, self.config.num_threads)
+
+
+class LightGBMExpert:
+    """A fitted model: feature rows in, raw probabilities out.
+
+    Parameters
+    ----------
+    booster : lightgbm.Booster
+        The trees.
+    names : tuple of str
+        Feature names, in the order of the columns that `predict` takes.
+    num_threads : int
+        Threads for large predictions.
+    """
+
+    def __init__(self, booster: lightgbm.Booster, names: tuple[str, ...], num_threads: int) -> None:
+        self._booster = booster
+        self.names = names
+        self.num_threads = num_threads
+
+    def predict(self, values: Float64Array) -> Float64Array:
+        """Return the raw probability of a rise for each row.
+
+        Each row's answer depends on that row alone: batch and stream agree bit for bit.
+
+        Parameters
+        ----------
+        values : (n_rows, n_features) float64
+            Finite feature values in the order of `names`.
+
+        Returns
+        -------
+        (n_rows,) float64
+        """
+        if values.ndim != 2 or values.shape[1] != len(self.names):
+            raise DataError(
+                f"features must have the shape (n_rows, {len(self.names)}), had {values.shape}"
+            )
+        threads = 1 if len(values) < SMALL_BATCH_ROWS else self.num_threads
+        found = self._booster.predict(values, num_threads=threads)
+        return np.asarray(found, dtype=np.float64)
+
+    def to_text(self) -> str:
+        """Return the model in LightGBM's text format."""
+        text: str = self._booster.model_to_string()
+        return text
+
+    @classmethod
+    def from_text(cls, text: str, names: Sequence[str], num_threads: int = 1) -> Self:
+        """Load a model from LightGBM's text format.
+
+        Raises
+        ------
+        IntegrityError
+            If the text is no model or its features are not `names`.
+        """
+        import lightgbm
+
+        try:
+            booster = lightgbm.Booster(model_str=text, params={"verbosity": -1})
+        except lightgbm.basic.LightGBMError as error:
+            raise IntegrityError(f"model text must be LightGBM's, was refused: {error}") from error
+        found = tuple(booster.feature_name())
+        if found != tuple(names):
+            raise IntegrityError(
+                f"the model's features must be the manifest's {tuple(names)}, were {found}"
+            )
+        return cls(booster, found, num_threads)

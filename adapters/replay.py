@@ -1,0 +1,386 @@
+"""Replay: recorded data through a live node, one timestamp at a time.
+
+A live node's clock is the wall clock and its data arrive when they arrive, so recorded data sent
+as fast as possible would reach the strategies while their orders are still on the way. A
+`ReplaySession` keeps them in step. After each timestamp it sends a `ReplayFence` down the data
+channel; `FenceStrategy` answers it with an account query down the command channel. Both channels
+keep their order, so when the query reaches the execution client every strategy has handled every
+record sent before, and every order that it sent has arrived. The node handles execution events
+before data, so fills emitted ahead of a record are seen ahead of it.
+
+Everything here runs on the node's thread and event loop; nothing needs a lock.
+
+What fills the orders is no business of this module: a `ReplayVenue` is shown every record before
+the strategies are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+from nautilus_trader.common import Clock
+from nautilus_trader.config import DataClientConfig
+from nautilus_trader.live import ClientCache
+from nautilus_trader.live.clients import DataClientFactory, MarketDataClient
+from nautilus_trader.model import (
+    AccountId,
+    CustomData,
+    DataType,
+    Venue,
+    register_custom_data_class,
+)
+from nautilus_trader.model.custom import customdataclass
+from nautilus_trader.trading import Strategy, StrategyConfig
+from pydantic import Field
+
+from catalog.config import Config
+from catalog.errors import DataError, RunFailedError
+from catalog.progress import Progress, no_progress
+from catalog.timestamps import format_time
+
+FENCE_PARAMETER = "replay_fence"
+"""Key of a fence's number in the parameters of the account query that answers it."""
+_PROGRESS_EVERY = 200
+_STAGE = "live replay"
+
+
+@customdataclass()
+class ReplayFence:
+    """A mark between the records of one timestamp and the next.
+
+    Parameters
+    ----------
+    number : int
+        Counts from 1 without gaps.
+    """
+
+    number: int = 0
+
+
+class ReplayConfig(Config):
+    """How a replay is paced.
+
+    Parameters
+    ----------
+    timeout_secs : float
+        Longest wait, in seconds of wall-clock time, for the node to handle one timestamp. A
+        decision takes milliseconds: a longer silence is a deadlock or a dead task.
+    """
+
+    timeout_secs: float = Field(default=30.0, gt=0)
+
+
+class ReplayVenue(Protocol):
+    """The exchange of a replay: fills orders from the records that strategies are about to see."""
+
+    def acts_on(self, record: Any) -> bool:
+        """Return whether the record makes the venue emit something (a fill, a settlement)."""
+
+    def on_record(self, record: Any) -> None:
+        """Take the record in and emit what follows from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayFeed:
+    """What is replayed.
+
+    Parameters
+    ----------
+    venue : str
+        Name of the venue and of the data client, such as ``BINANCE``.
+    instruments : sequence of Nautilus instruments
+        Published before the first record.
+    records : sequence of Nautilus data (bars, quotes, mark prices, funding rates)
+        In the order in which the backtest engine would see them; `ts_init` never decreases.
+    """
+
+    venue: str
+    instruments: Sequence[Any]
+    records: Sequence[Any]
+
+    def checked(self) -> Self:
+        """Return the feed after checking that its records are in order of time.
+
+        Raises
+        ------
+        DataError
+            If there are no records or the clock runs backwards.
+        """
+        if not self.records:
+            raise DataError("a replay must have at least one record, had none: widen the span")
+        previous = self.records[0].ts_init
+        for index, record in enumerate(self.records):
+            if record.ts_init < previous:
+                raise DataError(
+                    f"ts_init of replayed records must not decrease, was "
+                    f"{format_time(record.ts_init)} in record {index} after "
+                    f"{format_time(previous)}: sort the records by time"
+                )
+            previous = record.ts_init
+        return self
+
+
+class ReplaySession:
+    """The lock-step between the data client, the strategies and the execution client.
+
+    Parameters
+    ----------
+    feed : ReplayFeed
+        What is replayed.
+    config : ReplayConfig
+        Its pace.
+    progress : Progress
+        Told how many records are done.
+
+    Attributes
+    ----------
+    now : int
+        The replay's time: `ts_init` of the records being replayed, UTC nanoseconds.
+    failure : BaseException or None
+        What ended the replay before its time.
+    finished : bool
+        Whether every record was replayed and answered.
+    """
+
+    def __init__(
+        self, feed: ReplayFeed, config: ReplayConfig, *, progress: Progress = no_progress
+    ) -> None:
+        register_custom_data_class(ReplayFence)
+        self.feed = feed.checked()
+        self.config = config
+        self.now = feed.records[0].ts_init - 1
+        self.failure: BaseException | None = None
+        self.finished = False
+        self.venue: ReplayVenue | None = None
+        self.on_timestamp: Callable[[int], None] | None = None
+        self.on_end: Callable[[], None] | None = None
+        self._progress = progress
+        self._emit: Callable[[object], None] | None = None
+        self._answered = asyncio.Event()
+        self._fence = 0
+        self._sent_since_fence = 0
+
+    def fail(self, error: BaseException) -> None:
+        """Note the first failure and end the replay."""
+        if self.failure is None and not self.finished:
+            self.failure = error
+            self._answered.set()
+        if self.on_end is not None:
+            self.on_end()
+
+    def fence_arrived(self, number: int) -> None:
+        """Take the answer to a fence: called by the execution client's account query."""
+        if number == self._fence:
+            self._answered.set()
+
+    def close_timestamp(self) -> None:
+        """Tell the listener that no further record of this timestamp will come.
+
+        This is what a time-out of the wall clock says in real trading; recorded data know it.
+        """
+        if self.on_timestamp is not None:
+            self.on_timestamp(self.now)
+
+    async def run(self, emit: Callable[[object], None]) -> None:
+        """Replay every record; whatever happens, the end is reported to `on_end`.
+
+        Raises
+        ------
+        RunFailedError
+            If the node does not answer in time.
+        """
+        try:
+            self._emit = emit
+            await self._replay()
+            self._progress(_STAGE, len(self.feed.records), len(self.feed.records))
+            self.finished = True
+        except BaseException as error:
+            self.fail(error)
+            raise
+        finally:
+            if self.on_end is not None:
+                self.on_end()
+
+    async def _replay(self) -> None:
+        assert self._emit is not None and self.venue is not None
+        total = len(self.feed.records)
+        for index, record in enumerate(self.feed.records):
+            if record.ts_init != self.now:
+                await self._flush()
+                self.now = record.ts_init
+            if self.venue.acts_on(record):
+                # What was sent before must be seen before the events of this record: the node
+                # would handle those first.
+                await self._flush()
+                self.venue.on_record(record)
+            else:
+                self.venue.on_record(record)
+            self._emit(record)
+            self._sent_since_fence += 1
+            if index % _PROGRESS_EVERY == 0:
+                self._progress(_STAGE, index, total)
+        await self._flush()
+
+    async def _flush(self) -> None:
+        """Wait until everything sent was handled and every order that followed has arrived."""
+        if self._sent_since_fence == 0:
+            return
+        assert self._emit is not None
+        self._answered.clear()
+        self._fence += 1
+        fence = ReplayFence(self.now, self.now, self._fence)
+        self._emit(CustomData(_FENCE_TYPE, fence))
+        try:
+            async with asyncio.timeout(self.config.timeout_secs):
+                await self._answered.wait()
+        except TimeoutError:
+            raise RunFailedError(self._stuck()) from None
+        if self.failure is not None:
+            raise self.failure
+        self._sent_since_fence = 0
+
+    def _stuck(self) -> str:
+        return (
+            f"the live replay must be answered within {self.config.timeout_secs:g} s, but was "
+            f"still waiting for the strategies to handle the {self._sent_since_fence} records up "
+            f"to {format_time(self.now)} and for their orders to arrive (fence {self._fence}): "
+            f"a callback that never returns, or a node that lost a client"
+        )
+
+
+_FENCE_TYPE = DataType("ReplayFence")
+
+
+class FenceStrategy(Strategy):
+    """Answer every fence with an account query, which travels behind all orders sent before it.
+
+    Parameters
+    ----------
+    session : ReplaySession
+        The replay.
+    account_id : str
+        The account of the execution client that must answer.
+    """
+
+    def __new__(cls, session: ReplaySession, account_id: str) -> Self:
+        """Create the native part, which takes a configuration only."""
+        return super().__new__(cls, StrategyConfig(order_id_tag="FENCE"))
+
+    def __init__(self, session: ReplaySession, account_id: str) -> None:
+        super().__init__(StrategyConfig(order_id_tag="FENCE"))
+        self._session = session
+        self._account_id = AccountId(account_id)
+
+    def on_start(self) -> None:
+        """Subscribe, which is also the sign that the strategies added before are ready."""
+        self.subscribe_data(_FENCE_TYPE)
+
+    def on_data(self, data: Any) -> None:
+        """Close the timestamp, then send the answer."""
+        payload = data.data if isinstance(data, CustomData) else data
+        try:
+            self._session.close_timestamp()
+        except BaseException as error:
+            self._session.fail(error)
+            raise
+        self.query_account(self._account_id, params={FENCE_PARAMETER: payload.number})
+
+
+class ReplayDataClient(MarketDataClient):
+    """Publish the instruments on connecting and stream the records once the fence is listened to.
+
+    The node adds strategies in order, so `FenceStrategy` must be the last one added.
+    """
+
+    def __init__(self, session: ReplaySession, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._session = session
+        self._known = {str(instrument.id) for instrument in session.feed.instruments}
+
+    async def _connect(self) -> None:
+        for instrument in self._session.feed.instruments:
+            self._handle_instrument(instrument)
+
+    async def _disconnect(self) -> None:
+        if not self._session.finished:
+            self._session.fail(
+                RunFailedError(
+                    f"the node must run to the end of the replay, stopped at "
+                    f"{format_time(self._session.now)}: its log names the cause"
+                )
+            )
+
+    async def _subscribe(self, command: Any) -> None:
+        if command.data_type.type_name == "ReplayFence":
+            self.create_task(self._session.run(self._handle_data), "replay")
+
+    async def _subscribe_bars(self, command: Any) -> None:
+        self._check(str(command.bar_type.instrument_id))
+
+    async def _subscribe_quotes(self, command: Any) -> None:
+        self._check(str(command.instrument_id))
+
+    async def _subscribe_mark_prices(self, command: Any) -> None:
+        self._check(str(command.instrument_id))
+
+    async def _subscribe_funding_rates(self, command: Any) -> None:
+        self._check(str(command.instrument_id))
+
+    async def _subscribe_instrument(self, command: Any) -> None:
+        self._check(str(command.instrument_id))
+
+    async def _subscribe_instruments(self, command: Any) -> None:
+        return
+
+    def _check(self, instrument_id: str) -> None:
+        if instrument_id not in self._known:
+            error = DataError(
+                f"subscribed instrument must be one of the replay's ({', '.join(self._known)}), "
+                f"was {instrument_id}: add it to the profile"
+            )
+            self._session.fail(error)
+            raise error
+
+    async def _unsubscribe(self, command: Any) -> None:
+        return
+
+    async def _unsubscribe_bars(self, command: Any) -> None:
+        return
+
+    async def _unsubscribe_quotes(self, command: Any) -> None:
+        return
+
+    async def _unsubscribe_mark_prices(self, command: Any) -> None:
+        return
+
+    async def _unsubscribe_funding_rates(self, command: Any) -> None:
+        return
+
+    async def _unsubscribe_instrument(self, command: Any) -> None:
+        return
+
+    async def _unsubscribe_instruments(self, command: Any) -> None:
+        return
+
+
+def replay_data_factory(session: ReplaySession) -> type[DataClientFactory]:
+    """Return a factory class that hands the session to the client which the node builds."""
+
+    class _Factory(DataClientFactory):
+        @staticmethod
+        def create(
+            *, name: str, config: DataClientConfig, cache: ClientCache, clock: Clock
+        ) -> ReplayDataClient:
+            return ReplayDataClient(
+                session,
+                name=name,
+                config=config,
+                cache=cache,
+                clock=clock,
+                venue=Venue(session.feed.venue),
+            )
+
+    return _Factory

@@ -1,0 +1,281 @@
+"""The paper execution client: real data, our own exchange.
+
+The engine's sandbox fills at once at the last close and books no funding, so its results say
+nothing about the backtest's. This client fills with the backtest's own functions (see
+`live.paper_book`) and books fees and funding as the backtest does.
+
+It takes market data through `on_record` and orders through the engine's hooks, and knows nothing
+of replays: a replay session or an actor that listens to an exchange may feed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nautilus_trader.common import Clock
+from nautilus_trader.config import ExecutionClientConfig
+from nautilus_trader.live import ClientCache
+from nautilus_trader.live.clients import ExecutionClient, ExecutionClientFactory
+from nautilus_trader.model import (
+    AccountBalance,
+    AccountId,
+    AccountType,
+    Bar,
+    Currency,
+    FundingRateUpdate,
+    LiquiditySide,
+    MarkPriceUpdate,
+    Money,
+    OmsType,
+    OrderSide,
+    OrderType,
+    Price,
+    Quantity,
+    QuoteTick,
+    TradeId,
+    TraderId,
+    Venue,
+    VenueOrderId,
+)
+
+from live.paper_book import PaperBook, PaperCancel, PaperFill, PaperOrder
+from strategies.execution import ExecutionConfig, InstrumentTerms
+
+_CURRENCY = "USDT"
+_ORDER_TYPES = (OrderType.MARKET, OrderType.STOP_MARKET)
+
+
+@dataclass(frozen=True, slots=True)
+class PaperWiring:
+    """What a paper client is connected to.
+
+    Parameters
+    ----------
+    venue : str
+        Name of the exchange and of the client, such as ``BINANCE``.
+    account_id : str
+        Such as ``BINANCE-001``.
+    instruments : tuple of Nautilus instruments
+        What can be traded.
+    execution : ExecutionConfig
+        Fees, latency, slippage, whether funding is booked, the starting balance.
+    now : callable
+        The time by which commands are stamped, UTC nanoseconds: the replay's or the wall clock.
+    note_reference : callable
+        Told the client order id and the price before slippage of each fill.
+    on_error : callable
+        Told an exception in a hook, which the node would only log.
+    on_account_query : callable
+        Told the parameters of each account query.
+    """
+
+    venue: str
+    account_id: str
+    instruments: tuple[Any, ...]
+    execution: ExecutionConfig
+    now: Callable[[], int]
+    note_reference: Callable[[str, float], None]
+    on_error: Callable[[BaseException], None]
+    on_account_query: Callable[[dict[str, Any]], None]
+
+
+class PaperExecutionClient(ExecutionClient):
+    """Accept market and stop-market orders and fill them from the market data it is shown."""
+
+    def __init__(self, wiring: PaperWiring, **arguments: Any) -> None:
+        super().__init__(
+            venue=Venue(wiring.venue),
+            account_id=AccountId(wiring.account_id),
+            account_type=AccountType.MARGIN,
+            oms_type=OmsType.NETTING,
+            base_currency=Currency.from_str(_CURRENCY),
+            **arguments,
+        )
+        self._wiring = wiring
+        self._instruments = {str(one.id): one for one in wiring.instruments}
+        terms = {name: InstrumentTerms.of(one) for name, one in self._instruments.items()}
+        self._orders: dict[str, Any] = {}
+        self._currency = Currency.from_str(_CURRENCY)
+        self.book = PaperBook(terms, wiring.execution)
+        self.received = 0
+        """Orders taken in."""
+
+    def acts_on(self, record: Any) -> bool:
+        """Return whether a record could make this client emit an event."""
+        if isinstance(record, FundingRateUpdate):
+            held = self.book.ledger.quantity(str(record.instrument_id))
+            return self._books_funding and held != 0.0
+        if isinstance(record, QuoteTick):
+            price = float(record.bid_price)
+            name, high, low = str(record.instrument_id), price, price
+        elif isinstance(record, Bar):
+            name = str(record.bar_type.instrument_id)
+            high, low = float(record.high), float(record.low)
+        else:
+            return False
+        return self.book.would_act_on_price(name, record.ts_init, high, low)
+
+    def on_record(self, record: Any) -> None:
+        """Take a record of market data; fills and settlements are emitted at once."""
+        if isinstance(record, QuoteTick):
+            self.on_quote(record)
+        elif isinstance(record, Bar):
+            self.on_bar(record)
+        elif isinstance(record, MarkPriceUpdate):
+            self.book.on_mark(str(record.instrument_id), float(record.value))
+        elif isinstance(record, FundingRateUpdate):
+            self.on_funding(record)
+
+    def on_quote(self, quote: QuoteTick) -> None:
+        """Fill what a quote fills (bid and ask are the open in replay)."""
+        price = float(quote.bid_price)
+        name = str(quote.instrument_id)
+        self._publish(self.book.on_quote(name, price, quote.ts_init))
+
+    def on_bar(self, bar: Bar) -> None:
+        """Fill the stops that a complete bar reached."""
+        prices = (float(bar.open), float(bar.high), float(bar.low))
+        name = str(bar.bar_type.instrument_id)
+        self._publish(self.book.on_bar(name, prices, bar.ts_init))
+
+    def on_funding(self, funding: FundingRateUpdate) -> None:
+        """Pay a settlement, where the execution settings say so."""
+        if not self._books_funding:
+            return
+        name = str(funding.instrument_id)
+        row = self.book.on_funding(name, float(funding.rate), funding.ts_event)
+        if row is not None:
+            self._publish_account(row.ts_event)
+
+    @property
+    def _books_funding(self) -> bool:
+        return self._wiring.execution.funding == "recorded"
+
+    def _publish(self, events: list[PaperFill | PaperCancel]) -> None:
+        for event in events:
+            order = self._orders.pop(event.order.client_order_id)
+            venue_order_id = VenueOrderId(f"P-{event.order.client_order_id}")
+            if isinstance(event, PaperCancel):
+                self.generate_order_canceled(order, venue_order_id, event.ts_event)
+            else:
+                self._publish_fill(order, venue_order_id, event)
+
+    def _publish_fill(self, order: Any, venue_order_id: VenueOrderId, fill: PaperFill) -> None:
+        instrument = self._instruments[fill.order.instrument_id]
+        self._wiring.note_reference(fill.order.client_order_id, fill.reference)
+        self._publish_account(fill.ts_event)
+        self.generate_order_filled(
+            order,
+            venue_order_id,
+            None,
+            TradeId(f"T-{fill.order.client_order_id}"),
+            Quantity(fill.quantity, instrument.size_precision),
+            Price(fill.price, instrument.price_precision),
+            self._currency,
+            Money(fill.commission, self._currency),
+            LiquiditySide.TAKER,
+            fill.ts_event,
+        )
+
+    def _publish_account(self, ts_event: int) -> None:
+        total = Money(self.book.ledger.cash, self._currency)
+        balance = AccountBalance(total, Money(0.0, self._currency), total)
+        self.generate_account_state([balance], [], True, ts_event)
+
+    async def _connect(self) -> None:
+        self._publish_account(self._wiring.now())
+
+    async def _disconnect(self) -> None:
+        return
+
+    async def _submit_order(self, command: Any) -> None:
+        try:
+            self._take_order(command.order)
+        except BaseException as error:
+            self._wiring.on_error(error)
+            raise
+
+    def _take_order(self, order: Any) -> None:
+        name = str(order.client_order_id)
+        now = self._wiring.now()
+        self.received += 1
+        self.generate_order_submitted(order)
+        if order.order_type not in _ORDER_TYPES:
+            reason = f"paper exchange takes market and stop-market orders, was {order.order_type}"
+            self.generate_order_rejected(order, reason, now, False)
+            return
+        is_stop = order.order_type == OrderType.STOP_MARKET
+        paper_order = PaperOrder(
+            client_order_id=name,
+            instrument_id=str(order.instrument_id),
+            side=1 if order.side == OrderSide.BUY else -1,
+            quantity=float(order.quantity),
+            trigger=float(order.trigger_price) if is_stop else None,
+            reduce_only=order.is_reduce_only,
+        )
+        self._orders[name] = order
+        self.book.submit(paper_order, now)
+        arrival = now + self._wiring.execution.latency_ns
+        self.generate_order_accepted(order, VenueOrderId(f"P-{name}"), arrival)
+
+    async def _cancel_order(self, command: Any) -> None:
+        try:
+            self._take_cancel(command.client_order_id)
+        except BaseException as error:
+            self._wiring.on_error(error)
+            raise
+
+    def _take_cancel(self, client_order_id: Any) -> None:
+        now = self._wiring.now()
+        name = str(client_order_id)
+        if not self.book.cancel(name, now):
+            order = self.cache.order(client_order_id)
+            reason = f"order {name} must be open to be cancelled, has ended or was never received"
+            self.generate_order_cancel_rejected(order, None, reason, now)
+
+    async def _cancel_all_orders(self, command: Any) -> None:
+        for order in self.book.open_orders():
+            if order.instrument_id == str(command.instrument_id):
+                self.book.cancel(order.client_order_id, self._wiring.now())
+
+    async def _query_account(self, command: Any) -> None:
+        self._wiring.on_account_query(dict(command.params or {}))
+
+    async def _generate_mass_status(self, lookback_mins: int | None) -> None:
+        # A paper account starts empty: there is nothing to reconcile.
+        return None
+
+    async def _generate_order_status_reports(self, command: Any) -> list[Any]:
+        return []
+
+    async def _generate_fill_reports(self, command: Any) -> list[Any]:
+        return []
+
+    async def _generate_position_status_reports(self, command: Any) -> list[Any]:
+        return []
+
+
+def paper_factory(
+    wiring: PaperWiring, created: Callable[[PaperExecutionClient], None]
+) -> type[ExecutionClientFactory]:
+    """Return a factory class that gives the wiring to the client and the client to `created`."""
+
+    class _Factory(ExecutionClientFactory):
+        @staticmethod
+        def create(
+            *,
+            name: str,
+            config: ExecutionClientConfig,
+            cache: ClientCache,
+            clock: Clock,
+            trader_id: TraderId,
+        ) -> PaperExecutionClient:
+            client = PaperExecutionClient(
+                wiring, name=name, config=config, cache=cache, clock=clock, trader_id=trader_id
+            )
+            created(client)
+            return client
+
+    return _Factory

@@ -1,0 +1,214 @@
+"""What a paper exchange does with orders: pure Python, no engine, no clock of its own.
+
+It follows the timetable in `strategies.execution`: a command takes effect one latency after it
+was sent; a market order fills at the first quote of its instrument from then on; a stop fills at
+the first quote or bar that reaches its trigger. Prices come from the same functions as the
+replay's fill model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from strategies.execution import (
+    ExecutionConfig,
+    InstrumentTerms,
+    Side,
+    commission,
+    slipped_price,
+    stop_is_triggered,
+    stop_reference,
+)
+from strategies.ledger import FundingRow, Ledger, LedgerFill
+
+
+@dataclass(frozen=True, slots=True)
+class PaperOrder:
+    """An order as the exchange knows it.
+
+    Parameters
+    ----------
+    client_order_id : str
+        Unique among all orders of a run.
+    instrument_id : str
+        Such as ``BTCUSDT-PERP.BINANCE``.
+    side : {-1, 1}
+        Sells or buys.
+    quantity : float
+        Base units, positive.
+    trigger : float or None
+        Trigger price of a stop, quote units; None for a market order.
+    reduce_only : bool
+        Whether it may only bring the position closer to zero.
+    """
+
+    client_order_id: str
+    instrument_id: str
+    side: Side
+    quantity: float
+    trigger: float | None
+    reduce_only: bool
+
+
+class PaperFill(NamedTuple):
+    """A complete fill. `reference` is the price before slippage; `commission` in USDT, cost > 0."""
+
+    order: PaperOrder
+    quantity: float
+    price: float
+    reference: float
+    commission: float
+    ts_event: int
+
+
+class PaperCancel(NamedTuple):
+    """An order that ended without a fill; `requested` tells a cancel from the exchange's own."""
+
+    order: PaperOrder
+    ts_event: int
+    requested: bool
+
+
+type PaperEvent = PaperFill | PaperCancel
+
+
+class _Command(NamedTuple):
+    action: Literal["submit", "cancel"]
+    order: PaperOrder
+    ts_arrival: int
+
+
+class PaperBook:
+    """Orders, positions and cash of a paper account on one exchange.
+
+    Parameters
+    ----------
+    terms : mapping of instrument id to InstrumentTerms
+        Ticks and steps.
+    execution : ExecutionConfig
+        Fees, latency, slippage and the starting balance.
+    """
+
+    def __init__(self, terms: dict[str, InstrumentTerms], execution: ExecutionConfig) -> None:
+        self._terms = terms
+        self._execution = execution
+        self._travelling: dict[str, list[_Command]] = {name: [] for name in terms}
+        self._markets: dict[str, list[PaperOrder]] = {name: [] for name in terms}
+        self._stops: dict[str, list[PaperOrder]] = {name: [] for name in terms}
+        self._known: dict[str, PaperOrder] = {}
+        self.ledger = Ledger(execution.starting_balance)
+
+    def submit(self, order: PaperOrder, ts_sent: int) -> None:
+        """Send an order at `ts_sent`; it takes effect one latency later."""
+        self._known[order.client_order_id] = order
+        arrival = ts_sent + self._execution.latency_ns
+        self._travelling[order.instrument_id].append(_Command("submit", order, arrival))
+
+    def cancel(self, client_order_id: str, ts_sent: int) -> bool:
+        """Ask at `ts_sent` for an order's end; return whether there is such an order."""
+        order = self._known.get(client_order_id)
+        if order is None:
+            return False
+        arrival = ts_sent + self._execution.latency_ns
+        self._travelling[order.instrument_id].append(_Command("cancel", order, arrival))
+        return True
+
+    def open_orders(self) -> list[PaperOrder]:
+        """Return the orders that are neither filled nor cancelled."""
+        return list(self._known.values())
+
+    def would_act_on_price(
+        self, instrument_id: str, ts_event: int, high: float, low: float
+    ) -> bool:
+        """Return whether a price range at a time could fill or cancel anything."""
+        due = any(c.ts_arrival <= ts_event for c in self._travelling[instrument_id])
+        return (
+            due
+            or bool(self._markets[instrument_id])
+            or any(_reached(order, high, low) for order in self._stops[instrument_id])
+        )
+
+    def on_quote(self, instrument_id: str, price: float, ts_event: int) -> list[PaperEvent]:
+        """Take a quote: market orders fill at it, then the stops that it has passed."""
+        events = self._arrive(instrument_id, ts_event)
+        markets, self._markets[instrument_id] = self._markets[instrument_id], []
+        for order in markets:
+            events.append(self._fill(order, price, ts_event))
+        return events + self._trigger_stops(instrument_id, price, price, price, ts_event)
+
+    def on_bar(
+        self, instrument_id: str, prices: tuple[float, float, float], ts_event: int
+    ) -> list[PaperEvent]:
+        """Take a complete bar's open, high and low: its range fills the stops that it reached."""
+        events = self._arrive(instrument_id, ts_event)
+        return events + self._trigger_stops(instrument_id, *prices, ts_event)
+
+    def on_mark(self, instrument_id: str, price: float) -> None:
+        """Take note of the mark price, at which settlements are paid."""
+        self.ledger.mark(instrument_id, price)
+
+    def on_funding(self, instrument_id: str, rate: float, ts_event: int) -> FundingRow | None:
+        """Pay a settlement at the latest mark; None when nothing is held."""
+        if self.ledger.quantity(instrument_id) == 0.0:
+            return None
+        self.ledger.apply_funding(instrument_id, rate, ts_event)
+        return self.ledger.settlements[-1]
+
+    def _arrive(self, instrument_id: str, ts_event: int) -> list[PaperEvent]:
+        events: list[PaperEvent] = []
+        waiting: list[_Command] = []
+        for command in self._travelling[instrument_id]:
+            if command.ts_arrival > ts_event:
+                waiting.append(command)
+            elif command.action == "submit":
+                queue = self._markets if command.order.trigger is None else self._stops
+                queue[instrument_id].append(command.order)
+            elif self._remove(command.order):
+                events.append(PaperCancel(command.order, ts_event, requested=True))
+        self._travelling[instrument_id] = waiting
+        return events
+
+    def _remove(self, order: PaperOrder) -> bool:
+        """Forget an open order; False when it ended before."""
+        if self._known.pop(order.client_order_id, None) is None:
+            return False
+        for queue in (self._markets, self._stops):
+            if order in queue[order.instrument_id]:
+                queue[order.instrument_id].remove(order)
+        return True
+
+    def _trigger_stops(
+        self, instrument_id: str, open_: float, high: float, low: float, ts_event: int
+    ) -> list[PaperEvent]:
+        hit = [o for o in self._stops[instrument_id] if _reached(o, high, low)]
+        # The path inside a bar is open, high, low, close: a short's stop comes before a long's.
+        hit.sort(key=lambda order: -order.side)
+        events: list[PaperEvent] = []
+        for order in hit:
+            assert order.trigger is not None
+            self._stops[instrument_id].remove(order)
+            reference = stop_reference(order.side, order.trigger, open_)
+            events.append(self._fill(order, reference, ts_event))
+        return events
+
+    def _fill(self, order: PaperOrder, reference: float, ts_event: int) -> PaperEvent:
+        self._known.pop(order.client_order_id, None)
+        held = self.ledger.quantity(order.instrument_id)
+        quantity = order.quantity
+        if order.reduce_only:
+            quantity = min(quantity, max(0.0, -order.side * held))
+            if quantity == 0.0:
+                return PaperCancel(order, ts_event, requested=False)
+        terms, execution = self._terms[order.instrument_id], self._execution
+        price = slipped_price(order.side, reference, execution.slippage_bps, terms.tick)
+        fee = commission(quantity, price, execution.taker_fee_bps)
+        self.ledger.apply_fill(
+            LedgerFill(ts_event, order.instrument_id, order.side, quantity, price, fee, "")
+        )
+        return PaperFill(order, quantity, price, reference, fee, ts_event)
+
+
+def _reached(order: PaperOrder, high: float, low: float) -> bool:
+    assert order.trigger is not None
+    return stop_is_triggered(order.side, order.trigger, high, low)

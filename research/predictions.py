@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from catalog.arrays import Float64Array, Int64Array, Ohlcv
 from catalog.errors import DataError, IntegrityError
@@ -126,6 +127,20 @@ def hash_parts(parts: Mapping[str, str]) -> str:
     """Return the SHA-256 of named hashes, whatever their order, as 64 hex digits."""
     text = json.dumps(dict(sorted(parts.items())), separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def undefined_reason(row: Float64Array, names: Sequence[str]) -> str:
+    """Return why a prediction from this feature row is degraded; empty if it is not.
+
+    Parameters
+    ----------
+    row : (n_features,) float64
+        NaN where a feature is not defined, for instance because another instrument's bar is late.
+    names : sequence of str
+        Feature names.
+    """
+    undefined = [name for name, value in zip(names, row.tolist(), strict=True) if value != value]
+    return f"undefined features: {', '.join(undefined)}" if undefined else ""
 
 
 def stamp_predictions(frame: pd.DataFrame, spec: PredictorSpec, data_hash: str) -> pd.DataFrame:
@@ -243,9 +258,13 @@ class PrecomputedPredictions:
         order = np.lexsort((position, ts_init))
         by_time: dict[int, list[Prediction]] = {}
         columns = (ts_init[order], position[order].astype(np.int64), probability[order])
-        for ts, code, prob in zip(*(column.tolist() for column in columns), strict=True):
+        reasons = _reasons(frame)[order]
+        rows = zip(*(column.tolist() for column in (*columns, reasons)), strict=True)
+        horizon, version = spec.horizon_bars, spec.model_version
+        for ts, code, prob, reason in rows:
+            name = spec.instruments[code]
             by_time.setdefault(ts, []).append(
-                Prediction(spec.instruments[code], ts, prob, spec.horizon_bars, spec.model_version)
+                Prediction(name, ts, prob, horizon, version, reason != "", reason)
             )
         return cls(spec, {ts: tuple(found) for ts, found in by_time.items()})
 
@@ -261,6 +280,12 @@ class PrecomputedPredictions:
         """Return the stored predictions of `ts_init` for the instruments that have a bar."""
         found = self._by_time.get(ts_init, ())
         return [prediction for prediction in found if prediction.instrument_id in bars]
+
+
+def _reasons(frame: pd.DataFrame) -> NDArray[np.object_]:
+    if "degraded_reason" not in frame:
+        return np.full(len(frame), "", dtype=object)
+    return frame["degraded_reason"].to_numpy(dtype=object)
 
 
 def _check_rows(

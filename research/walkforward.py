@@ -9,37 +9,48 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from catalog.errors import LeviBotError, RunFailedError
+import numpy as np
+
+from catalog.errors import ConfigError, DataError, LeviBotError, RunFailedError
 from catalog.progress import Progress, no_progress
-from catalog.timestamps import format_time
+from catalog.timestamps import format_time, interval_name
 from research.estimates import Estimate
+from research.features import feature_table
 from research.metrics import (
     PREDICTION_METRICS,
+    BootstrapConfig,
     ReliabilityCurve,
     prediction_metrics,
     reliability_curve,
 )
 from research.panel import Panel
 from research.predictions import PredictorSpec, stamp_predictions
-from research.splits import Fold, walk_forward_splits
+from research.references import REFERENCES
+from research.splits import Fold, check_fold, walk_forward_splits
 from research.training import (
-    REFERENCES,
     FittedModel,
     TrainingTable,
     WalkForwardConfig,
     build_table,
     fit_rows,
     predict_rows,
-    predictor_spec,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FoldReport", "WalkForwardConfig", "WalkForwardResult", "walk_forward"]
+__all__ = [
+    "FoldReport",
+    "WalkForwardConfig",
+    "WalkForwardResult",
+    "check_unseen",
+    "evaluate",
+    "usable_folds",
+    "walk_forward",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,22 +173,230 @@ def walk_forward(
     RunFailedError
         If a fold fails, naming it and its span, raised from the error that stopped it.
     """
-    clock = time.perf_counter
-    started = clock()
+    started = time.perf_counter()
     table = build_table(panel, config, progress=progress)
-    spec = predictor_spec(config, panel.instruments(), panel.interval_ns)
-    folds = walk_forward_splits(
-        table.ts_init, table.ts_end, config.validation, panel.interval_ns, table.usable
-    )
-    prepared = clock()
-    frames, models, durations = [], [], []
+    folds = usable_folds(table, config)
+    prepared = time.perf_counter()
+    frames, reports = [], []
     for fold in folds:
         progress("folds", fold.index, len(folds))
-        before = clock()
-        model, frame = _run_fold(table, fold, config)
-        durations.append(clock() - before)
-        models.append(model)
+        frame, report = _run_fold(table, fold, config)
         frames.append(frame)
+        reports.append(report)
     progress("folds", len(folds), len(folds))
-    fitted = clock()
-    return _measure(table, config, spec, folds, models, frames, durations, progress)
+    fitted = time.perf_counter()
+    result = _assemble(panel, config, frames, reports, progress)
+    result.seconds.update(
+        features=prepared - started,
+        fit=fitted - prepared,
+        metrics=time.perf_counter() - fitted,
+    )
+    return result
+
+
+def evaluate(
+    panel: Panel,
+    model: FittedModel,
+    start: int,
+    end: int,
+    *,
+    bootstrap: BootstrapConfig | None = None,
+    progress: Progress = no_progress,
+) -> WalkForwardResult:
+    """Predict and measure a span that a fitted model has not seen, as a result of one fold.
+
+    Parameters
+    ----------
+    panel : Panel
+        Data from at least the warm-up before `start` to `end`, or later.
+    model : FittedModel
+        From `train_until` or a bundle.
+    start, end : int
+        Span ``(start, end]`` on ts_init, UTC nanoseconds.
+    bootstrap : BootstrapConfig, optional
+        Intervals; the model's own if absent.
+
+    Raises
+    ------
+    ConfigError
+        If the span begins before the end of the model's training span plus the embargo, if the
+        panel's instruments or interval are not the model's, or if the panel does not hold the
+        span and the warm-up before it.
+    DataError
+        If no row of the span can be predicted.
+    """
+    check_unseen(model, start, end)
+    _check_same_market(panel, model)
+    started = time.perf_counter()
+    config = model.config
+    if bootstrap is not None:
+        config = config.model_copy(update={"bootstrap": bootstrap})
+    table = build_table(panel, config, progress=progress)
+    ts_init = table.matrix.ts_init
+    rows = np.flatnonzero(table.matrix.valid & (ts_init > start) & (ts_init <= end))
+    _check_span(table, start, end, len(rows))
+    prepared = time.perf_counter()
+    frame = predict_rows(table, rows, model, fold=0)
+    report = _report(Fold(0, start, end, np.empty(0, dtype=np.int64), rows), model, 0.0)
+    result = _assemble(panel, config, [frame], [report], progress)
+    result.seconds.update(features=prepared - started, metrics=time.perf_counter() - prepared)
+    return result
+
+
+def check_unseen(model: FittedModel, start: int, end: int) -> None:
+    """Refuse to judge a model on a span that it has seen, or on one before what it has seen.
+
+    Raises
+    ------
+    ConfigError
+        Unless ``train_end + embargo <= start < end``, where train_end is the end of the last
+        label span that the model was fitted on.
+    """
+    if end <= start:
+        raise ConfigError(
+            f"the evaluated span must end after its start {format_time(start)}, "
+            f"ended {format_time(end)}"
+        )
+    embargo_bars = model.config.validation.embargo_bars
+    earliest = model.train_end + embargo_bars * model.spec.interval_ns
+    if start < earliest:
+        raise ConfigError(
+            f"the evaluated span must start at or after {format_time(earliest)} (the model's "
+            f"training labels reach to {format_time(model.train_end)}, and the embargo is "
+            f"{embargo_bars} bars), was {format_time(start)} to {format_time(end)}; the model "
+            "has seen part of it: evaluate a later span or train until an earlier time"
+        )
+
+
+def usable_folds(table: TrainingTable, config: WalkForwardConfig) -> list[Fold]:
+    """Return the walk-forward folds over a table's usable rows.
+
+    Test rows are past the warm-up; training rows also have a known label.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As `walk_forward_splits`.
+    """
+    usable = np.flatnonzero(table.matrix.valid)
+    if len(usable) == 0:
+        warmup = max(feature.warmup_bars for feature in feature_table(config.features))
+        raise DataError(
+            f"the span must hold more bars than the warm-up of {warmup}, had at most "
+            f"{len(table.matrix.ts_init) // len(table.matrix.instruments)} per instrument; "
+            "load more history"
+        )
+    divided = walk_forward_splits(
+        table.matrix.ts_init[usable],
+        table.labels.ts_end[usable],
+        config.validation,
+        table.interval_ns,
+    )
+    folds = []
+    for fold in divided:
+        train = usable[fold.train]
+        kept = replace(fold, train=train[table.trainable[train]], test=usable[fold.test])
+        check_fold(kept, config.validation)
+        folds.append(kept)
+    return folds
+
+
+def _run_fold(
+    table: TrainingTable, fold: Fold, config: WalkForwardConfig
+) -> tuple[pd.DataFrame, FoldReport]:
+    """Fit and predict one fold; a failure names the fold and keeps the error that caused it."""
+    started = time.perf_counter()
+    try:
+        model = fit_rows(table, fold.train, config, fold.test_start)
+        frame = predict_rows(table, fold.test, model, fold.index)
+        return frame, _report(fold, model, time.perf_counter() - started)
+    except LeviBotError as error:
+        raise type(error)(f"{fold.name} failed: {error}") from error
+    except Exception as error:
+        raise RunFailedError(
+            f"{fold.name} with {len(fold.train)} training and {len(fold.test)} test rows failed: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _report(fold: Fold, model: FittedModel, seconds: float) -> FoldReport:
+    return FoldReport(
+        index=fold.index,
+        test_start=fold.test_start,
+        test_end=fold.test_end,
+        train_start=model.train_start,
+        train_end=model.train_end,
+        n_train=model.n_rows,
+        n_test=len(fold.test),
+        seconds=seconds,
+        metrics={},
+        model=model,
+    )
+
+
+def _assemble(
+    panel: Panel,
+    config: WalkForwardConfig,
+    frames: list[pd.DataFrame],
+    reports: list[FoldReport],
+    progress: Progress,
+) -> WalkForwardResult:
+    """Put the folds together and measure them one by one, pooled, and beside the references."""
+    import pandas as pd
+
+    spec = reports[0].model.spec
+    bootstrap = config.bootstrap
+    settings = bootstrap.model_dump()
+    steps = len(frames) + 1 + len(REFERENCES)
+    for done, (frame, report) in enumerate(zip(frames, reports, strict=True)):
+        progress("metrics", done, steps)
+        report.metrics.update(prediction_metrics(frame, **settings))
+    pooled = pd.concat(frames, ignore_index=True)
+    progress("metrics", len(frames), steps)
+    metrics = prediction_metrics(pooled, **settings)
+    references = {}
+    for done, (name, column) in enumerate(REFERENCES.items()):
+        progress("metrics", len(frames) + 1 + done, steps)
+        references[name] = prediction_metrics(pooled, column=column, **settings)
+    progress("metrics", steps, steps)
+    return WalkForwardResult(
+        predictions=stamp_predictions(pooled, spec, panel.data_hash),
+        folds=tuple(reports),
+        metrics=metrics,
+        references=references,
+        reliability=reliability_curve(pooled, config=bootstrap),
+        spec=spec,
+        data_hash=panel.data_hash,
+        synthetic=panel.synthetic,
+        seconds={},
+    )
+
+
+def _check_same_market(panel: Panel, model: FittedModel) -> None:
+    wanted, found = model.spec.instruments, panel.instruments()
+    if wanted != found:
+        raise ConfigError(
+            f"the panel must hold the model's instruments {wanted} in that order, held {found}"
+        )
+    if panel.interval_ns != model.spec.interval_ns:
+        raise ConfigError(
+            f"the panel's bars must be the model's {interval_name(model.spec.interval_ns)}, "
+            f"were {interval_name(panel.interval_ns)}"
+        )
+
+
+def _check_span(table: TrainingTable, start: int, end: int, n_rows: int) -> None:
+    """Refuse a span that the usable rows do not cover: it would be shortened silently."""
+    usable = table.matrix.ts_init[table.matrix.valid]
+    if len(usable) == 0 or n_rows == 0:
+        raise DataError(
+            f"no row from {format_time(start)} to {format_time(end)} can be predicted; load the "
+            "span and the warm-up before it"
+        )
+    first, last = int(usable.min()), int(usable.max())
+    if first > start + table.interval_ns or last < end:
+        raise ConfigError(
+            f"the evaluated span must lie within the usable rows ({format_time(first)} to "
+            f"{format_time(last)}, after the warm-up), was {format_time(start)} to "
+            f"{format_time(end)}; load more history or evaluate another span"
+        )

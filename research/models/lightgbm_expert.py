@@ -95,7 +95,6 @@ class LightGBMConfig(Config):
             "max_bin": self.max_bin,
             "min_data_in_bin": 3,
             "feature_pre_filter": False,
-            "use_missing": False,
             "verbosity": -1,
             "num_threads": self.num_threads,
             "data_random_seed": self.seed,
@@ -111,7 +110,7 @@ class BinnedRows:
     Parameters
     ----------
     values : (n_rows, n_features) float64
-        Finite feature values.
+        Feature values, NaN where undefined.
     label : (n_rows,) float64
         1 for up, 0 for down.
     weight : (n_rows,) float64
@@ -124,7 +123,7 @@ class BinnedRows:
     Raises
     ------
     DataError
-        If a label is neither 0 nor 1, only one class is present, or a value is not finite.
+        If a label is neither 0 nor 1, or a value is infinite.
     """
 
     def __init__(
@@ -139,8 +138,8 @@ class BinnedRows:
 
         if not np.isin(label, (0.0, 1.0)).all():
             raise DataError("labels of training rows must be 0 or 1, some were neither")
-        if not np.isfinite(values).all():
-            raise DataError("features of training rows must be finite, some were not")
+        if np.isinf(values).any():
+            raise DataError("features of training rows must be finite or NaN, some were infinite")
         self.config = config
         self.label = label
         self.names = tuple(names)
@@ -200,7 +199,7 @@ class LightGBMExpert:
         Parameters
         ----------
         values : (n_rows, n_features) float64
-            Finite feature values in the order of `names`.
+            Feature values in the order of `names`, NaN where undefined.
 
         Returns
         -------

@@ -1,0 +1,175 @@
+"""Import a file or a folder of history into a catalog.
+
+Each file is looked at, read by the importer that knows its content, and committed by itself: a run
+that is stopped has imported whole files, and the next run finds them there and goes on. A file with
+which something is wrong is refused with its reason and changes nothing; the others go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from adapters import binance_archive, coinmetrics, freqtrade, generic, indices, news
+from adapters.generic import GenericColumns
+from adapters.options import ImportOptions
+from adapters.report import FileOutcome, ImportReport
+from adapters.sources import SourceFile, open_source
+from catalog.errors import ConfigError, DataError
+from catalog.progress import Progress, no_progress
+from catalog.records import Batch
+from catalog.store import Catalog
+
+type Reader = Callable[[SourceFile, ImportOptions], list[Batch]]
+
+
+class Importer(NamedTuple):
+    """One form of file: how it is told, and how it is read."""
+
+    name: str
+    matches: Callable[[SourceFile], bool]
+    read: Reader
+
+
+IMPORTERS = (
+    Importer("freqtrade", freqtrade.matches, freqtrade.read),
+    Importer("binance archive", binance_archive.matches, binance_archive.read),
+    Importer("coin metrics", coinmetrics.matches, coinmetrics.read),
+    Importer("etherscan", coinmetrics.matches_etherscan, coinmetrics.read_etherscan),
+    Importer("fear & greed", indices.matches_fear_greed, indices.read_fear_greed),
+    Importer("dvol", indices.matches_dvol, indices.read_dvol),
+    Importer("news", news.matches, news.read),
+)
+"""All forms of file that need no column map; a file matches one of them at most."""
+
+
+def detect(path: Path) -> Importer | None:
+    """Return the importer that knows a file's content, or None.
+
+    Parameters
+    ----------
+    path : Path
+        A file.
+    """
+    return importer_of(open_source(path))
+
+
+def importer_of(source: SourceFile) -> Importer | None:
+    """Return the importer that knows a source's content, or None."""
+    return next((importer for importer in IMPORTERS if importer.matches(source)), None)
+
+
+def import_path(
+    path: Path | str,
+    catalog: Catalog,
+    *,
+    progress: Progress = no_progress,
+    columns: GenericColumns | None = None,
+    options: ImportOptions | None = None,
+) -> ImportReport:
+    """Import a file or all files below a folder.
+
+    Parameters
+    ----------
+    path : Path or str
+        A file, or a folder that is searched in full (hidden files and the catalog itself apart).
+    catalog : Catalog
+        Where the records go, one commit for each file.
+    progress : Progress
+        Told after each file, stage ``import``.
+    columns : GenericColumns or None
+        Column map of files in no known form; with it every table is read by the map.
+    options : ImportOptions or None
+        Assumptions where a file is silent; None: the defaults.
+
+    Returns
+    -------
+    ImportReport
+        What was taken, skipped and refused. The caller decides what a refusal means
+        (`ImportReport.exit_code`).
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file or folder.
+    """
+    root = Path(path)
+    options = options or ImportOptions()
+    names = _files(root, catalog)
+    started = time.perf_counter()
+    outcomes = []
+    progress("import", 0, len(names))
+    for done, (file, name) in enumerate(names, start=1):
+        outcomes.append(import_file(file, name, catalog, options, columns))
+        progress("import", done, len(names))
+    if root.is_file():
+        outcomes = [_refuse_skipped(outcome) for outcome in outcomes]
+    return ImportReport(tuple(outcomes), time.perf_counter() - started)
+
+
+def import_file(
+    path: Path,
+    name: str,
+    catalog: Catalog,
+    options: ImportOptions,
+    columns: GenericColumns | None = None,
+) -> FileOutcome:
+    """Import one file under a name; never raises for what is wrong with the file."""
+    source = open_source(path, name)
+    if source.format == "unreadable":
+        reason = f"{name}: must be a whole file, was damaged, cut short or empty ({source.problem})"
+        return FileOutcome(name, "refused", reason=reason)
+    importer = importer_of(source)
+    if columns is not None and source.format in {"csv", "parquet", "feather"}:
+        importer = Importer("column map", _always, partial(generic.read, columns=columns))
+    if importer is None:
+        return FileOutcome(name, "skipped", reason=_explain(source))
+    try:
+        batches = importer.read(source, options)
+        report = catalog.ingest(batches)
+    except (DataError, ConfigError) as error:
+        return FileOutcome(name, "refused", importer.name, reason=str(error))
+    return _outcome(name, importer.name, batches, report)
+
+
+def _files(root: Path, catalog: Catalog) -> list[tuple[Path, str]]:
+    """Return the files to import and their names, in order of name."""
+    if root.is_file():
+        return [(root, root.name)]
+    if not root.is_dir():
+        raise ConfigError(f"import path must be a file or a folder, was {str(root)!r}: none is there")
+    own = catalog.path.resolve()
+    found = []
+    for file in sorted(root.rglob("*")):
+        relative = file.relative_to(root)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if not hidden and file.is_file() and not file.resolve().is_relative_to(own):
+            found.append((file, relative.as_posix()))
+    return found
+
+
+def _explain(source: SourceFile) -> str:
+    """Say why nothing is imported from a file that no importer knows."""
+    if source.format == "other":
+        return "not a table"
+    if source.has("trade_id") or source.has("bid", "ask"):
+        return "ticks: the catalog keeps bars and slower series, no single trades or quotes"
+    labelled = news.explain_labelled(source)
+    if labelled:
+        return labelled
+    shown = ", ".join(name[:40] for name in source.columns[:12])
+    return f"no importer knows these columns: {shown}; a column map can describe them"
+
+
+def _refuse_skipped(outcome: FileOutcome) -> FileOutcome:
+    """A file that was named by itself and cannot be imported is a mistake to tell, not to skip."""
+    if outcome.status != "skipped":
+        return outcome
+    return FileOutcome(outcome.file, "refused", reason=f"{outcome.file}: {outcome.reason}")
+
+
+def _always(source: SourceFile) -> bool:
+    return True

@@ -1,0 +1,137 @@
+"""Indices of the market's mood: Fear & Greed (daily CSV) and Deribit's DVOL (hourly Parquet)."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pyarrow as pa
+
+from adapters import checks
+from adapters.checks import IntColumn, Place
+from adapters.options import ImportOptions
+from adapters.sources import SourceFile, read_table, read_text
+from catalog.errors import DataError
+from catalog.records import Batch
+from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR
+
+FEAR_GREED_UNIT = "points 0-100"
+DVOL_UNIT = "percent per year"
+_DVOL_NAME = re.compile(r"(?P<asset>[A-Za-z0-9]+)[_-]dvol", re.IGNORECASE)
+_DVOL_COLUMNS = ("timestamp", "open", "high", "low", "close")
+
+
+def matches_fear_greed(source: SourceFile) -> bool:
+    """Return whether a file is a Fear & Greed table."""
+    return source.format == "csv" and source.has("fear_greed_index")
+
+
+def read_fear_greed(source: SourceFile, options: ImportOptions) -> list[Batch]:
+    """Read a daily Fear & Greed CSV: columns `date` and `fear_greed_index`.
+
+    The index is published at 00:00 UTC of its date: ``ts_event = ts_init`` = that midnight. One
+    number a day: it stands in `open`, `high`, `low` and `close`.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged or a row cannot be.
+    """
+    table = read_text(source)
+    checks.require_columns(source.name, tuple(table.columns), ("date", "fear_greed_index"))
+    checks.require_rows(source.name, len(table))
+    place = Place(source.name, table.lines)
+    published = checks.times(place, "date", table["date"])
+    place.refuse(
+        published % NS_PER_DAY != 0,
+        "date must be a day without a time",
+        lambda row: repr(table["date"][row]),
+    )
+    checks.check_ascending(place, published, "a date")
+    checks.check_times(place, published, options.clock_ns(), "a date")
+    level = checks.numbers(place, "fear_greed_index", table["fear_greed_index"])
+    place.refuse(
+        (level < 0.0) | (level > 100.0),
+        "fear_greed_index must be between 0 and 100",
+        lambda row: f"{level[row]:g}",
+    )
+    columns = {
+        "ts_event": published,
+        "ts_init": published,
+        **dict.fromkeys(("open", "high", "low", "close"), level),
+        "unit": np.full(len(table), FEAR_GREED_UNIT, dtype=object),
+    }
+    return [Batch("index", "fear_greed", columns, source.name, table.lines)]
+
+
+def matches_dvol(source: SourceFile) -> bool:
+    """Return whether a file is a DVOL table: OHLC by `timestamp`, without a volume."""
+    return (
+        source.format == "parquet"
+        and source.has("timestamp", "open", "close")
+        and not source.has("volume")
+    )
+
+
+def read_dvol(source: SourceFile, options: ImportOptions) -> list[Batch]:
+    """Read an hourly DVOL Parquet file: columns `timestamp`, `open`, `high`, `low`, `close`.
+
+    The stamp is the hour's start, and the hour is known one hour later:
+    ``ts_event = ts_init = timestamp + 1 hour``. The currency stands in the name only
+    (``BTC_dvol.parquet``).
+
+    Raises
+    ------
+    DataError
+        If the file is damaged, its name says no currency, or a row cannot be.
+    """
+    match = _DVOL_NAME.fullmatch(source.stem)
+    if match is None:
+        raise DataError(
+            f"{source.name}: the name must say the currency, such as BTC_dvol.parquet, "
+            f"was {source.stem!r}"
+        )
+    table = read_table(source)
+    checks.require_columns(source.name, table.column_names, _DVOL_COLUMNS)
+    checks.require_rows(source.name, len(table))
+    place = Place(source.name, np.arange(1, len(table) + 1, dtype=np.int64), "row")
+    start = _hours(source, place, table)
+    levels = {
+        name: np.array(
+            table.column(name).cast(pa.float64()).fill_null(np.nan).to_numpy(), dtype=np.float64
+        )
+        for name in _DVOL_COLUMNS[1:]
+    }
+    for name, column in levels.items():
+        place.refuse(
+            ~(np.isfinite(column) & (column > 0.0)),
+            f"{name} must be above 0",
+            lambda row, column=column: f"{column[row]:g}",
+        )
+    checks.check_extremes(place, levels)
+    known = start + NS_PER_HOUR
+    checks.check_times(place, known, options.clock_ns(), "the end of an hour")
+    columns = {
+        "ts_event": known,
+        "ts_init": known,
+        **levels,
+        "unit": np.full(len(table), DVOL_UNIT, dtype=object),
+    }
+    return [Batch("index", f"dvol.{match['asset'].lower()}", columns, source.name, place.lines)]
+
+
+def _hours(source: SourceFile, place: Place, table: pa.Table) -> IntColumn:
+    column = table.column("timestamp")
+    if not pa.types.is_timestamp(column.type) or column.null_count:
+        raise DataError(
+            f"{source.name}: timestamp must be a time on every row, was {column.type} with "
+            f"{column.null_count} empty"
+        )
+    start = np.array(column.cast(pa.timestamp("ns")).cast(pa.int64()).to_numpy(), dtype=np.int64)
+    checks.check_ascending(place, start, "an hour")
+    place.refuse(
+        start % NS_PER_HOUR != 0,
+        "timestamp must be the start of an hour",
+        lambda row: f"{start[row]} ns",
+    )
+    return start

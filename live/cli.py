@@ -1,0 +1,205 @@
+"""The command line: parse, call, print. No logic lives here.
+
+Exit codes: 0 done; 1 our own bug; 2 wrong usage or profile; 3 data missing or unusable; 4 stored
+bytes are not what their record says; 5 a run that must not be believed; 6 an audit found a
+difference; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from live import cli_audit, cli_data
+from live.console import emit, out, progress_bars, table, user_errors
+from live.options import (
+    CatalogOption,
+    FromOption,
+    JsonOption,
+    OutOption,
+    OverwriteOption,
+    ProfileOption,
+    SetOption,
+    ToOption,
+)
+
+app = typer.Typer(
+    name="levibot",
+    help="Research and run machine-learned crypto trading strategies.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_audit.app, name="audit")
+
+
+@app.command()
+def demo(
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the run to write.")] = Path(
+        "runs/demo"
+    ),
+    catalog: Annotated[
+        Path, typer.Option("--catalog", help="Catalog for the made-up market.")
+    ] = Path("data/demo"),
+    json: JsonOption = False,
+) -> None:
+    """Make a synthetic market, walk forward over it, replay, and write a tearsheet."""
+    with user_errors():
+        from live.pipeline import make_demo
+
+        with progress_bars() as progress:
+            summary = make_demo(catalog, out_folder, progress=progress)
+        emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False))
+
+
+@app.command()
+def profiles(json: JsonOption = False) -> None:
+    """List the profiles that come with LeviBot."""
+    with user_errors():
+        from live.profile import load_profile, profile_names
+
+        found = [load_profile(name) for name in profile_names()]
+        emit(
+            [{"name": one.name, "description": one.description} for one in found],
+            json,
+            lambda: out.print(
+                table("", ["profile", "description"], [[p.name, p.description] for p in found])
+            ),
+        )
+
+
+@app.command()
+def walkforward(
+    profile: ProfileOption,
+    catalog: CatalogOption,
+    out_folder: OutOption,
+    set_: SetOption = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Fit, calibrate and predict fold by fold; replay the predictions; write a run folder."""
+    with user_errors():
+        from live.pipeline import run_walkforward
+        from live.profile import load_profile
+
+        settings = load_profile(profile, set_ or ())
+        with progress_bars() as progress:
+            summary = run_walkforward(
+                settings, catalog, out_folder, overwrite=overwrite, progress=progress
+            )
+        emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False))
+
+
+@app.command()
+def backtest(
+    profile: ProfileOption,
+    catalog: CatalogOption,
+    out_folder: OutOption,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Run whose out-of-sample predictions are replayed, such as runs/perps."),
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle that predicts bar by bar, as live does.")
+    ] = None,
+    from_: FromOption = None,
+    to: ToOption = None,
+    set_: SetOption = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Replay a strategy with other settings over predictions that exist, or a bundle's."""
+    with user_errors():
+        from live.pipeline import run_backtest_command
+        from live.profile import load_profile
+
+        settings = load_profile(profile, set_ or ())
+        with progress_bars() as progress:
+            summary = run_backtest_command(
+                settings,
+                catalog,
+                out_folder,
+                predictions=predictions,
+                bundle=bundle,
+                span=(from_, to),
+                overwrite=overwrite,
+                progress=progress,
+            )
+        emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False))
+
+
+@app.command()
+def train(
+    profile: ProfileOption,
+    catalog: CatalogOption,
+    until: Annotated[
+        str, typer.Option(help="Train on what was known at this time, such as 2024-12-01.")
+    ],
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the bundle to write.")],
+    set_: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Fit one model and write it as a bundle."""
+    with user_errors():
+        from live.pipeline import train_bundle
+        from live.profile import load_profile
+
+        settings = load_profile(profile, set_ or ())
+        with progress_bars() as progress:
+            summary = train_bundle(settings, catalog, until, out_folder, progress=progress)
+        emit(summary, json, lambda: out.print(f"bundle written to {out_folder}"))
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    catalog: CatalogOption,
+    out_folder: OutOption,
+    from_: Annotated[str, typer.Option("--from", help="Start of a span it has not seen.")],
+    to: Annotated[str, typer.Option("--to", help="End of that span.")],
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Score and replay a bundle on a span that it has not seen; refuse one that it has."""
+    with user_errors():
+        from live.pipeline import evaluate_bundle
+
+        with progress_bars() as progress:
+            summary = evaluate_bundle(
+                bundle, catalog, out_folder, from_, to, overwrite=overwrite, progress=progress
+            )
+        emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False))
+
+
+@app.command()
+def repeat(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    catalog: CatalogOption,
+    json: JsonOption = False,
+) -> None:
+    """Run a run's folder again and compare every table bit for bit."""
+    with user_errors():
+        from live.pipeline import repeat_run
+
+        with progress_bars() as progress:
+            compared = repeat_run(run, catalog, progress=progress)
+        emit(
+            {"identical": True, "tables": compared},
+            json,
+            lambda: out.print(f"identical: {', '.join(compared)}"),
+        )
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

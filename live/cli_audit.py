@@ -1,0 +1,60 @@
+"""`levibot audit`: proofs that a run's premises hold."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from catalog.errors import AuditFailedError
+from live.console import emit, out, progress_bars, user_errors
+from live.options import CatalogOption, FromOption, JsonOption, ProfileOption, SetOption, ToOption
+
+app = typer.Typer(
+    help="Prove that nothing looks ahead, and that backtest and live decide alike.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+def lookahead(
+    profile: ProfileOption,
+    catalog: CatalogOption,
+    cuts: Annotated[int, typer.Option(help="Times at which the future is changed.")] = 5,
+    set_: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Change everything after t, for several t, and demand that nothing before t moves."""
+    with user_errors():
+        from live.audit import audit_lookahead
+        from live.profile import load_profile
+
+        settings = load_profile(profile, set_ or ())
+        with progress_bars() as progress:
+            report = audit_lookahead(settings, catalog, cuts=cuts, progress=progress)
+        emit(report.to_json(), json, lambda: out.print(str(report), markup=False))
+        if report.violations:
+            raise typer.Exit(AuditFailedError.exit_code)
+
+
+@app.command()
+def parity(
+    profile: ProfileOption,
+    catalog: CatalogOption,
+    from_: FromOption = None,
+    to: ToOption = None,
+    set_: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Run backtest and live replay over one span (a quarter by default) and compare everything."""
+    with user_errors():
+        from live.audit import audit_parity
+        from live.profile import load_profile
+
+        settings = load_profile(profile, set_ or ())
+        with progress_bars() as progress:
+            report = audit_parity(settings, catalog, span=(from_, to), progress=progress)
+        emit(report.to_json(), json, lambda: out.print(str(report), markup=False))
+        if not report.identical:
+            raise typer.Exit(AuditFailedError.exit_code)

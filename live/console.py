@@ -1,0 +1,96 @@
+"""What a person sees: progress with time left, results, and errors without a traceback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Never
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from catalog.errors import LeviBotError
+from catalog.progress import Progress as ProgressCallback
+
+# Progress and remarks go to standard error, so that `--json` leaves standard output to programs.
+notes = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+
+def fail(error: LeviBotError) -> Never:
+    """Print a user's mistake in one paragraph and exit with its code."""
+    notes.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+    for note in getattr(error, "__notes__", []):
+        notes.print(f"  {_escape(note)}", soft_wrap=True)
+    raise typer.Exit(error.exit_code)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn every `LeviBotError` into a message and an exit code; let our own bugs through."""
+    try:
+        yield
+    except LeviBotError as error:
+        fail(error)
+
+
+@contextmanager
+def progress_bars() -> Iterator[ProgressCallback]:
+    """Show one bar per stage of work, with time elapsed and time left, on standard error."""
+    with Progress(
+        TextColumn("{task.description:<28}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=notes,
+        refresh_per_second=5,
+    ) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield report
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
+    """Return a table whose first column is text and whose others are numbers, right-aligned."""
+    result = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for position, name in enumerate(columns):
+        result.add_column(name, justify="left" if position == 0 else "right", overflow="fold")
+    for row in rows:
+        result.add_row(*(_escape(cell) for cell in row))
+    return result
+
+
+def print_json(payload: Any) -> None:
+    """Write one JSON document to standard output."""
+    sys.stdout.write(json.dumps(payload, indent=2, allow_nan=False, default=str) + "\n")
+
+
+def emit(payload: Any, as_json: bool, show: Callable[[], None]) -> None:
+    """Print `payload` for programs or call `show` for people."""
+    if as_json:
+        print_json(payload)
+    else:
+        show()
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")

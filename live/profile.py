@@ -1,0 +1,217 @@
+"""One file that describes one run: data, features, label, model, folds, strategy, execution.
+
+A profile is YAML, checked key by key; the profiles that come with LeviBot lie in `live/profiles`
+and are found by name. `Profile.content_hash()` is stored with every result.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from catalog.config import Config
+from catalog.errors import ConfigError
+from catalog.timestamps import format_time, interval_ns
+from research.features import FeatureConfig
+from research.labels import LabelConfig
+from research.metrics import BootstrapConfig
+from research.models.lightgbm_expert import LightGBMConfig
+from research.splits import Time, ValidationConfig
+from research.training import CalibrationConfig, WalkForwardConfig
+from strategies.execution import ExecutionConfig
+from strategies.policy import FusionPolicy
+
+PROFILE_FOLDER = Path(__file__).parent / "profiles"
+
+
+class DataConfig(Config):
+    """Which stored data a run looks at.
+
+    Parameters
+    ----------
+    instruments : tuple of str
+        Instrument ids, in the order of their codes.
+    interval : str
+        Bar interval, such as ``15m``.
+    start, end : time
+        The span ``(start, end]`` on ts_init. It is never moved to what the catalog holds: a
+        missing part is an error.
+    """
+
+    instruments: tuple[str, ...] = Field(min_length=1)
+    interval: str
+    start: Time
+    end: Time
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            interval_ns(self.interval)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        if self.end <= self.start:
+            raise ValueError(
+                f"end must be after start ({format_time(self.start)}), was {format_time(self.end)}"
+            )
+        if len(set(self.instruments)) != len(self.instruments):
+            raise ValueError(f"instruments must be distinct, were {', '.join(self.instruments)}")
+        return self
+
+
+class Profile(Config):
+    """Everything that one run depends on, apart from the data itself.
+
+    Parameters
+    ----------
+    name, description : str
+        For people.
+    seed : int
+        Seed of every random draw in the run: model, bootstrap.
+    data, features, label, model, calibration, validation, strategy, execution, bootstrap
+        The configuration of each part; see the classes. `seed` replaces the seeds within.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    description: str = ""
+    seed: int = Field(default=7, ge=0, le=2**31 - 1)
+    data: DataConfig
+    features: FeatureConfig
+    label: LabelConfig
+    model: LightGBMConfig = LightGBMConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    validation: ValidationConfig
+    strategy: FusionPolicy
+    execution: ExecutionConfig
+    bootstrap: BootstrapConfig = BootstrapConfig()
+
+    @model_validator(mode="after")
+    def _spread_seed(self) -> Self:
+        """Let the one seed reach every part, so that what is stored is what is used."""
+        for part in ("model", "bootstrap"):
+            config = getattr(self, part)
+            if config.seed != self.seed:
+                object.__setattr__(self, part, config.model_copy(update={"seed": self.seed}))
+        return self
+
+    def walk_forward_config(self) -> WalkForwardConfig:
+        """Return the research part of the profile."""
+        return WalkForwardConfig(
+            features=self.features,
+            label=self.label,
+            model=self.model,
+            calibration=self.calibration,
+            validation=self.validation,
+            bootstrap=self.bootstrap,
+        )
+
+
+def profile_names() -> list[str]:
+    """Return the names of the profiles that come with LeviBot."""
+    return sorted(path.stem for path in PROFILE_FOLDER.glob("*.yaml"))
+
+
+def load_profile(name_or_path: str, overrides: Sequence[str] = ()) -> Profile:
+    """Read a profile by name or path and apply overrides.
+
+    Parameters
+    ----------
+    name_or_path : str
+        A name from `profile_names`, or a YAML file.
+    overrides : sequence of str
+        Such as ``strategy.entry_threshold=0.56``; the value is read as YAML.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such profile, or naming every key that is unknown or wrong.
+    """
+    path = _find(name_or_path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"profile {name_or_path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"profile {path.name} must be YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"profile {path.name} must be a mapping of keys, was {content!r:.60}")
+    for override in overrides:
+        _apply(content, override)
+    return parse_profile(content, path.name)
+
+
+def parse_profile(content: dict[str, Any], where: str) -> Profile:
+    """Check the content of a profile; `where` names it in messages."""
+    try:
+        return Profile.model_validate(content)
+    except ValidationError as error:
+        faults = "\n".join(f"  {_explain(fault)}" for fault in error.errors())
+        raise ConfigError(
+            f"profile {where} has {error.error_count()} fault(s):\n{faults}"
+        ) from None
+
+
+def dump_profile(profile: Profile) -> str:
+    """Return the complete profile, defaults written out, as YAML that `load_profile` reads."""
+    return yaml.safe_dump(profile.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _find(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        if not path.is_file():
+            raise ConfigError(f"profile file {name_or_path} does not exist")
+        return path
+    found = PROFILE_FOLDER / f"{name_or_path}.yaml"
+    if not found.is_file():
+        known = profile_names()
+        close = difflib.get_close_matches(name_or_path, known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(
+            f"profile must be a YAML file or one of {', '.join(known)}, was {name_or_path!r}; "
+            f"{hint}See `levibot profiles`"
+        )
+    return found
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set must look like part.key=value, was {override!r}")
+    *parents, last = key.strip().split(".")
+    node: Any = content
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a group of keys")
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+
+
+def _explain(fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"]) or "profile"
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(fault["loc"][:-1])
+        close = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
+        return f"{key}: unknown key; {hint}"
+    if fault["type"] == "missing":
+        return f"{key}: must be given, was missing; there is no default for it"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}, was {fault['input']!r:.80}" if fault["loc"] else f"{key}: {message}"
+
+
+def _known_keys(location: Sequence[str | int]) -> list[str]:
+    model: Any = Profile
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        model = field.annotation
+    return list(getattr(model, "model_fields", {}))

@@ -51,9 +51,9 @@ _KNOWN_ASSETS = {
 }
 _OTHER_ASSET = (10.0, 0.85, 20_000_000.0)
 _HEADLINES = (
-    ("{asset} slides {move:.1%} in a day as sellers press", -0.25),
-    ("{asset} little changed, {move:.1%} in a day, on thin trading", 0.25),
-    ("{asset} gains {move:.1%} in a day on fresh demand", math.inf),
+    ("{asset} at {move:+.1%} in a day, sellers in control", -0.25),
+    ("{asset} at {move:+.1%} in a day, traders wait", 0.25),
+    ("{asset} at {move:+.1%} in a day, buyers in control", math.inf),
 )
 
 
@@ -156,7 +156,8 @@ def generate(config: SyntheticConfig) -> Iterator[Batch]:
     Yields
     ------
     Batch
-        Marked synthetic; sorted by `ts_init`, nothing known after the last bar's close.
+        Marked synthetic; sorted by `ts_init`, nothing known after the last bar's close and,
+        but for the funding rate in force at the start, nothing before the first bar's open.
 
     Raises
     ------
@@ -258,9 +259,10 @@ class _Stream:
         self.randoms = [np.random.default_rng(child) for child in children]
 
     def grid(self, step_ns: int) -> Int64Array:
-        """Return the multiples of `step_ns` in the span, (n_records,)."""
-        first = (self.start // step_ns + 1) * step_ns
-        return np.arange(first, self.end + 1, step_ns, dtype=np.int64)
+        """Return the multiples of `step_ns` from the last one known at the start to the end."""
+        first = self.start // step_ns
+        # Not arange with a step: it counts in floating point, which loses the last one.
+        return np.arange(first, self.end // step_ns + 1, dtype=np.int64) * step_ns
 
     def price_at(self, ts: Int64Array) -> Float64Array:
         """Return the last close known at each time; the first close before there is one."""
@@ -272,7 +274,10 @@ class _Stream:
         return np.asarray(np.log(self.price_at(ts) / self.price_at(ts - span_ns)))
 
     def funding(self) -> Batch:
-        """Make a rate for each settlement: 0.01 % plus a premium that follows the last returns."""
+        """Make a rate for each settlement: 0.01 % plus a premium that follows the last day.
+
+        The first one is that of the last settlement at or before the start, known since then.
+        """
         ts = self.grid(FUNDING_INTERVAL_NS)
         noise = self.randoms[0].standard_normal(len(ts))
         premium = 2.0e-4 * np.tanh(25.0 * self.log_return(ts, NS_PER_DAY)) + 6.0e-5 * noise
@@ -281,7 +286,7 @@ class _Stream:
 
     def onchain(self, volume: Float64Array) -> Batch:
         """Make the daily metrics of an asset, known `ONCHAIN_DELAY_NS` after each day's end."""
-        days = self.grid(NS_PER_DAY)
+        days = self.grid(NS_PER_DAY)[1:]
         days = days[days + ONCHAIN_DELAY_NS <= self.end]
         noise = self.randoms[1].standard_normal((len(days), 4))
         traded = np.append(0.0, np.cumsum(volume * self.close))
@@ -342,7 +347,7 @@ class _Stream:
 
     def _headline(self, move: float, feeling: float) -> str:
         template = next(text for text, limit in _HEADLINES if feeling < limit)
-        return template.format(asset=self.base, move=abs(move))
+        return template.format(asset=self.base, move=move)
 
 
 def _long_format(

@@ -164,10 +164,10 @@ def simulate(
     drawn = _draw(assets, clock, streams)
     close, drift = _prices(assets, drawn, edge)
     probability_up = _probability_up(assets, close, drawn.sigma[1:], drift)
-    opens = _opens(assets, close, gap_frac, streams[5:7])
-    high, low = _extremes(assets, opens, close[1:], drawn.sigma[:-1] * close[:-1], streams[7])
-    steps = np.array([asset.step for asset in assets])
-    volume = np.maximum(np.rint(np.exp(drawn.log_volume[:-1]) / steps), 1.0) * steps
+    ticks = [asset.tick for asset in assets]
+    opens = _opens(ticks, close, gap_frac, streams[5:7])
+    high, low = _extremes(ticks, opens, close[1:], drawn.sigma[:-1] * close[:-1], streams[7])
+    volume = _on_grid([asset.step for asset in assets], np.exp(drawn.log_volume[:-1]))
     kept = slice(HISTORY_BARS, None)
     return Market(
         ts_close=clock.closes()[kept],
@@ -175,7 +175,7 @@ def simulate(
         high=high[kept],
         low=low[kept],
         close=close[1:][kept],
-        volume=np.round(volume[kept], 8),
+        volume=volume[kept],
         probability_up=probability_up[kept],
     )
 
@@ -309,7 +309,7 @@ def _prices(
             walk.look(edge, surprise, trend, FOLLOW_LEAD * leader)
         closes[number], drifts[number] = walk.closes, walk.drifts
         lead = lead or walk.scaled
-    return _on_grid(assets, np.array(closes).T), np.array(drifts).T
+    return _on_grid([asset.tick for asset in assets], np.array(closes).T), np.array(drifts).T
 
 
 class _Walk:
@@ -368,18 +368,17 @@ def _probability_up(
     return np.asarray(up / (up + down))
 
 
-def _on_grid(assets: tuple[Asset, ...], prices: Float64Array) -> Float64Array:
-    """Round prices to each asset's tick, at least one tick."""
-    ticks = np.array([asset.tick for asset in assets])
-    columns = np.maximum(np.rint(prices / ticks), 1.0) * ticks
+def _on_grid(steps: list[float], values: Float64Array) -> Float64Array:
+    """Round each column to its step, at least one step."""
+    columns = np.maximum(np.rint(values / steps), 1.0) * steps
     # 420001 * 0.1 is 42000.100000000006: keep what the exchange would print.
-    for number, tick in enumerate(ticks):
-        columns[:, number] = np.round(columns[:, number], max(0, math.ceil(-math.log10(tick))))
-    return columns
+    for number, step in enumerate(steps):
+        columns[:, number] = np.round(columns[:, number], max(0, math.ceil(-math.log10(step))))
+    return np.asarray(columns)
 
 
 def _opens(
-    assets: tuple[Asset, ...],
+    ticks: list[float],
     close: Float64Array,
     gap_frac: float,
     streams: list[np.random.Generator],
@@ -388,11 +387,11 @@ def _opens(
     before, after = close[:-1], close[1:]
     gap = streams[0].random(before.shape) < gap_frac
     part = streams[1].random(before.shape)
-    return np.where(gap, _on_grid(assets, before + part * (after - before)), before)
+    return np.where(gap, _on_grid(ticks, before + part * (after - before)), before)
 
 
 def _extremes(
-    assets: tuple[Asset, ...],
+    ticks: list[float],
     opens: Float64Array,
     closes: Float64Array,
     deviation: Float64Array,
@@ -406,6 +405,6 @@ def _extremes(
     spread = (closes - opens) ** 2
     exponential = random.standard_exponential((*opens.shape, 2))
     reach = np.sqrt(spread[..., None] + 2.0 * deviation[..., None] ** 2 * exponential)
-    high = _on_grid(assets, (opens + closes + reach[..., 0]) / 2.0)
-    low = _on_grid(assets, (opens + closes - reach[..., 1]) / 2.0)
+    high = _on_grid(ticks, (opens + closes + reach[..., 0]) / 2.0)
+    low = _on_grid(ticks, (opens + closes - reach[..., 1]) / 2.0)
     return high, low

@@ -1,18 +1,51 @@
-"""The feature table, and its two drivers."""
+"""The feature table, and the two drivers of its one kernel.
+
+`compute_features` runs `kernels.step` over recorded bars in a compiled loop; `FeatureStream` calls
+the same function once per timestamp, compiled or as plain Python. All three give the same bits.
+
+When a row is usable: at its `ts_init`, which is the close of its bar, once the bars of the other
+instruments for that time are in. Bars and settlements later than that do not enter it; a funding
+rate known at exactly that time does.
+
+Where a stream starts does not matter: given `WARMUP_BARS` of history, its rows equal those of a
+run over all history (see `research.kernels`, "Memory").
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import model_validator
 
-from catalog.arrays import Float64Array, Int64Array, Ohlcv
+from catalog.arrays import BarArrays, Float64Array, Int64Array, Ohlcv
 from catalog.config import Config
+from catalog.errors import ConfigError, DataError
 from catalog.progress import Progress, no_progress
+from catalog.timestamps import format_time, interval_name
+from research import kernels
+from research.feature_table import (
+    BASE_FEATURES,
+    CODE_FEATURE,
+    FUNDING_FEATURES,
+    LEAD_FEATURES,
+    PEER_FEATURES,
+    Feature,
+    ratio_feature,
+)
+from research.kernel_cache import compiled_kernels, source_hash
 from research.panel import Panel
+
+WARMUP_BARS = kernels.WARMUP_SLOTS + kernels.MAX_CARRIED
+"""History after which a stream equals a run over everything, whatever bars are missing."""
+
+_TIMESTAMPS_PER_CALL = 16_384  # often enough for a progress bar, seldom enough to cost nothing
 
 
 class FeatureConfig(Config):
@@ -21,47 +54,32 @@ class FeatureConfig(Config):
     Parameters
     ----------
     lead : str, optional
-        Instrument whose returns lead the others (BTC); None leaves the lead features out.
+        Instrument whose returns lead the others (BTC); None leaves its features out.
+    peers : bool
+        Whether the mean return of the other instruments is a feature; NaN where there are none.
     ratios : tuple of (str, str)
-        Pairs of instruments whose price ratio is followed.
+        Pairs of instruments, the price of the first in units of the second being a feature.
     funding : bool
         Whether the funding rate is a feature. True demands funding for every instrument.
     instrument_code : bool
-        Whether the instrument's code (its place in the profile) is a feature, for pooled models.
+        Whether the place of the instrument in the profile is a feature, for pooled models.
     """
 
     lead: str | None = None
+    peers: bool = False
     ratios: tuple[tuple[str, str], ...] = ()
     funding: bool = True
     instrument_code: bool = True
 
-
-@dataclass(frozen=True, slots=True)
-class Feature:
-    """One row of the feature table.
-
-    Parameters
-    ----------
-    name : str
-        Column name.
-    inputs : tuple of str
-        What it reads, such as ``close`` or ``lead.close``.
-    warmup_bars : int
-        Bars of history after which the value no longer depends on where the history starts.
-    role : {"observed", "known_ahead", "static"}
-        Whether the value could be known before its time.
-    unit : str
-        Unit of the value.
-    description : str
-        What it says.
-    """
-
-    name: str
-    inputs: tuple[str, ...]
-    warmup_bars: int
-    role: Literal["observed", "known_ahead", "static"]
-    unit: str
-    description: str
+    @model_validator(mode="after")
+    def _check_ratios(self) -> FeatureConfig:
+        names = [ratio_feature(first, second).name for first, second in self.ratios]
+        if len(set(names)) != len(names):
+            raise ValueError(f"ratios must be distinct pairs of symbols, were {self.ratios}")
+        for first, second in self.ratios:
+            if first == second:
+                raise ValueError(f"a ratio must name two instruments, was {first} twice")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +99,7 @@ class FeatureMatrix:
     values : (n_rows, n_features) float64
         NaN where a feature is not defined (nothing known yet, no variation).
     valid : (n_rows,) bool
-        False during warm-up: such a row must not be used.
+        False during warm-up: such a row is NaN throughout.
     """
 
     names: tuple[str, ...]
@@ -90,3 +108,341 @@ class FeatureMatrix:
     instrument: Int64Array
     values: Float64Array
     valid: NDArray[np.bool_]
+
+
+def feature_table(config: FeatureConfig) -> tuple[Feature, ...]:
+    """Return the features of a run in the order of their columns."""
+    table = BASE_FEATURES
+    if config.funding:
+        table += FUNDING_FEATURES
+    if config.lead is not None:
+        table += LEAD_FEATURES
+    if config.peers:
+        table += PEER_FEATURES
+    table += tuple(ratio_feature(first, second) for first, second in config.ratios)
+    if config.instrument_code:
+        table += (CODE_FEATURE,)
+    return table
+
+
+def feature_table_hash(config: FeatureConfig) -> str:
+    """Return the SHA-256 of what decides a feature's value: settings, table, kernel source."""
+    table = [asdict(feature) for feature in feature_table(config)]
+    parts = [config.model_dump(mode="json"), table, source_hash(kernels)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def compute_features(
+    panel: Panel, config: FeatureConfig, *, progress: Progress = no_progress
+) -> FeatureMatrix:
+    """Compute the features of every bar of a panel.
+
+    Parameters
+    ----------
+    panel : Panel
+        Bars of all instruments, and their funding if `config` asks for it.
+    config : FeatureConfig
+        Which features.
+    progress : Progress
+        Told the timestamps done, under the stage ``features``.
+
+    Raises
+    ------
+    ConfigError
+        If `config` names an instrument that the panel does not hold.
+    DataError
+        If funding is asked for and absent, or a bar or a rate is not sound.
+    """
+    instruments = panel.instruments()
+    layout = _Layout.of(instruments, config)
+    for bars in panel.bars:
+        _check_bars(bars)
+    ts_init = np.concatenate([bars.ts_init for bars in panel.bars])
+    recorded = np.empty((len(ts_init), 5))
+    for column, name in enumerate(Ohlcv._fields):
+        np.concatenate([getattr(bars, name) for bars in panel.bars], out=recorded[:, column])
+    funding_ts, funding_rate, funding_counts = _funding_columns(panel, config)
+    counts = np.array([len(bars) for bars in panel.bars], dtype=np.int64)
+    cursors = np.stack([*_spans(counts), *_spans(funding_counts)])
+    values = np.empty((len(ts_init), len(layout.names)))
+    valid = np.zeros(len(ts_init), dtype=np.bool_)
+    state, scratch = layout.arrays(), layout.scratch_arrays()
+    run = compiled_kernels().run
+    done, newly_done = 0, -1
+    while newly_done:
+        newly_done = run(
+            _TIMESTAMPS_PER_CALL,
+            panel.interval_ns,
+            (ts_init, recorded),
+            (funding_ts, funding_rate),
+            cursors,
+            state,
+            layout.settings,
+            layout.ratios,
+            scratch,
+            values,
+            valid,
+        )
+        done += newly_done
+        progress("features", done, len(ts_init))
+    codes = np.repeat(np.arange(len(instruments), dtype=np.int64), counts)
+    return FeatureMatrix(layout.names, instruments, ts_init, codes, values, valid)
+
+
+class FeatureStream:
+    """Features bar by bar: the rows of `compute_features` as they become known.
+
+    Parameters
+    ----------
+    instruments : sequence of str
+        Instrument ids in the profile's order.
+    interval_ns : int
+        Length of a bar in nanoseconds.
+    config : FeatureConfig
+        Which features.
+    compiled : bool
+        False runs the kernel as plain Python, which needs no numba (100 MB less memory) and
+        gives the same bits.
+    """
+
+    def __init__(
+        self,
+        instruments: Sequence[str],
+        interval_ns: int,
+        config: FeatureConfig,
+        *,
+        compiled: bool = True,
+    ) -> None:
+        self.instruments = tuple(instruments)
+        self.interval_ns = interval_ns
+        layout = _Layout.of(self.instruments, config)
+        self.names = layout.names
+        count = len(self.instruments)
+        state = layout.arrays()
+        present, bars, shared = layout.scratch_arrays()
+        arrays: tuple[Any, ...] = (
+            *state,
+            layout.settings,
+            layout.ratios,
+            shared,
+            np.empty((count, len(layout.names))),
+            np.arange(count),
+            np.zeros(count, dtype=np.bool_),
+        )
+        self._step: Any = kernels.step
+        self._present: Any = present
+        self._bars: Any = bars
+        if compiled:
+            self._step = compiled_kernels().step
+        else:
+            # Python reads and writes lists several times faster than arrays.
+            arrays = tuple(array.tolist() for array in arrays)
+            self._present, self._bars = present.tolist(), bars.tolist()
+        self._arguments = arrays
+        self._floats, self._ints = arrays[0], arrays[1]
+        self._rows, self._valid = arrays[5], arrays[7]
+        self._slot = kernels.NEVER
+        self._pending: list[tuple[int, int, float]] = []
+
+    def update_funding(self, instrument_id: str, rate: float, ts_init: int) -> None:
+        """Take in a settled funding rate.
+
+        It counts for bars at or after its `ts_init`. A rate that was known before one already
+        taken in changes nothing, so a feed may repeat itself.
+
+        Raises
+        ------
+        DataError
+            If the instrument is not one of the stream's or the rate is not a finite number.
+        """
+        if instrument_id not in self.instruments:
+            raise DataError(_not_one_of("funding", instrument_id, self.instruments))
+        if not math.isfinite(rate):
+            raise DataError(
+                f"funding rate of {instrument_id} at {format_time(ts_init)} must be finite, "
+                f"was {rate}"
+            )
+        self._pending.append((ts_init, self.instruments.index(instrument_id), rate))
+
+    def update(self, ts_init: int, bars: Mapping[str, Ohlcv]) -> dict[str, Float64Array]:
+        """Take in the bars that closed at `ts_init`; return a row for each that is warm.
+
+        Parameters
+        ----------
+        ts_init : int
+            Close of the bars, UTC nanoseconds; later than that of the last call.
+        bars : Mapping of str to Ohlcv
+            By instrument id, all that there are for this time. Those missing count as missing
+            for good.
+
+        Returns
+        -------
+        dict of str to (n_features,) float64
+            In the profile's order; instruments without a bar or still warming up are absent.
+
+        Raises
+        ------
+        DataError
+            If the time or a bar is not sound, or an instrument unknown. Nothing was taken in.
+        """
+        slot, off_grid = divmod(ts_init, self.interval_ns)
+        if off_grid or slot <= self._slot:
+            raise DataError(self._bad_time(ts_init))
+        present, table = self._present, self._bars
+        found = 0
+        for index, name in enumerate(self.instruments):
+            bar = bars.get(name)
+            if bar is None:
+                present[index] = 0
+                continue
+            _check_bar(name, ts_init, bar)
+            table[index] = bar
+            present[index] = 1
+            found += 1
+        if found != len(bars):
+            unknown = next(name for name in bars if name not in self.instruments)
+            raise DataError(_not_one_of("bar", unknown, self.instruments))
+        if self._pending:
+            self._settle(ts_init)
+        self._slot = slot
+        self._step(slot, self.interval_ns, present, table, *self._arguments)
+        rows, valid = self._rows, self._valid
+        return {
+            name: np.array(rows[index])
+            for index, name in enumerate(self.instruments)
+            if present[index] and valid[index]
+        }
+
+    def _settle(self, ts_init: int) -> None:
+        """Make the funding known by `ts_init` count; keep what is from later."""
+        self._pending.sort(key=lambda entry: entry[0])  # stable: of equal stamps the last counts
+        while self._pending and self._pending[0][0] <= ts_init:
+            known_at, index, rate = self._pending.pop(0)
+            if known_at >= self._ints[index][kernels.FUNDING_TS]:
+                self._ints[index][kernels.FUNDING_TS] = known_at
+                self._floats[index][kernels.FUNDING_RATE] = rate
+
+    def _bad_time(self, ts_init: int) -> str:
+        interval = interval_name(self.interval_ns)
+        if ts_init % self.interval_ns:
+            return (
+                f"ts_init must be a multiple of {interval} (the close of the bars), "
+                f"was {format_time(ts_init)}"
+            )
+        return (
+            f"ts_init must be later than the last one, {format_time(self._slot * self.interval_ns)}"
+            f", was {format_time(ts_init)}; bars that come late are lost to the features"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the kernel finds and puts things for one configuration."""
+
+    names: tuple[str, ...]
+    settings: Int64Array
+    ratios: Int64Array
+    count: int
+
+    @classmethod
+    def of(cls, instruments: Sequence[str], config: FeatureConfig) -> _Layout:
+        """Lay out the columns in the order of `feature_table`."""
+        for name in (config.lead, *(name for pair in config.ratios for name in pair)):
+            if name is not None and name not in instruments:
+                raise ConfigError(_not_one_of("feature", name, instruments))
+        names = tuple(feature.name for feature in feature_table(config))
+        settings = np.full(kernels.SETTINGS, kernels.NEVER, dtype=np.int64)
+        for place, first in (
+            (kernels.FUNDING_AT, FUNDING_FEATURES[0].name),
+            (kernels.LEAD_AT, LEAD_FEATURES[0].name),
+            (kernels.PEERS_AT, PEER_FEATURES[0].name),
+            (kernels.CODE_AT, CODE_FEATURE.name),
+        ):
+            if first in names:
+                settings[place] = names.index(first)
+        if config.lead is not None:
+            settings[kernels.LEAD] = instruments.index(config.lead)
+        settings[kernels.RATIO_COUNT] = len(config.ratios)
+        if config.ratios:
+            settings[kernels.RATIOS_AT] = names.index(ratio_feature(*config.ratios[0]).name)
+        codes = [instruments.index(name) for pair in config.ratios for name in pair]
+        return cls(names, settings, np.array(codes, dtype=np.int64), len(instruments))
+
+    def arrays(self) -> tuple[Float64Array, Int64Array]:
+        """Return the state of instruments about which nothing is known."""
+        floats = np.zeros((self.count, kernels.FLOATS))
+        return floats, np.full((self.count, kernels.INTS), kernels.NEVER, dtype=np.int64)
+
+    def scratch_arrays(self) -> tuple[Int64Array, Float64Array, Float64Array]:
+        """Return room for what the kernel needs within one step."""
+        shared = np.zeros(kernels.RATIO_VALUES + len(self.ratios) // 2)
+        return np.zeros(self.count, dtype=np.int64), np.zeros((self.count + 1, 5)), shared
+
+
+def _spans(counts: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Return first rows and ends of blocks that lie one after the other."""
+    ends = np.cumsum(counts, dtype=np.int64)
+    return ends - counts, ends
+
+
+def _funding_columns(
+    panel: Panel, config: FeatureConfig
+) -> tuple[Int64Array, Float64Array, Int64Array]:
+    """Return times, rates and counts of settlements, instrument after instrument."""
+    instruments = panel.instruments()
+    if not config.funding:
+        return np.empty(0, np.int64), np.empty(0), np.zeros(len(instruments), np.int64)
+    missing = [name for name in instruments if name not in panel.funding]
+    if missing:
+        raise DataError(
+            f"features.funding must have funding for every instrument, there is none for "
+            f"{', '.join(missing)}; load the panel with funding or set features.funding to false"
+        )
+    series = [panel.funding[name] for name in instruments]
+    for one in series:
+        bad = np.flatnonzero(~np.isfinite(one.value))
+        if len(bad):
+            raise DataError(
+                f"funding rate of {one.name} at {format_time(int(one.ts_init[bad[0]]))} must be "
+                f"finite, was {one.value[bad[0]]}"
+            )
+    counts = np.array([len(one) for one in series], dtype=np.int64)
+    times = np.concatenate([one.ts_init for one in series]).astype(np.int64)
+    return times, np.concatenate([one.value for one in series]).astype(np.float64), counts
+
+
+def _check_bars(bars: BarArrays) -> None:
+    """Refuse bars whose logarithms do not exist or whose extremes contradict them."""
+    sound = (
+        (bars.low > 0.0)
+        & (bars.low <= np.minimum(bars.open, bars.close))
+        & (bars.high >= np.maximum(bars.open, bars.close))
+        & np.isfinite(bars.high)
+        & (bars.volume >= 0.0)
+        & np.isfinite(bars.volume)
+    )
+    if not np.all(sound):
+        row = int(np.flatnonzero(~sound)[0])
+        bar = Ohlcv(*(float(getattr(bars, name)[row]) for name in Ohlcv._fields))
+        raise DataError(_unsound(bars.instrument_id, int(bars.ts_init[row]), bar))
+
+
+def _check_bar(name: str, ts_init: int, bar: Ohlcv) -> None:
+    """Refuse what `_check_bars` refuses."""
+    first, high, low, last, volume = bar
+    if not (0.0 < low <= first <= high < math.inf and low <= last <= high):
+        raise DataError(_unsound(name, ts_init, bar))
+    if not 0.0 <= volume < math.inf:
+        raise DataError(_unsound(name, ts_init, bar))
+
+
+def _unsound(name: str, ts_init: int, bar: Ohlcv) -> str:
+    return (
+        f"bar of {name} at {format_time(ts_init)} must have finite numbers with "
+        f"0 < low <= open, close <= high and volume >= 0, was {Ohlcv(*bar)}; "
+        "see `levibot data check`"
+    )
+
+
+def _not_one_of(what: str, name: str, instruments: Sequence[str]) -> str:
+    return f"{what} must be of one of {', '.join(instruments)}, was of {name}"

@@ -31,13 +31,16 @@ import math
 NAN = math.nan
 TAU = math.tau
 
-MAX_CARRIED = 96
-EMA_ANCHOR = 64
-WARMUP_SLOTS = 896  # EMA 200: 800 + one anchor + the slope's 16, rounded up to whole anchors
+MAX_CARRIED = 64
+EMA_ANCHOR = 128
+WARMUP_SLOTS = 960  # EMA 200 and its slope: 800 + one anchor + 15, and some room
 CROSS_SLOTS = 128  # what other instruments' features reach back: 96 + 1, with room
 FUNDING_EXPIRES_NS = 16 * 3_600_000_000_000
 FUNDING_UNIT_NS = 8 * 3_600_000_000_000
 RATIO_WINDOW = 48
+PER_ROOT_20, PER_ROOT_50 = 1.0 / math.sqrt(20.0), 1.0 / math.sqrt(50.0)
+PER_ROOT_96, PER_ROOT_200 = 1.0 / math.sqrt(96.0), 1.0 / math.sqrt(200.0)
+GAIN_20, GAIN_50, GAIN_200 = 2.0 / 21.0, 2.0 / 51.0, 2.0 / 201.0
 RING = 1024
 RING_MASK = RING - 1
 SLOPE_RING_MASK = 15
@@ -52,7 +55,8 @@ EMA_20, EMA_50, EMA_200 = range(RING + 5, RING + 8)
 SQUARES_20_NOW, SQUARES_96_NOW, VOLUME_NOW, VOLUME_SQUARES_NOW = range(RING + 8, RING + 12)
 SIGNED_NOW, VOLUME_20_NOW, GAINS_NOW, LOSSES_NOW = range(RING + 12, RING + 16)
 TRUE_RANGE, FUNDING_RATE = RING + 16, RING + 17
-EMA_20_RING = RING + 18
+KNOWN, VOLATILITY, SCALED_1, SCALED_4, SCALED_16 = range(RING + 18, RING + 23)
+EMA_20_RING = RING + 23
 EMA_200_RING = EMA_20_RING + 16
 SQUARES_20 = EMA_200_RING + 16
 SQUARES_96 = SQUARES_20 + _SIZE_20
@@ -108,20 +112,13 @@ def slide(f, at, size, position, value):
     return total + f[at + position + 1]
 
 
-def restart_emas(f, slot):
-    """Start the EMAs again from the closes of four spans (a deviation from an endless EMA)."""
-    ema = f[LOG_CLOSE + ((slot - 79) & RING_MASK)]
-    for back in range(78, -1, -1):
-        ema += (2.0 / 21.0) * (f[LOG_CLOSE + ((slot - back) & RING_MASK)] - ema)
-    f[EMA_20] = ema
-    ema = f[LOG_CLOSE + ((slot - 199) & RING_MASK)]
-    for back in range(198, -1, -1):
-        ema += (2.0 / 51.0) * (f[LOG_CLOSE + ((slot - back) & RING_MASK)] - ema)
-    f[EMA_50] = ema
-    ema = f[LOG_CLOSE + ((slot - 799) & RING_MASK)]
-    for back in range(798, -1, -1):
-        ema += (2.0 / 201.0) * (f[LOG_CLOSE + ((slot - back) & RING_MASK)] - ema)
-    f[EMA_200] = ema
+def restart_ema(f, slot, length, gain):
+    """Return an EMA that starts `length` slots ago from the close of that time."""
+    keep = 1.0 - gain
+    ema = f[LOG_CLOSE + ((slot - length + 1) & RING_MASK)]
+    for back in range(length - 2, -1, -1):
+        ema = keep * ema + gain * f[LOG_CLOSE + ((slot - back) & RING_MASK)]
+    return ema
 
 
 def push(f, k, slot, bar):
@@ -149,11 +146,13 @@ def push(f, k, slot, bar):
     f[GAINS_NOW] = slide(f, GAINS_14, 14, position_14, change if change > 0.0 else 0.0)
     f[LOSSES_NOW] = slide(f, LOSSES_14, 14, position_14, -change if change < 0.0 else 0.0)
     if slot % EMA_ANCHOR == 0:
-        restart_emas(f, slot)
+        f[EMA_20] = restart_ema(f, slot, 80, GAIN_20)
+        f[EMA_50] = restart_ema(f, slot, 200, GAIN_50)
+        f[EMA_200] = restart_ema(f, slot, 800, GAIN_200)
     else:
-        f[EMA_20] += (2.0 / 21.0) * (log_close - f[EMA_20])
-        f[EMA_50] += (2.0 / 51.0) * (log_close - f[EMA_50])
-        f[EMA_200] += (2.0 / 201.0) * (log_close - f[EMA_200])
+        f[EMA_20] += GAIN_20 * (log_close - f[EMA_20])
+        f[EMA_50] += GAIN_50 * (log_close - f[EMA_50])
+        f[EMA_200] += GAIN_200 * (log_close - f[EMA_200])
     f[EMA_20_RING + (slot & SLOPE_RING_MASK)] = f[EMA_20]
     f[EMA_200_RING + (slot & SLOPE_RING_MASK)] = f[EMA_200]
     k[CURSOR] = slot
@@ -163,6 +162,7 @@ def advance(f, k, slot, present, bar, carried):
     """Bring one instrument to a slot, with its bar or, if it has none, with its last close."""
     last = k[LAST_BAR]
     expired = last == NEVER or slot - last > MAX_CARRIED
+    f[KNOWN] = 0.0
     if expired and present == 0:
         return
     if expired:
@@ -175,12 +175,18 @@ def advance(f, k, slot, present, bar, carried):
     if present:
         push(f, k, slot, bar)
         k[LAST_BAR] = slot
+    if slot - k[RUN_START] >= CROSS_SLOTS:
+        summarise(f, slot)
 
 
-def known_to_others(k, slot):
-    """Say whether an instrument has enough unbroken history for the features of others."""
-    last = k[LAST_BAR]
-    return last != NEVER and slot - last <= MAX_CARRIED and slot - k[RUN_START] >= CROSS_SLOTS
+def summarise(f, slot):
+    """Work out what an instrument's own row and the rows of others both need."""
+    f[KNOWN] = 1.0
+    f[VOLATILITY] = volatility = math.sqrt(f[SQUARES_96_NOW] / 96.0)
+    if volatility > 0.0:
+        f[SCALED_1] = log_return(f, slot, 0, 1) / volatility
+        f[SCALED_4] = log_return(f, slot, 0, 4) / (2.0 * volatility)
+        f[SCALED_16] = log_return(f, slot, 0, 16) / (4.0 * volatility)
 
 
 def log_return(f, slot, back, bars):
@@ -212,39 +218,38 @@ def share(slot, interval_ns, floats, ints, settings, ratios, shared):
     week = TAU * ((seconds + 3 * 86_400) % 604_800) / 604_800.0  # 1970-01-01 was a Thursday
     shared[DAY_SINE], shared[DAY_COSINE] = math.sin(day), math.cos(day)
     shared[WEEK_SINE], shared[WEEK_COSINE] = math.sin(week), math.cos(week)
-    if settings[PEERS_AT] != NEVER:
-        shared[PEERS_1] = shared[PEERS_4] = shared[PEERS_COUNT] = 0.0
-        for index in range(len(floats)):
-            f = floats[index]
-            if known_to_others(ints[index], slot) and f[SQUARES_96_NOW] > 0.0:
-                volatility = math.sqrt(f[SQUARES_96_NOW] / 96.0)
-                shared[PEERS_1] += log_return(f, slot, 0, 1) / volatility
-                shared[PEERS_4] += log_return(f, slot, 0, 4) / (2.0 * volatility)
-                shared[PEERS_COUNT] += 1.0
+    shared[PEERS_1] = shared[PEERS_4] = shared[PEERS_COUNT] = 0.0
+    for index in range(len(floats)):
+        if floats[index][KNOWN] > 0.0 and floats[index][VOLATILITY] > 0.0:
+            shared[PEERS_1] += floats[index][SCALED_1]
+            shared[PEERS_4] += floats[index][SCALED_4]
+            shared[PEERS_COUNT] += 1.0
     for index in range(settings[RATIO_COUNT]):
         a, b = ratios[2 * index], ratios[2 * index + 1]
         value = NAN
-        if known_to_others(ints[a], slot) and known_to_others(ints[b], slot):
+        if floats[a][KNOWN] > 0.0 and floats[b][KNOWN] > 0.0:
             value = ratio_zscore(floats[a], floats[b], slot)
         shared[RATIO_VALUES + index] = value
 
 
-def write_trend(row, f, slot, volatility):
+def write_trend(row, f, slot):
     """Write the columns made of closes alone."""
+    volatility = f[VOLATILITY]
+    scale = 1.0 / volatility
     log_close = f[LOG_CLOSE + (slot & RING_MASK)]
-    row[RETURN_1] = log_return(f, slot, 0, 1) / volatility
-    row[RETURN_1_LAG_1] = log_return(f, slot, 1, 1) / volatility
-    row[RETURN_1_LAG_2] = log_return(f, slot, 2, 1) / volatility
-    row[RETURN_1_LAG_3] = log_return(f, slot, 3, 1) / volatility
-    row[RETURN_4] = log_return(f, slot, 0, 4) / (2.0 * volatility)
-    row[RETURN_16] = log_return(f, slot, 0, 16) / (4.0 * volatility)
-    row[RETURN_96] = log_return(f, slot, 0, 96) / (math.sqrt(96.0) * volatility)
-    row[EMA_DISTANCE_20] = (log_close - f[EMA_20]) / (math.sqrt(20.0) * volatility)
-    row[EMA_DISTANCE_50] = (log_close - f[EMA_50]) / (math.sqrt(50.0) * volatility)
-    row[EMA_DISTANCE_200] = (log_close - f[EMA_200]) / (math.sqrt(200.0) * volatility)
+    row[RETURN_1] = f[SCALED_1]
+    row[RETURN_1_LAG_1] = log_return(f, slot, 1, 1) * scale
+    row[RETURN_1_LAG_2] = log_return(f, slot, 2, 1) * scale
+    row[RETURN_1_LAG_3] = log_return(f, slot, 3, 1) * scale
+    row[RETURN_4] = f[SCALED_4]
+    row[RETURN_16] = f[SCALED_16]
+    row[RETURN_96] = log_return(f, slot, 0, 96) * (scale * PER_ROOT_96)
+    row[EMA_DISTANCE_20] = (log_close - f[EMA_20]) * (scale * PER_ROOT_20)
+    row[EMA_DISTANCE_50] = (log_close - f[EMA_50]) * (scale * PER_ROOT_50)
+    row[EMA_DISTANCE_200] = (log_close - f[EMA_200]) * (scale * PER_ROOT_200)
     oldest = (slot + 1) & SLOPE_RING_MASK
-    row[EMA_SLOPE_20] = (f[EMA_20] - f[EMA_20_RING + oldest]) / (4.0 * volatility)
-    row[EMA_SLOPE_200] = (f[EMA_200] - f[EMA_200_RING + oldest]) / (4.0 * volatility)
+    row[EMA_SLOPE_20] = (f[EMA_20] - f[EMA_20_RING + oldest]) * (scale * 0.25)
+    row[EMA_SLOPE_200] = (f[EMA_200] - f[EMA_200_RING + oldest]) * (scale * 0.25)
     total = 0.0
     squares = 0.0
     for back in range(1, 20):
@@ -256,12 +261,13 @@ def write_trend(row, f, slot, volatility):
     row[ZSCORE_20] = -mean / math.sqrt(variance) if variance > 0.0 else NAN
 
 
-def write_candle(row, f, volatility):
+def write_candle(row, f):
     """Write the columns made of the last candle, of volatility and of volume."""
-    row[TRUE_RANGE_1] = f[TRUE_RANGE] / volatility
+    scale = 1.0 / f[VOLATILITY]
+    row[TRUE_RANGE_1] = f[TRUE_RANGE] * scale
     volatility_20 = math.sqrt(f[SQUARES_20_NOW] / 20.0)
     row[VOLATILITY_20] = volatility_20
-    row[VOLATILITY_RATIO] = volatility_20 / volatility
+    row[VOLATILITY_RATIO] = volatility_20 * scale
     mean = f[VOLUME_NOW] / 96.0
     variance = f[VOLUME_SQUARES_NOW] / 96.0 - mean * mean
     row[VOLUME_ZSCORE] = (f[VOLUME] - mean) / math.sqrt(variance) if variance > 0.0 else NAN
@@ -271,66 +277,55 @@ def write_candle(row, f, volatility):
     row[RSI_14] = f[GAINS_NOW] / moved if moved > 0.0 else NAN
     high, low, close = f[HIGH], f[LOW], f[CLOSE]
     row[CLOSE_LOCATION] = (close - low) / (high - low) if high > low else NAN
-    top, bottom = max(f[OPEN], close), min(f[OPEN], close)
-    row[BODY] = math.log(close / f[OPEN]) / volatility
-    row[UPPER_WICK] = math.log(high / top) / volatility
-    row[LOWER_WICK] = math.log(bottom / low) / volatility
+    row[BODY] = math.log(close / f[OPEN]) * scale
+    row[UPPER_WICK] = math.log(high / max(f[OPEN], close)) * scale
+    row[LOWER_WICK] = math.log(min(f[OPEN], close) / low) * scale
 
 
-def write_others(row, index, slot, floats, ints, settings, shared):
+def write_others(row, f, floats, settings, shared):
     """Write the columns made of other instruments."""
-    f = floats[index]
-    own_1 = row[RETURN_1]
     lead = settings[LEAD]
     if lead != NEVER:
         at = settings[LEAD_AT]
         row[at] = row[at + 1] = row[at + 2] = row[at + 3] = row[at + 4] = NAN
-        leader = floats[lead]
-        if known_to_others(ints[lead], slot) and leader[SQUARES_96_NOW] > 0.0:
-            volatility = math.sqrt(leader[SQUARES_96_NOW] / 96.0)
-            row[at] = log_return(leader, slot, 0, 1) / volatility
-            row[at + 1] = log_return(leader, slot, 0, 4) / (2.0 * volatility)
-            row[at + 2] = log_return(leader, slot, 0, 16) / (4.0 * volatility)
-            row[at + 3] = own_1 - row[at]
+        if floats[lead][KNOWN] > 0.0 and floats[lead][VOLATILITY] > 0.0:
+            row[at] = floats[lead][SCALED_1]
+            row[at + 1] = floats[lead][SCALED_4]
+            row[at + 2] = floats[lead][SCALED_16]
+            row[at + 3] = row[RETURN_1] - row[at]
             row[at + 4] = row[RETURN_16] - row[at + 2]
     at = settings[PEERS_AT]
     if at != NEVER:
         row[at] = row[at + 1] = NAN
-        # A warm instrument is known to others, so it is one of those counted.
-        others = shared[PEERS_COUNT] - (1.0 if f[SQUARES_96_NOW] > 0.0 else 0.0)
+        # A warm instrument that moved is one of those counted: the others are what remains.
+        moved = f[VOLATILITY] > 0.0
+        others = shared[PEERS_COUNT] - (1.0 if moved else 0.0)
         if others > 0.0:
-            own_4 = row[RETURN_4]
-            counted = f[SQUARES_96_NOW] > 0.0
-            row[at] = (shared[PEERS_1] - (own_1 if counted else 0.0)) / others
-            row[at + 1] = (shared[PEERS_4] - (own_4 if counted else 0.0)) / others
+            row[at] = (shared[PEERS_1] - (f[SCALED_1] if moved else 0.0)) / others
+            row[at + 1] = (shared[PEERS_4] - (f[SCALED_4] if moved else 0.0)) / others
     at = settings[RATIOS_AT]
     for pair in range(settings[RATIO_COUNT]):
         row[at + pair] = shared[RATIO_VALUES + pair]
 
 
-def write_row(row, index, slot, interval_ns, floats, ints, settings, shared):
-    """Write all columns of one instrument."""
-    f, k = floats[index], ints[index]
-    squares = f[SQUARES_96_NOW]
-    if squares > 0.0:
-        volatility = math.sqrt(squares / 96.0)
-        write_trend(row, f, slot, volatility)
-        write_candle(row, f, volatility)
+def write_row(row, f, shared, slot):
+    """Write the columns that every run has."""
+    if f[VOLATILITY] > 0.0:
+        write_trend(row, f, slot)
+        write_candle(row, f)
     else:
         for column in range(TIME_AT):
             row[column] = NAN
     for column in range(4):
         row[TIME_AT + column] = shared[DAY_SINE + column]
-    at = settings[FUNDING_AT]
-    if at != NEVER:
-        row[at] = row[at + 1] = NAN
-        age = slot * interval_ns - k[FUNDING_TS]
-        if k[FUNDING_TS] != NEVER and age < FUNDING_EXPIRES_NS:
-            row[at] = 10_000.0 * f[FUNDING_RATE]
-            row[at + 1] = age / FUNDING_UNIT_NS
-    write_others(row, index, slot, floats, ints, settings, shared)
-    if settings[CODE_AT] != NEVER:
-        row[settings[CODE_AT]] = float(index)
+
+
+def write_funding(row, at, age, rate):
+    """Write the funding columns from the age of the last known rate in nanoseconds."""
+    row[at] = row[at + 1] = NAN
+    if age < FUNDING_EXPIRES_NS:
+        row[at] = 10_000.0 * rate
+        row[at + 1] = age / FUNDING_UNIT_NS
 
 
 def step(slot, interval_ns, present, bars, floats, ints, settings, ratios, shared, rows, at, valid):
@@ -368,7 +363,14 @@ def step(slot, interval_ns, present, bars, floats, ints, settings, ratios, share
             row = rows[at[index]]
             if slot - ints[index][RUN_START] >= WARMUP_SLOTS:
                 valid[at[index]] = True
-                write_row(row, index, slot, interval_ns, floats, ints, settings, shared)
+                write_row(row, floats[index], shared, slot)
+                if settings[FUNDING_AT] != NEVER:
+                    # No rate yet: the stamp NEVER is older than any rate may be.
+                    age = slot * interval_ns - ints[index][FUNDING_TS]
+                    write_funding(row, settings[FUNDING_AT], age, floats[index][FUNDING_RATE])
+                write_others(row, floats[index], floats, settings, shared)
+                if settings[CODE_AT] != NEVER:
+                    row[settings[CODE_AT]] = float(index)
             else:
                 valid[at[index]] = False
                 for column in range(len(row)):
@@ -447,17 +449,18 @@ def run(limit, interval_ns, feed, funding, cursors, state, settings, ratios, scr
 
 HELPERS = (
     slide,
-    restart_emas,
-    push,
-    advance,
-    known_to_others,
+    restart_ema,
     log_return,
+    push,
+    summarise,
+    advance,
     ratio_zscore,
     share,
     write_trend,
     write_candle,
-    write_others,
     write_row,
+    write_funding,
+    write_others,
     step,
 )
 """What the entry points call."""

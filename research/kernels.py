@@ -1,6 +1,6 @@
 """The step of all features over explicit state: plain Python that numba can compile.
 
-This module imports nothing but `math`. A live process runs it as it stands; the batch driver and
+This module needs neither numba nor numpy. A live process runs it as it stands; the batch driver and
 compiled streams run the same functions compiled (`research.kernel_cache`), without fastmath, so
 that every value has the same bits in each.
 
@@ -27,6 +27,12 @@ when not. Python indexes lists three times as fast as arrays.
 from __future__ import annotations
 
 import math
+from typing import Any
+
+type Row = Any
+"""One dimension: a list, or a row of an array."""
+type Table = Any
+"""Two dimensions: a list of lists, or an array."""
 
 NAN = math.nan
 TAU = math.tau
@@ -92,7 +98,7 @@ TIME_AT = 23
 BASE_COLUMNS = TIME_AT + 4
 
 
-def slide(f, at, size, position, value):
+def slide(f: Row, at: int, size: int, position: int, value: float) -> float:
     """Add a value to a window's sum, drop the oldest, and return the sum.
 
     `position` is the slot modulo `size`. At the start of a block the values of the last one
@@ -112,7 +118,7 @@ def slide(f, at, size, position, value):
     return total + f[at + position + 1]
 
 
-def restart_ema(f, slot, length, gain):
+def restart_ema(f: Row, slot: int, length: int, gain: float) -> float:
     """Return an EMA that starts `length` slots ago from the close of that time."""
     keep = 1.0 - gain
     ema = f[LOG_CLOSE + ((slot - length + 1) & RING_MASK)]
@@ -121,7 +127,7 @@ def restart_ema(f, slot, length, gain):
     return ema
 
 
-def push(f, k, slot, bar):
+def push(f: Row, k: Row, slot: int, bar: Row) -> None:
     """Take one bar (open, high, low, close, volume) of one slot into an instrument's state."""
     close, volume = bar[3], bar[4]
     log_close = math.log(close)
@@ -158,7 +164,7 @@ def push(f, k, slot, bar):
     k[CURSOR] = slot
 
 
-def advance(f, k, slot, present, bar, carried):
+def advance(f: Row, k: Row, slot: int, present: int, bar: Row, carried: Row) -> None:
     """Bring one instrument to a slot, with its bar or, if it has none, with its last close."""
     last = k[LAST_BAR]
     expired = last == NEVER or slot - last > MAX_CARRIED
@@ -179,7 +185,7 @@ def advance(f, k, slot, present, bar, carried):
         summarise(f, slot)
 
 
-def summarise(f, slot):
+def summarise(f: Row, slot: int) -> None:
     """Work out what an instrument's own row and the rows of others both need."""
     f[KNOWN] = 1.0
     f[VOLATILITY] = volatility = math.sqrt(f[SQUARES_96_NOW] / 96.0)
@@ -189,13 +195,13 @@ def summarise(f, slot):
         f[SCALED_16] = log_return(f, slot, 0, 16) / (4.0 * volatility)
 
 
-def log_return(f, slot, back, bars):
+def log_return(f: Row, slot: int, back: int, bars: int) -> float:
     """Return the log return over `bars` slots that ended `back` slots before `slot`."""
     end = f[LOG_CLOSE + ((slot - back) & RING_MASK)]
     return end - f[LOG_CLOSE + ((slot - back - bars) & RING_MASK)]
 
 
-def ratio_zscore(fa, fb, slot):
+def ratio_zscore(fa: Row, fb: Row, slot: int) -> float:
     """Return the z-score of the log price ratio of two instruments over `RATIO_WINDOW` slots."""
     now = fa[LOG_CLOSE + (slot & RING_MASK)] - fb[LOG_CLOSE + (slot & RING_MASK)]
     total = 0.0
@@ -211,7 +217,9 @@ def ratio_zscore(fa, fb, slot):
     return -mean / math.sqrt(variance) if variance > 0.0 else NAN
 
 
-def share(slot, interval_ns, floats, ints, settings, ratios, shared):
+def share(
+    slot: int, interval_ns: int, floats: Table, ints: Table, settings: Row, ratios: Row, shared: Row
+) -> None:
     """Compute what all instruments have in common at a timestamp."""
     seconds = slot * interval_ns // 1_000_000_000
     day = TAU * (seconds % 86_400) / 86_400.0
@@ -232,7 +240,7 @@ def share(slot, interval_ns, floats, ints, settings, ratios, shared):
         shared[RATIO_VALUES + index] = value
 
 
-def write_trend(row, f, slot):
+def write_trend(row: Row, f: Row, slot: int) -> None:
     """Write the columns made of closes alone."""
     volatility = f[VOLATILITY]
     scale = 1.0 / volatility
@@ -261,7 +269,7 @@ def write_trend(row, f, slot):
     row[ZSCORE_20] = -mean / math.sqrt(variance) if variance > 0.0 else NAN
 
 
-def write_candle(row, f):
+def write_candle(row: Row, f: Row) -> None:
     """Write the columns made of the last candle, of volatility and of volume."""
     scale = 1.0 / f[VOLATILITY]
     row[TRUE_RANGE_1] = f[TRUE_RANGE] * scale
@@ -282,7 +290,7 @@ def write_candle(row, f):
     row[LOWER_WICK] = math.log(min(f[OPEN], close) / low) * scale
 
 
-def write_others(row, f, floats, settings, shared):
+def write_others(row: Row, f: Row, floats: Table, settings: Row, shared: Row) -> None:
     """Write the columns made of other instruments."""
     lead = settings[LEAD]
     if lead != NEVER:
@@ -308,7 +316,7 @@ def write_others(row, f, floats, settings, shared):
         row[at + pair] = shared[RATIO_VALUES + pair]
 
 
-def write_row(row, f, shared, slot):
+def write_row(row: Row, f: Row, shared: Row, slot: int) -> None:
     """Write the columns that every run has."""
     if f[VOLATILITY] > 0.0:
         write_trend(row, f, slot)
@@ -320,7 +328,7 @@ def write_row(row, f, shared, slot):
         row[TIME_AT + column] = shared[DAY_SINE + column]
 
 
-def write_funding(row, at, age, rate):
+def write_funding(row: Row, at: int, age: int, rate: float) -> None:
     """Write the funding columns from the age of the last known rate in nanoseconds."""
     row[at] = row[at + 1] = NAN
     if age < FUNDING_EXPIRES_NS:
@@ -328,7 +336,20 @@ def write_funding(row, at, age, rate):
         row[at + 1] = age / FUNDING_UNIT_NS
 
 
-def step(slot, interval_ns, present, bars, floats, ints, settings, ratios, shared, rows, at, valid):
+def step(
+    slot: int,
+    interval_ns: int,
+    present: Row,
+    bars: Table,
+    floats: Table,
+    ints: Table,
+    settings: Row,
+    ratios: Row,
+    shared: Row,
+    rows: Table,
+    at: Row,
+    valid: Row,
+) -> None:
     """Take all bars of one slot in and write a row for each instrument that has one.
 
     Parameters
@@ -377,7 +398,19 @@ def step(slot, interval_ns, present, bars, floats, ints, settings, ratios, share
                     row[column] = NAN
 
 
-def run(limit, interval_ns, feed, funding, cursors, state, settings, ratios, scratch, rows, valid):
+def run(
+    limit: int,
+    interval_ns: int,
+    feed: Any,
+    funding: Any,
+    cursors: Table,
+    state: Any,
+    settings: Row,
+    ratios: Row,
+    scratch: Any,
+    rows: Table,
+    valid: Row,
+) -> int:
     """Loop `step` over up to `limit` timestamps of recorded bars; return how many rows are done.
 
     Parameters

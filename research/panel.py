@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from catalog.arrays import BarArrays, Int64Array, SeriesArrays
+from catalog.arrays import BarArrays, SeriesArrays
 from catalog.errors import DataError
+from catalog.instruments import bar_type, parse_bar_type
 from catalog.timestamps import NS_PER_HOUR, format_time, interval_name, interval_ns
 
 FUNDING_INTERVAL_NS = 8 * NS_PER_HOUR
@@ -101,3 +102,207 @@ def _check_grid(bars: BarArrays, interval: int) -> None:
             f"was {format_time(int(bars.ts_init[off[0]]))}; import the data again so that "
             "close times are normalised"
         )
+
+
+class SeriesLike(Protocol):
+    """What `load_panel` needs to know of a stored series; see `catalog.store.SeriesInfo`."""
+
+    @property
+    def series(self) -> str:
+        """Name of the series: a bar type, or an instrument id for funding."""
+
+    @property
+    def start(self) -> int:
+        """`ts_init` of the first record, UTC nanoseconds."""
+
+    @property
+    def end(self) -> int:
+        """`ts_init` of the last record, UTC nanoseconds."""
+
+
+class PanelSource(Protocol):
+    """What `load_panel` needs of a catalog; see `catalog.store.Catalog`."""
+
+    def series(self, kind: Any = None) -> Sequence[SeriesLike]:
+        """Return what is stored."""
+
+    def bars(
+        self, instrument_id: str, interval: str, start: int | None = None, end: int | None = None
+    ) -> BarArrays:
+        """Return bars of a span."""
+
+    def funding(
+        self, instrument_id: str, start: int | None = None, end: int | None = None
+    ) -> SeriesArrays:
+        """Return settled funding rates of a span."""
+
+    def data_hash(self, requests: Sequence[tuple[Any, str, int | None, int | None]]) -> str:
+        """Return the hash of stored content."""
+
+    def is_synthetic(self, instrument_ids: Sequence[str]) -> bool:
+        """Return whether any of it was made up."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """What is asked for: ``start < ts_init <= end``, and bars before `start` for warm-up."""
+
+    interval: str
+    start: int
+    end: int
+    warmup_bars: int
+
+    @property
+    def first_needed(self) -> int:
+        return self.start - self.warmup_bars * interval_ns(self.interval)
+
+
+def load_panel(
+    catalog: PanelSource,
+    instruments: Sequence[str],
+    interval: str,
+    start: int,
+    end: int,
+    *,
+    funding: bool,
+    warmup_bars: int = 0,
+) -> Panel:
+    """Load what a run looks at, or say why it cannot be had. Nothing is moved or filled in.
+
+    Parameters
+    ----------
+    catalog : PanelSource
+        Where the data is stored.
+    instruments : sequence of str
+        Instrument ids; their order decides their codes.
+    interval : str
+        Such as ``15m``.
+    start, end : int
+        Span ``start < ts_init <= end``, UTC nanoseconds.
+    funding : bool
+        Whether funding is needed, for the whole span.
+    warmup_bars : int
+        Bars to load in front of `start`, so that the first bar of the span has its features.
+
+    Raises
+    ------
+    ConfigError
+        If the interval is unknown.
+    DataError
+        If the span is empty, a symbol is not in the catalog, its bars begin after `start` (less
+        the warm-up) or end before `end`, or funding is missing for a part of the span.
+    """
+    if not instruments:
+        raise DataError("instruments must name at least one, were none")
+    span = _Span(interval, start, end, warmup_bars)
+    if end - start < interval_ns(interval):
+        raise DataError(
+            f"span must hold at least one bar of {interval}, was {format_time(start)} to "
+            f"{format_time(end)}"
+        )
+    stored = {info.series: info for info in catalog.series("bars")}
+    requests: list[tuple[Any, str, int | None, int | None]] = []
+    bars: list[BarArrays] = []
+    rates: dict[str, SeriesArrays] = {}
+    for name in instruments:
+        _check_bar_span(name, stored, span)
+        bars.append(catalog.bars(name, interval, span.first_needed, end))
+        requests.append(("bars", bar_type(name, interval), span.first_needed, end))
+        if funding:
+            # One interval more, so that the first bar knows the rate that was settled before it.
+            since = span.first_needed - FUNDING_INTERVAL_NS
+            rates[name] = _load_funding(catalog, name, since, end)
+            _check_funding_span(rates[name], span)
+            requests.append(("funding", name, since, end))
+    for one in bars:
+        if not len(one.between(start, end)):
+            raise DataError(
+                f"{one.instrument_id} must have bars of {interval} between {format_time(start)} "
+                f"and {format_time(end)}, has none: there is a gap in the data"
+            )
+    return Panel(
+        interval_ns=interval_ns(interval),
+        bars=tuple(bars),
+        funding=rates,
+        data_hash=catalog.data_hash(requests),
+        synthetic=catalog.is_synthetic(instruments),
+    )
+
+
+def _check_bar_span(name: str, stored: Mapping[str, SeriesLike], span: _Span) -> None:
+    """Refuse a symbol that is not stored or whose bars do not reach over the span."""
+    info = stored.get(bar_type(name, span.interval))
+    if info is None:
+        raise DataError(_not_stored(name, stored, span.interval))
+    length = interval_ns(span.interval)
+    first_close = (span.first_needed // length + 1) * length
+    if info.start > first_close:
+        earliest = info.start - length + span.warmup_bars * length
+        warm = f" plus {span.warmup_bars} bars of warm-up" if span.warmup_bars else ""
+        raise DataError(
+            f"start must be no earlier than the data of {name} ({format_time(info.start - length)}"
+            f"){warm}, was {format_time(span.start)}; start at {format_time(earliest)} or import "
+            "older bars"
+        )
+    last_close = span.end // length * length
+    if info.end < last_close:
+        raise DataError(
+            f"end must be no later than the data of {name} ({format_time(info.end)}), was "
+            f"{format_time(span.end)}; end there or import newer bars"
+        )
+
+
+def _not_stored(name: str, stored: Mapping[str, SeriesLike], interval: str) -> str:
+    """Say what there is instead of a symbol."""
+    held: dict[str, list[str]] = {}
+    for series in stored:
+        instrument_id, length = parse_bar_type(series)
+        held.setdefault(instrument_id, []).append(length)
+    if name in held:
+        return (
+            f"interval of {name} must be one that is in the catalog "
+            f"({', '.join(sorted(held[name]))}), was {interval}; import it with `levibot data "
+            "import` or `levibot data fetch`"
+        )
+    there = ", ".join(sorted(held)) or "nothing yet"
+    near = difflib.get_close_matches(name, held, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}? Else import it" if near else "import it"
+    return (
+        f"instrument must be in the catalog ({there}), was {name}; {hint} with `levibot data "
+        "import` or `levibot data fetch`"
+    )
+
+
+def _load_funding(catalog: PanelSource, name: str, start: int, end: int) -> SeriesArrays:
+    try:
+        return catalog.funding(name, start, end)
+    except DataError as error:
+        raise DataError(
+            f"funding of {name} must be in the catalog from {format_time(start)} to "
+            f"{format_time(end)}, was missing ({error}); {_FUNDING_ADVICE}"
+        ) from error
+
+
+def _check_funding_span(series: SeriesArrays, span: _Span) -> None:
+    """Refuse funding that leaves a part of the span without a rate: it is never taken as zero."""
+    known = series.ts_init
+    first, last = span.first_needed, span.end
+    edges = np.concatenate([[first - FUNDING_INTERVAL_NS], known, [last + FUNDING_INTERVAL_NS]])
+    holes = np.flatnonzero(np.diff(edges) > 2 * FUNDING_INTERVAL_NS)
+    if len(holes):
+        parts = ", ".join(
+            f"{format_time(max(first, int(edges[hole])))} to "
+            f"{format_time(min(last, int(edges[hole + 1])))}"
+            for hole in holes[:3]
+        )
+        more = f" and {len(holes) - 3} more" if len(holes) > 3 else ""
+        raise DataError(
+            f"funding of {series.name} must have a settlement every 8 hours, has none from "
+            f"{parts}{more}; {_FUNDING_ADVICE}"
+        )
+
+
+_FUNDING_ADVICE = (
+    "import it with `levibot data import` or `levibot data fetch`, choose a span that has it, or "
+    "set features.funding to false"
+)

@@ -27,6 +27,7 @@ from nautilus_trader.live import ClientCache
 from nautilus_trader.live.clients import DataClientFactory, MarketDataClient
 from nautilus_trader.model import (
     AccountId,
+    ClientId,
     CustomData,
     DataType,
     Venue,
@@ -49,15 +50,18 @@ _STAGE = "live replay"
 
 @customdataclass()
 class ReplayFence:
-    """A mark between the records of one timestamp and the next.
+    """A mark between records: everything before it was handled once it is answered.
 
     Parameters
     ----------
     number : int
         Counts from 1 without gaps.
+    closes : bool
+        Whether no further record of its time follows.
     """
 
     number: int = 0
+    closes: bool = False
 
 
 class ReplayConfig(Config):
@@ -141,8 +145,8 @@ class ReplaySession:
         The replay's time: `ts_init` of the records being replayed, UTC nanoseconds.
     failure : BaseException or None
         What ended the replay before its time.
-    finished : bool
-        Whether every record was replayed and answered.
+    started, finished : bool
+        Whether the first record was sent; whether every record was replayed and answered.
     """
 
     def __init__(
@@ -153,6 +157,7 @@ class ReplaySession:
         self.config = config
         self.now = feed.records[0].ts_init - 1
         self.failure: BaseException | None = None
+        self.started = False
         self.finished = False
         self.venue: ReplayVenue | None = None
         self.on_timestamp: Callable[[int], None] | None = None
@@ -192,6 +197,7 @@ class ReplaySession:
         RunFailedError
             If the node does not answer in time.
         """
+        self.started = True
         try:
             self._emit = emit
             await self._replay()
@@ -205,33 +211,33 @@ class ReplaySession:
                 self.on_end()
 
     async def _replay(self) -> None:
-        assert self._emit is not None and self.venue is not None
+        assert self._emit is not None
+        assert self.venue is not None
         total = len(self.feed.records)
         for index, record in enumerate(self.feed.records):
             if record.ts_init != self.now:
-                await self._flush()
+                if index > 0:
+                    await self._flush(closes=True)
                 self.now = record.ts_init
             if self.venue.acts_on(record):
                 # What was sent before must be seen before the events of this record: the node
                 # would handle those first.
-                await self._flush()
-                self.venue.on_record(record)
-            else:
-                self.venue.on_record(record)
+                await self._flush(closes=False)
+            self.venue.on_record(record)
             self._emit(record)
             self._sent_since_fence += 1
             if index % _PROGRESS_EVERY == 0:
                 self._progress(_STAGE, index, total)
-        await self._flush()
+        await self._flush(closes=True)
 
-    async def _flush(self) -> None:
+    async def _flush(self, *, closes: bool) -> None:
         """Wait until everything sent was handled and every order that followed has arrived."""
-        if self._sent_since_fence == 0:
+        if self._sent_since_fence == 0 and not closes:
             return
         assert self._emit is not None
         self._answered.clear()
         self._fence += 1
-        fence = ReplayFence(self.now, self.now, self._fence)
+        fence = ReplayFence(self.now, self.now, self._fence, closes)
         self._emit(CustomData(_FENCE_TYPE, fence))
         try:
             async with asyncio.timeout(self.config.timeout_secs):
@@ -266,8 +272,8 @@ class FenceStrategy(Strategy):
     """
 
     def __new__(cls, session: ReplaySession, account_id: str) -> Self:
-        """Create the native part, which takes a configuration only."""
-        return super().__new__(cls, StrategyConfig(order_id_tag="FENCE"))
+        """Create the native part, whose own constructor refuses our arguments."""
+        return super().__new__(cls)
 
     def __init__(self, session: ReplaySession, account_id: str) -> None:
         super().__init__(StrategyConfig(order_id_tag="FENCE"))
@@ -276,13 +282,14 @@ class FenceStrategy(Strategy):
 
     def on_start(self) -> None:
         """Subscribe, which is also the sign that the strategies added before are ready."""
-        self.subscribe_data(_FENCE_TYPE)
+        self.subscribe_data(_FENCE_TYPE, client_id=ClientId(self._session.feed.venue))
 
     def on_data(self, data: Any) -> None:
         """Close the timestamp, then send the answer."""
         payload = data.data if isinstance(data, CustomData) else data
         try:
-            self._session.close_timestamp()
+            if payload.closes:
+                self._session.close_timestamp()
         except BaseException as error:
             self._session.fail(error)
             raise
@@ -303,6 +310,18 @@ class ReplayDataClient(MarketDataClient):
     async def _connect(self) -> None:
         for instrument in self._session.feed.instruments:
             self._handle_instrument(instrument)
+        self.create_task(self._watch_start(), "replay start")
+
+    async def _watch_start(self) -> None:
+        """Fail a replay that nobody starts: the node would idle for ever."""
+        await asyncio.sleep(self._session.config.timeout_secs)
+        if not self._session.started:
+            self._session.fail(
+                RunFailedError(
+                    f"the live replay must start within {self._session.config.timeout_secs:g} s, "
+                    f"but no strategy subscribed to its fences: add FenceStrategy last"
+                )
+            )
 
     async def _disconnect(self) -> None:
         if not self._session.finished:

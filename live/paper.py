@@ -42,6 +42,7 @@ from nautilus_trader.model import (
 
 from live.paper_book import PaperBook, PaperCancel, PaperFill, PaperOrder
 from strategies.execution import ExecutionConfig, InstrumentTerms
+from strategies.market_data import price_number
 
 _CURRENCY = "USDT"
 _ORDER_TYPES = (OrderType.MARKET, OrderType.STOP_MARKET)
@@ -108,14 +109,13 @@ class PaperExecutionClient(ExecutionClient):
             held = self.book.ledger.quantity(str(record.instrument_id))
             return self._books_funding and held != 0.0
         if isinstance(record, QuoteTick):
-            price = float(record.bid_price)
-            name, high, low = str(record.instrument_id), price, price
-        elif isinstance(record, Bar):
+            price = price_number(record.bid_price)
+            return self.book.quote_would_act(str(record.instrument_id), price, record.ts_init)
+        if isinstance(record, Bar):
             name = str(record.bar_type.instrument_id)
-            high, low = float(record.high), float(record.low)
-        else:
-            return False
-        return self.book.would_act_on_price(name, record.ts_init, high, low)
+            high, low = price_number(record.high), price_number(record.low)
+            return self.book.bar_would_act(name, high, low, record.ts_init)
+        return False
 
     def on_record(self, record: Any) -> None:
         """Take a record of market data; fills and settlements are emitted at once."""
@@ -124,19 +124,19 @@ class PaperExecutionClient(ExecutionClient):
         elif isinstance(record, Bar):
             self.on_bar(record)
         elif isinstance(record, MarkPriceUpdate):
-            self.book.on_mark(str(record.instrument_id), float(record.value))
+            self.book.on_mark(str(record.instrument_id), price_number(record.value))
         elif isinstance(record, FundingRateUpdate):
             self.on_funding(record)
 
     def on_quote(self, quote: QuoteTick) -> None:
         """Fill what a quote fills (bid and ask are the open in replay)."""
-        price = float(quote.bid_price)
+        price = price_number(quote.bid_price)
         name = str(quote.instrument_id)
         self._publish(self.book.on_quote(name, price, quote.ts_init))
 
     def on_bar(self, bar: Bar) -> None:
         """Fill the stops that a complete bar reached."""
-        prices = (float(bar.open), float(bar.high), float(bar.low))
+        prices = (price_number(bar.open), price_number(bar.high), price_number(bar.low))
         name = str(bar.bar_type.instrument_id)
         self._publish(self.book.on_bar(name, prices, bar.ts_init))
 
@@ -211,8 +211,8 @@ class PaperExecutionClient(ExecutionClient):
             client_order_id=name,
             instrument_id=str(order.instrument_id),
             side=1 if order.side == OrderSide.BUY else -1,
-            quantity=float(order.quantity),
-            trigger=float(order.trigger_price) if is_stop else None,
+            quantity=price_number(order.quantity),
+            trigger=price_number(order.trigger_price) if is_stop else None,
             reduce_only=order.is_reduce_only,
         )
         self._orders[name] = order

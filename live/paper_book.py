@@ -118,16 +118,24 @@ class PaperBook:
         """Return the orders that are neither filled nor cancelled."""
         return list(self._known.values())
 
-    def would_act_on_price(
-        self, instrument_id: str, ts_event: int, high: float, low: float
-    ) -> bool:
-        """Return whether a price range at a time could fill or cancel anything."""
-        due = any(c.ts_arrival <= ts_event for c in self._travelling[instrument_id])
+    def quote_would_act(self, instrument_id: str, price: float, ts_event: int) -> bool:
+        """Return whether a quote would fill or cancel anything."""
+        due = any(one.ts_arrival <= ts_event for one in self._travelling[instrument_id])
         return (
-            due
-            or bool(self._markets[instrument_id])
-            or any(_reached(order, high, low) for order in self._stops[instrument_id])
+            due or bool(self._markets[instrument_id]) or self._reaches(instrument_id, price, price)
         )
+
+    def bar_would_act(self, instrument_id: str, high: float, low: float, ts_event: int) -> bool:
+        """Return whether a complete bar would fill or cancel anything."""
+        for action, order, arrival in self._travelling[instrument_id]:
+            if arrival > ts_event:
+                continue
+            if action == "cancel" or (order.trigger is not None and _reached(order, high, low)):
+                return True
+        return self._reaches(instrument_id, high, low)
+
+    def _reaches(self, instrument_id: str, high: float, low: float) -> bool:
+        return any(_reached(order, high, low) for order in self._stops[instrument_id])
 
     def on_quote(self, instrument_id: str, price: float, ts_event: int) -> list[PaperEvent]:
         """Take a quote: market orders fill at it, then the stops that it has passed."""

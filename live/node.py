@@ -1,0 +1,111 @@
+"""The wiring of a live node: nothing but assembly, so that a new engine release touches one file.
+
+One node may be alive in a process at a time. It is built, run and dropped within one call, which
+experiments have shown to be safe many times in a row.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from typing import Any
+
+from nautilus_trader.common import Environment, LoggerConfig, LogLevel
+from nautilus_trader.config import DataClientConfig, ExecutionClientConfig
+from nautilus_trader.live import (
+    LiveExecutionEngineConfig,
+    LiveNode,
+    LiveNodeBuilder,
+    LiveNodeConfig,
+    LiveRiskEngineConfig,
+)
+from nautilus_trader.model import TraderId
+
+from adapters.replay import FENCE_PARAMETER, FenceStrategy, ReplaySession, replay_data_factory
+from catalog.errors import RunFailedError
+from live.paper import PaperExecutionClient, PaperWiring, paper_factory
+
+TRADER_ID = "LEVIBOT-001"
+
+
+def run_node(
+    session: ReplaySession, wiring: PaperWiring, actors: Sequence[Any], strategies: Sequence[Any]
+) -> PaperExecutionClient:
+    """Replay a session through a live node with a paper exchange; return when it has ended.
+
+    Parameters
+    ----------
+    session : ReplaySession
+        What is replayed. It ends with `session.finished` or `session.failure`.
+    wiring : PaperWiring
+        Connections of the paper exchange.
+    actors, strategies : sequence
+        Nautilus components, started in this order.
+
+    Returns
+    -------
+    PaperExecutionClient
+        With the book as it stands at the end.
+
+    Raises
+    ------
+    RunFailedError
+        If the node could not be built.
+    """
+    clients: list[PaperExecutionClient] = []
+
+    def created(client: PaperExecutionClient) -> None:
+        clients.append(client)
+        session.venue = client
+
+    node = _build(session, paper_factory(wiring, created), wiring)
+    try:
+        for actor in actors:
+            node.add_actor(actor)
+        for strategy in strategies:
+            node.add_strategy(strategy)
+        # Added last, started last: its subscription starts the replay.
+        node.add_strategy(FenceStrategy(session, wiring.account_id))
+        handle = node.handle()
+        session.on_end = handle.stop
+        node.run()
+    finally:
+        session.on_end = None
+        node.dispose()
+        del node
+        # The engine refuses a second node while the first is referenced, and cycles keep it.
+        gc.collect()
+    return clients[0]
+
+
+def _build(session: ReplaySession, execution_factory: Any, wiring: PaperWiring) -> LiveNode:
+    try:
+        return (
+            LiveNodeBuilder.from_config("levibot", _node_config())
+            .add_data_client(wiring.venue, replay_data_factory(session), DataClientConfig())
+            .add_exec_client(wiring.venue, execution_factory, ExecutionClientConfig())
+            .build()
+        )
+    except RuntimeError as error:
+        raise RunFailedError(f"one live node may exist in a process at a time: {error}") from error
+
+
+def _node_config() -> LiveNodeConfig:
+    return LiveNodeConfig(
+        environment=Environment.SANDBOX,
+        trader_id=TraderId(TRADER_ID),
+        # Without it a dead task leaves one line in the log and a node that runs without data.
+        shutdown_on_error=True,
+        logging=LoggerConfig(stdout_level=LogLevel.ERROR),
+        delay_post_stop_secs=0.0,
+        timeout_shutdown_secs=1.0,
+        exec_engine=LiveExecutionEngineConfig(reconciliation=False, inflight_check_interval_ms=0),
+        # The limit counts wall-clock seconds, of which a replayed day takes a few hundredths.
+        risk_engine=LiveRiskEngineConfig(max_order_submit_rate="1000000/00:00:01"),
+    )
+
+
+def fence_answer(session: ReplaySession, parameters: dict[str, Any]) -> None:
+    """Hand the number of an answered fence to the session; other account queries carry none."""
+    if FENCE_PARAMETER in parameters:
+        session.fence_arrived(int(parameters[FENCE_PARAMETER]))

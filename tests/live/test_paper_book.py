@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from live.paper_book import PaperBook, PaperCancel, PaperFill, PaperOrder
+from strategies.execution import ExecutionConfig, InstrumentTerms, commission, slipped_price
+
+BTC, ETH = "BTCUSDT-PERP.BINANCE", "ETHUSDT-PERP.BINANCE"
+LATENCY = 200 * 10**6
+TICK = Decimal("0.1")
+EXECUTION = ExecutionConfig(
+    maker_fee_bps=2,
+    taker_fee_bps=5,
+    latency_ms=200,
+    slippage_bps=1,
+    funding="recorded",
+    starting_balance=10_000,
+    leverage=3,
+)
+
+
+def book() -> PaperBook:
+    terms = {
+        name: InstrumentTerms(name, TICK, Decimal("0.001"), Decimal("0.001"), Decimal(5))
+        for name in (BTC, ETH)
+    }
+    return PaperBook(terms, EXECUTION)
+
+
+def market(
+    name: str, side: int = 1, quantity: float = 1.0, *, reduce: bool = False, on: str = BTC
+) -> PaperOrder:
+    return PaperOrder(name, on, side, quantity, None, reduce)  # type: ignore[arg-type]
+
+
+def stop(name: str, side: int, trigger: float, *, reduce: bool = True) -> PaperOrder:
+    return PaperOrder(name, BTC, side, 1.0, trigger, reduce)  # type: ignore[arg-type]
+
+
+def only_fill(events: list[PaperFill | PaperCancel]) -> PaperFill:
+    assert len(events) == 1
+    assert isinstance(events[0], PaperFill)
+    return events[0]
+
+
+def long_book() -> PaperBook:
+    paper = book()
+    paper.submit(market("E"), 0)
+    only_fill(paper.on_quote(BTC, 100.0, LATENCY))
+    return paper
+
+
+def test_a_market_order_fills_at_the_next_open_with_slippage_and_fee() -> None:
+    paper = book()
+    paper.submit(market("E", quantity=2.0), 1_000)
+    # A gap: the bar that the decision was made on closed at 100, the next opens at 105.
+    assert paper.on_quote(BTC, 100.0, 1_000) == []
+    fill = only_fill(paper.on_quote(BTC, 105.0, 1_000 + LATENCY))
+    assert fill.reference == 105.0
+    assert fill.price == slipped_price(1, 105.0, 1.0, TICK) == 105.1
+    assert fill.commission == commission(2.0, 105.1, 5.0)
+    assert fill.ts_event == 1_000 + LATENCY
+    assert paper.ledger.quantity(BTC) == 2.0
+    assert paper.ledger.cash == pytest.approx(10_000 - fill.commission, abs=1e-8)
+    assert paper.open_orders() == []
+
+
+def test_a_market_order_waits_for_a_quote_of_its_own_instrument() -> None:
+    paper = book()
+    paper.submit(market("E", on=ETH), 0)
+    assert paper.on_quote(BTC, 100.0, 10 * LATENCY) == []
+    assert paper.on_bar(ETH, (50.0, 51.0, 49.0), 11 * LATENCY) == []
+    assert only_fill(paper.on_quote(ETH, 50.0, 12 * LATENCY)).reference == 50.0
+
+
+@pytest.mark.parametrize(
+    ("bar", "reference"),
+    [((100.0, 101.0, 94.0), 95.0), ((93.0, 96.0, 92.0), 93.0)],
+    ids=["inside the bar at the trigger", "gap at the open"],
+)
+def test_a_stop_fills_at_its_trigger_or_at_the_open_of_a_gap(
+    bar: tuple[float, float, float], reference: float
+) -> None:
+    paper = long_book()
+    paper.submit(stop("S", -1, 95.0), LATENCY)
+    fill = only_fill(paper.on_bar(BTC, bar, 10 * LATENCY))
+    assert fill.reference == reference
+    assert fill.price == slipped_price(-1, reference, 1.0, TICK)
+    assert fill.ts_event == 10 * LATENCY
+    assert paper.ledger.positions == {}
+
+
+def test_a_stop_works_within_the_bar_of_its_entry_but_not_before_it_arrives() -> None:
+    paper = long_book()
+    paper.submit(stop("S", -1, 95.0), LATENCY)
+    assert paper.on_quote(BTC, 90.0, 2 * LATENCY - 1) == []
+    assert only_fill(paper.on_bar(BTC, (100.0, 101.0, 94.0), 2 * LATENCY)).reference == 95.0
+
+
+def test_a_stop_that_the_range_misses_stays() -> None:
+    paper = long_book()
+    paper.submit(stop("S", -1, 95.0), LATENCY)
+    assert paper.on_bar(BTC, (100.0, 120.0, 95.1), 10 * LATENCY) == []
+    assert [order.client_order_id for order in paper.open_orders()] == ["S"]
+
+
+def test_a_market_exit_and_a_passed_stop_at_one_open_trade_once() -> None:
+    paper = long_book()
+    paper.submit(stop("S", -1, 95.0), LATENCY)
+    paper.submit(market("X", -1, reduce=True), 5 * LATENCY)
+    exit_, gone = paper.on_quote(BTC, 90.0, 6 * LATENCY)
+    assert isinstance(exit_, PaperFill)
+    assert exit_.order.client_order_id == "X"
+    assert isinstance(gone, PaperCancel)
+    assert not gone.requested
+    assert paper.ledger.positions == {}
+
+
+def test_a_cancel_takes_effect_one_latency_later() -> None:
+    paper = long_book()
+    paper.submit(stop("S", -1, 95.0), LATENCY)
+    assert paper.cancel("S", 5 * LATENCY)
+    paper_late = long_book()
+    paper_late.submit(stop("S", -1, 95.0), LATENCY)
+    assert paper_late.cancel("S", 5 * LATENCY)
+    assert only_fill(paper.on_quote(BTC, 94.0, 6 * LATENCY - 1)).order.client_order_id == "S"
+    (event,) = paper_late.on_quote(BTC, 94.0, 6 * LATENCY)
+    assert isinstance(event, PaperCancel)
+    assert event.requested
+    assert not paper.cancel("S", 7 * LATENCY)
+
+
+def test_a_reduce_only_order_never_turns_the_position() -> None:
+    paper = long_book()
+    paper.submit(market("X", -1, quantity=5.0, reduce=True), LATENCY)
+    assert only_fill(paper.on_quote(BTC, 100.0, 2 * LATENCY)).quantity == 1.0
+    assert paper.ledger.positions == {}
+
+
+def test_funding_is_paid_on_what_is_held_at_the_mark() -> None:
+    paper = long_book()
+    cash = paper.ledger.cash
+    paper.on_mark(BTC, 30_000.0)
+    row = paper.on_funding(BTC, 0.001, 9 * LATENCY)
+    assert row is not None
+    # NAUTILUS.md 8: one long BTC pays 30 USDT at a settlement of 0.1 % at 30,000.
+    assert row.payment == -30.0
+    assert paper.ledger.cash == cash - 30.0
+    assert paper.on_funding(ETH, 0.001, 9 * LATENCY) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["buy", "sell", "exit", "stop", "quote", "bar"]),
+            st.integers(80, 120),
+            st.integers(0, 10),
+        ),
+        max_size=40,
+    )
+)
+def test_every_order_ends_at_most_once_and_would_act_never_misses_an_event(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    paper = book()
+    ended: list[str] = []
+    for number, (what, price, spread) in enumerate(steps):
+        now = number * LATENCY
+        name = f"O{number}"
+        if what in ("buy", "sell"):
+            paper.submit(market(name, 1 if what == "buy" else -1), now)
+        elif what == "exit":
+            side = -1 if paper.ledger.quantity(BTC) > 0 else 1
+            paper.submit(market(name, side, quantity=9.0, reduce=True), now)
+        elif what == "stop":
+            side = -1 if paper.ledger.quantity(BTC) > 0 else 1
+            paper.submit(stop(name, side, float(price)), now)
+        else:
+            ended += _show(paper, what, (price, spread), now)
+    assert len(ended) == len(set(ended))
+    assert not set(ended) & {order.client_order_id for order in paper.open_orders()}
+
+
+def _show(paper: PaperBook, what: str, price: tuple[int, int], now: int) -> list[str]:
+    high, low = float(price[0] + price[1]), float(price[0] - price[1])
+    if what == "quote":
+        high = low = float(price[0])
+    before = abs(paper.ledger.quantity(BTC))
+    if what == "quote":
+        would = paper.quote_would_act(BTC, high, now)
+        events = paper.on_quote(BTC, high, now)
+    else:
+        would = paper.bar_would_act(BTC, high, low, now)
+        events = paper.on_bar(BTC, (float(price[0]), high, low), now)
+    assert would or not events
+    for event in events:
+        if isinstance(event, PaperFill) and event.order.reduce_only:
+            assert abs(paper.ledger.quantity(BTC)) <= max(before, 40.0)
+    return [event.order.client_order_id for event in events]

@@ -4,9 +4,11 @@ Isotonic regression (Zadrozny and Elkan, 2002) of out-of-fold labels on out-of-f
 is kept are the knots of the step function with its ramps, as JSON; evaluating it is linear
 interpolation between them, equal to scikit-learn's own prediction, without scikit-learn.
 
-No probability is ever 0 or 1: an outermost step resting on a handful of rows would claim
-certainty, and one miss would cost infinite log loss. The curve is therefore cut off at Laplace's
-rule of succession, ``(ups + 1) / (rows + 2)``, over the outermost `tail_frac` of the rows.
+Two deviations from the plain method, both at the ends, where a step that rests on a handful of
+rows would claim near certainty: the outermost `tail_frac` of the rows at either end share one
+score, so that an end step rests on at least that many rows; and no probability goes beyond what
+Laplace's rule of succession allows for that many rows of one kind, ``1 / (rows + 2)`` from 0 or
+1. One miss at a probability of 0 or 1 would cost infinite log loss.
 """
 
 from __future__ import annotations
@@ -37,12 +39,12 @@ class CalibrationConfig(Config):
         Contiguous blocks of the training span, each scored by a model fitted on the others, with
         purge and embargo. The out-of-fold scores are what the curve is fitted on.
     tail_frac : float
-        Fraction of the rows at either end whose Laplace estimate bounds the curve.
+        Fraction of the rows at either end that share one score.
     """
 
     method: Literal["isotonic"] = "isotonic"
     inner_folds: int = Field(default=2, ge=2, le=50)
-    tail_frac: float = Field(default=0.005, gt=0.0, le=0.5)
+    tail_frac: float = Field(default=0.005, gt=0.0, lt=0.5)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,9 +92,10 @@ class IsotonicCalibration:
         from sklearn.isotonic import IsotonicRegression
 
         _check_rows(score, label)
-        low, high = _bounds(score, label, tail_frac)
-        curve = IsotonicRegression(y_min=low, y_max=high, out_of_bounds="clip")
-        curve.fit(score, label, sample_weight=weight)
+        tail = max(1, int(len(score) * tail_frac))
+        bound = 1.0 / (tail + 2.0)
+        curve = IsotonicRegression(y_min=bound, y_max=1.0 - bound, out_of_bounds="clip")
+        curve.fit(join_tails(score, tail), label, sample_weight=weight)
         return cls(
             np.asarray(curve.X_thresholds_, dtype=np.float64),
             np.asarray(curve.y_thresholds_, dtype=np.float64),
@@ -163,12 +166,8 @@ def _check_knots(score: Float64Array, probability: Float64Array) -> None:
         )
 
 
-def _bounds(score: Float64Array, label: Float64Array, tail_frac: float) -> tuple[float, float]:
-    """Return the lowest and highest probability that the tails support."""
-    tail = max(1, int(len(score) * tail_frac))
-    order = np.argsort(score, kind="stable")
-    base = (label.sum() + 1.0) / (len(label) + 2.0)
-    lowest = (label[order[:tail]].sum() + 1.0) / (tail + 2.0)
-    highest = (label[order[-tail:]].sum() + 1.0) / (tail + 2.0)
-    # Scores without skill can leave the tails the wrong way round: the base rate is between.
-    return float(min(lowest, base)), float(max(highest, base))
+def join_tails(score: Float64Array, tail: int) -> Float64Array:
+    """Give the `tail` lowest scores the highest score among them, and the highest likewise."""
+    ordered = np.sort(score)
+    low, high = ordered[tail - 1], ordered[-tail]
+    return np.asarray(np.clip(score, low, high))

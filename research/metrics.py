@@ -364,7 +364,8 @@ def _drawn(weights: Float64Array, sums: Float64Array) -> Float64Array:
 
     Not a BLAS product: its rounding depends on the number of threads. (Counts are exact there.)
     """
-    return np.asarray(np.einsum("sd,dk->sk", weights, sums, optimize=False))
+    sums_drawn: Float64Array = np.einsum("sd,dk->sk", weights, sums, optimize=False)
+    return sums_drawn
 
 
 def _day_sums(rows: _Rows, *columns: Float64Array) -> Float64Array:

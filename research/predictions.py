@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
@@ -190,6 +192,94 @@ def check_stamp(stamp: object, spec: PredictorSpec, data_hash: str | None, where
             f"{where} was made for another question and must not be used: "
             f"{'; '.join(faults)}. Compute the predictions again"
         )
+
+
+def write_predictions(path: Path, frame: pd.DataFrame) -> None:
+    """Write a stamped frame of predictions as Parquet, atomically, its stamp in the metadata.
+
+    Parameters
+    ----------
+    path : Path
+        File to write; an older one is replaced only by a complete new one.
+    frame : DataFrame
+        From `walk_forward` or `stamp_predictions`.
+
+    Raises
+    ------
+    DataError
+        If the frame carries no stamp or the file cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stamp = frame.attrs.get(SPEC_KEY)
+    if not isinstance(stamp, dict):
+        raise DataError(
+            "predictions must be stamped with their specification before they are written; "
+            "use stamp_predictions"
+        )
+    plain = frame.copy(deep=False)
+    plain.attrs = {}
+    table = pa.Table.from_pandas(plain, preserve_index=False)
+    text = json.dumps(stamp, sort_keys=True)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), SPEC_KEY: text})
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(
+            f"predictions could not be written to {path}: {error}; nothing was changed"
+        ) from error
+
+
+def read_predictions(path: Path, spec: PredictorSpec, data_hash: str | None) -> pd.DataFrame:
+    """Read predictions, if they answer the question that is asked now.
+
+    Parameters
+    ----------
+    path : Path
+        File that `write_predictions` wrote.
+    spec : PredictorSpec
+        The question now asked: features, label and horizon, model, calibration, folds.
+    data_hash : str or None
+        Hash of the data in use now; None to accept predictions from other data.
+
+    Returns
+    -------
+    DataFrame
+        Stamped as it was written.
+
+    Raises
+    ------
+    DataError
+        If there is no such file or it is no Parquet file.
+    IntegrityError
+        If it was made for another question or data (says which part differs).
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise DataError(f"predictions must be a file, {path} is none")
+    try:
+        # Read this one file: a path is taken for a data set, whose folder names become columns.
+        with path.open("rb") as file:
+            table = pq.read_table(file)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"predictions must be a complete Parquet file, {path} is not: {error}"
+        ) from error
+    text = (table.schema.metadata or {}).get(SPEC_KEY.encode())
+    stamp = None if text is None else json.loads(text)
+    check_stamp(stamp, spec, data_hash, str(path))
+    frame: pd.DataFrame = table.to_pandas()
+    frame.attrs = {SPEC_KEY: stamp}
+    return frame
 
 
 def _stamp(spec: PredictorSpec, data_hash: str) -> dict[str, object]:

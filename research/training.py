@@ -20,10 +20,10 @@ from catalog.progress import Progress, no_progress
 from catalog.timestamps import format_time
 from research.calibration import CalibrationConfig, IsotonicCalibration
 from research.features import (
+    WARMUP_BARS,
     FeatureConfig,
     FeatureMatrix,
     compute_features,
-    feature_table,
     feature_table_hash,
 )
 from research.labels import LabelConfig, Labels, compute_labels
@@ -155,7 +155,6 @@ def predictor_spec(
     model_version : str, optional
         Written on every prediction; derived from the identity if absent.
     """
-    table = feature_table(config.features)
     parts = {
         "features": feature_table_hash(config.features),
         "label": config.label.content_hash(),
@@ -168,7 +167,7 @@ def predictor_spec(
         instruments=tuple(instruments),
         interval_ns=interval_ns,
         horizon_bars=config.label.horizon_bars,
-        warmup_bars=max(feature.warmup_bars for feature in table),
+        warmup_bars=WARMUP_BARS,
         model_version=model_version or f"walkforward-{identity[:12]}",
         uses_funding=config.features.funding,
         spec_hash=identity,
@@ -265,7 +264,7 @@ def fit_rows(
     until : int
         The model may be used after this time.
     """
-    values = table.matrix.values[rows]
+    values = table.matrix.values[rows]  # noqa: PD011 (an array, no frame)
     label = table.labels.value[rows]
     ts_init, ts_end = table.matrix.ts_init[rows], table.labels.ts_end[rows]
     weight = table.labels.weight[rows]
@@ -321,7 +320,7 @@ def predict_rows(
 
     matrix = table.matrix
     rows = rows[np.lexsort((matrix.instrument[rows], matrix.ts_init[rows]))]
-    values = matrix.values[rows]
+    values = matrix.values[rows]  # noqa: PD011 (an array, no frame)
     raw = model.expert.predict(values)
     names = np.array(matrix.instruments, dtype=object)
     return pd.DataFrame(

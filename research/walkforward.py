@@ -18,7 +18,7 @@ from catalog.errors import ConfigError, DataError, LeviBotError, RunFailedError
 from catalog.progress import Progress, no_progress
 from catalog.timestamps import format_time, interval_name
 from research.estimates import Estimate
-from research.features import feature_table
+from research.features import WARMUP_BARS
 from research.metrics import (
     PREDICTION_METRICS,
     BootstrapConfig,
@@ -280,9 +280,8 @@ def usable_folds(table: TrainingTable, config: WalkForwardConfig) -> list[Fold]:
     """
     usable = np.flatnonzero(table.matrix.valid)
     if len(usable) == 0:
-        warmup = max(feature.warmup_bars for feature in feature_table(config.features))
         raise DataError(
-            f"the span must hold more bars than the warm-up of {warmup}, had at most "
+            f"the span must hold more bars than the warm-up of {WARMUP_BARS}, had at most "
             f"{len(table.matrix.ts_init) // len(table.matrix.instruments)} per instrument; "
             "load more history"
         )

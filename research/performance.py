@@ -41,7 +41,7 @@ TRADING_METRICS = (
 )
 """Keys of `trading_metrics`, an interface: change none."""
 INTERVAL_COVERAGE = 0.95
-UNEXPLAINED_TOLERANCE = 1e-6
+UNEXPLAINED_TOLERANCE = 1e-8
 """Largest gap between fills and equity, as a fraction of the traded value plus the balance."""
 
 

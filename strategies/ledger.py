@@ -17,6 +17,16 @@ from strategies.execution import MONEY_DECIMALS, Side, funding_payment
 _QUANTITY_DECIMALS = 9
 
 
+class LedgerPoint(NamedTuple):
+    """The account after one booking: its cash, and the position of the instrument booked."""
+
+    ts_event: int
+    instrument_id: str
+    quantity: float
+    average_open: float
+    cash: float
+
+
 class FundingRow(NamedTuple):
     """One settlement that was booked; `payment` in USDT, received positive."""
 
@@ -75,6 +85,7 @@ class Ledger:
         self.marks: dict[str, float] = {}
         self.closed: list[PositionRow] = []
         self.settlements: list[FundingRow] = []
+        self.history: list[LedgerPoint] = []
 
     def mark(self, instrument_id: str, price: float) -> None:
         """Take note of the latest price (a bar's close, or the mark before a settlement)."""
@@ -109,6 +120,7 @@ class Ledger:
         if opening > 0.0:
             self._increase(fill, opening, round(fill.commission - fee_closing, MONEY_DECIMALS))
         self.cash = round(self.cash + realized - fill.commission, MONEY_DECIMALS)
+        self._note(fill.ts_event, fill.instrument_id)
         return realized
 
     def apply_funding(self, instrument_id: str, rate: float, ts_event: int) -> float:
@@ -125,7 +137,15 @@ class Ledger:
         self.cash = round(self.cash + payment, MONEY_DECIMALS)
         row = FundingRow(ts_event, instrument_id, rate, price, position.quantity, payment)
         self.settlements.append(row)
+        self._note(ts_event, instrument_id)
         return payment
+
+    def _note(self, ts_event: int, instrument_id: str) -> None:
+        position = self.positions.get(instrument_id)
+        quantity, average = (
+            (0.0, 0.0) if position is None else (position.quantity, position.average_open)
+        )
+        self.history.append(LedgerPoint(ts_event, instrument_id, quantity, average, self.cash))
 
     def _increase(self, fill: LedgerFill, quantity: float, fee: float) -> None:
         position = self.positions.get(fill.instrument_id)

@@ -8,6 +8,7 @@ identifier is kept, so two runs over the same data give equal frames.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,6 +58,14 @@ FILL_COLUMNS = (
 EQUITY_COLUMNS = ("ts_init", "equity", "cash", "gross_exposure", "net_exposure")
 FINAL_STATUSES = ("FILLED", "CANCELED", "REJECTED", "DENIED", "EXPIRED")
 """An order with another status at the end of a run is not closed."""
+_TYPES = {
+    **dict.fromkeys(("ts_init", "ts_event", "ts_opened", "ts_closed", "side"), "int64"),
+    **dict.fromkeys(
+        ("instrument_id", "client_order_id", "type", "status", "reason", "detail"), "object"
+    ),
+    "reduce_only": "bool",
+}
+"""Types of columns by name; all others are float64."""
 _REASON_CODES = {reason: code for code, reason in enumerate(REASONS)}
 
 
@@ -86,11 +95,11 @@ class OrderRow:
     ts_init: int
     instrument_id: str
     side: Side
-    type: str
     quantity: float
-    trigger_price: float
-    reduce_only: bool
     reason: str
+    type: str = "MARKET"
+    trigger_price: float = 0.0
+    reduce_only: bool = False
     status: str = "INITIALIZED"
     filled_quantity: float = 0.0
     detail: str = ""
@@ -128,8 +137,11 @@ class RunRecorder:
         self.fills: list[FillRow] = []
         self.references: dict[str, float] = {}
         self.errors: list[str] = []
-        self.prediction_count = 0
+        self.actor_bars = 0
+        self.strategy_bars = 0
         self.late_bars = 0
+        self.published = 0
+        self.received = 0
         self._codes = {instrument: code for code, instrument in enumerate(instruments)}
         # Plain number columns: a quarter of a million decisions take 10 MB instead of 60.
         self._times = array("q")
@@ -222,7 +234,7 @@ class RunRecorder:
         rows = [
             tuple(getattr(row, column) for column in ORDER_COLUMNS) for row in self.orders.values()
         ]
-        return _frame(rows, ORDER_COLUMNS)
+        return frame_of(rows, ORDER_COLUMNS)
 
     def fills_frame(self) -> pd.DataFrame:
         """Return the fills with reference price and slippage cost, in the order of booking."""
@@ -231,14 +243,14 @@ class RunRecorder:
             reference = self.references[fill.client_order_id]
             cost = slippage_cost(fill.side, fill.quantity, fill.price, reference)
             rows.append((*fill[:6], reference, fill.commission, cost, fill.reason))
-        return _frame(rows, FILL_COLUMNS)
+        return frame_of(rows, FILL_COLUMNS)
 
     def funding_frame(self) -> pd.DataFrame:
         """Return the settlements that were booked."""
-        return _frame(self.ledger.settlements, FundingRow._fields)
+        return frame_of(self.ledger.settlements, FundingRow._fields)
 
 
-def _frame(
-    rows: list[tuple[object, ...]] | list[FundingRow], columns: tuple[str, ...]
-) -> pd.DataFrame:
-    return pd.DataFrame.from_records(rows, columns=list(columns))
+def frame_of(rows: Sequence[tuple[object, ...]], columns: tuple[str, ...]) -> pd.DataFrame:
+    """Return rows as a frame whose columns have the same types whether or not there are rows."""
+    frame = pd.DataFrame.from_records(list(rows), columns=list(columns))
+    return frame.astype({name: _TYPES.get(name, "float64") for name in columns})

@@ -1,0 +1,138 @@
+"""The replay's exchange: fill prices and fees from the functions in `strategies.execution`.
+
+The engine asks for a book to fill an order against. It gets one level, at the reference price
+moved by the slippage, deep enough for any order. The engine shows this model neither time nor the
+bar's open (its best bid is the bar's extreme), so both are looked up by the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from nautilus_trader.execution import FeeModel, FillModel
+from nautilus_trader.model import (
+    BookOrder,
+    BookType,
+    Currency,
+    Money,
+    OrderBook,
+    OrderSide,
+    OrderType,
+    Price,
+    Quantity,
+)
+
+from strategies.callbacks import guarded
+from strategies.execution import (
+    BUY,
+    SELL,
+    ExecutionConfig,
+    InstrumentTerms,
+    commission,
+    slipped_price,
+    stop_reference,
+)
+from strategies.market_data import OpenQuotes, price_number
+from strategies.recorder import RunRecorder
+
+_DEPTH = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayMarket:
+    """What the exchange of a replay knows.
+
+    Parameters
+    ----------
+    execution : ExecutionConfig
+        Fees and slippage.
+    quotes : mapping of instrument id to OpenQuotes
+        The prices at which market orders fill.
+    ts_end : int
+        Stamp of the last record; the engine settles what is under way after it, at prices that
+        never were, and must be kept from that.
+    now : callable
+        The replay's time, UTC nanoseconds.
+    """
+
+    execution: ExecutionConfig
+    quotes: Mapping[str, OpenQuotes]
+    ts_end: int
+    now: Callable[[], int]
+
+
+class ReplayFillModel(FillModel):
+    """Fill market and stop orders completely, at the reference price moved by the slippage.
+
+    Parameters
+    ----------
+    market : ReplayMarket
+        What the exchange knows.
+    recorder : RunRecorder
+        Is told the reference price of each fill.
+    """
+
+    def __new__(cls, market: ReplayMarket, recorder: RunRecorder) -> Self:
+        """Create the native part without arguments."""
+        return super().__new__(cls)
+
+    def __init__(self, market: ReplayMarket, recorder: RunRecorder) -> None:
+        self.recorder = recorder
+        self._market = market
+
+    @guarded
+    def get_orderbook_for_fill_simulation(
+        self, instrument: Any, order: Any, best_bid: Any = None, best_ask: Any = None
+    ) -> OrderBook | None:
+        """Return the book against which the engine fills a market or stop order."""
+        now = self._market.now()
+        book = OrderBook(instrument.id, BookType.L2_MBP)
+        if now > self._market.ts_end:
+            return book
+        terms = InstrumentTerms.of(instrument)
+        side = BUY if order.side == OrderSide.BUY else SELL
+        reference = self._market.quotes[terms.instrument_id].last(now)
+        if order.order_type == OrderType.STOP_MARKET:
+            reference = stop_reference(side, price_number(order.trigger_price), reference)
+        elif order.order_type != OrderType.MARKET:
+            raise NotImplementedError(
+                f"order type must be MARKET or STOP_MARKET, was {order.order_type}"
+            )
+        price = slipped_price(side, reference, self._market.execution.slippage_bps, terms.tick)
+        self.recorder.reference(order.client_order_id.value, reference)
+        level = BookOrder(
+            OrderSide.SELL if side == BUY else OrderSide.BUY,
+            Price(price, instrument.price_precision),
+            Quantity(_DEPTH, instrument.size_precision),
+            1,
+        )
+        book.add(level, 0, 0, now)
+        return book
+
+
+class ReplayFeeModel(FeeModel):
+    """Charge the taker's fee: market and stop orders take.
+
+    Parameters
+    ----------
+    execution : ExecutionConfig
+        The fee.
+    recorder : RunRecorder
+        Is told of errors, which would leave the order SUBMITTED for ever.
+    """
+
+    def __new__(cls, execution: ExecutionConfig, recorder: RunRecorder) -> Self:
+        """Create the native part without arguments."""
+        return super().__new__(cls)
+
+    def __init__(self, execution: ExecutionConfig, recorder: RunRecorder) -> None:
+        self.recorder = recorder
+        self._fee_bps = execution.taker_fee_bps
+
+    @guarded
+    def get_commission(self, order: Any, quantity: Any, price: Any, instrument: Any) -> Money:
+        """Return the commission of a fill."""
+        paid = commission(price_number(quantity), price_number(price), self._fee_bps)
+        return Money(paid, Currency.from_str("USDT"))

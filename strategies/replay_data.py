@@ -1,0 +1,143 @@
+"""What a replay is fed with, and in which order: for the backtest and the live replay alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from catalog.arrays import BarArrays, SeriesArrays
+from catalog.errors import ConfigError, DataError
+from catalog.instruments import bar_type
+from catalog.timestamps import NS_PER_HOUR, format_time, interval_name
+from research.predictor import Predictor
+from strategies.execution import ExecutionConfig
+from strategies.market_data import (
+    bar_records,
+    funding_records,
+    mark_records,
+    open_quotes,
+    quote_records,
+)
+from strategies.policy import FusionPolicy
+
+MAX_FUNDING_GAP_NS = 9 * NS_PER_HOUR
+"""Perpetuals settle at least every 8 hours; a longer silence means that records are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayInputs:
+    """What is replayed.
+
+    Parameters
+    ----------
+    instruments : tuple of Nautilus instruments
+        In the profile's order; all of one venue, settled in USDT.
+    bars : tuple of BarArrays
+        One for each instrument, in the same order.
+    funding : mapping of instrument id to SeriesArrays
+        Settlement rates (fractions). May begin before the bars.
+    predictions_expected : int, optional
+        How many predictions must be made, where that is known beforehand.
+    """
+
+    instruments: tuple[Any, ...]
+    bars: tuple[BarArrays, ...]
+    funding: Mapping[str, SeriesArrays] = field(default_factory=dict)
+    predictions_expected: int | None = None
+
+    @property
+    def ts_end(self) -> int:
+        """Stamp of the last bar, UTC nanoseconds."""
+        return max(int(one.ts_init[-1]) for one in self.bars)
+
+
+def record_groups(inputs: ReplayInputs, execution: ExecutionConfig) -> Iterator[list[Any]]:
+    """Yield the engine's records by kind and instrument.
+
+    Sorted by `ts_init`, stably, they are what the engine replays: at equal stamps the order here
+    counts: mark price, settlement, bar, quote.
+    """
+    pairs = list(zip(inputs.bars, inputs.instruments, strict=True))
+    funding = settlements(inputs, execution)
+    for bars, instrument in pairs:
+        if execution.funding == "recorded":
+            yield mark_records(bars, funding[bars.instrument_id], instrument)
+    for series in funding.values():
+        yield funding_records(series)
+    interval = interval_name(inputs.bars[0].interval_ns)
+    for bars, instrument in pairs:
+        yield bar_records(bars, bar_type(bars.instrument_id, interval), instrument)
+    quotes = open_quotes(inputs.bars, execution.latency_ns)
+    for one, (bars, instrument) in zip(quotes, pairs, strict=True):
+        yield quote_records(one, bars, instrument)
+
+
+def check_inputs(
+    inputs: ReplayInputs, predictor: Predictor, policy: FusionPolicy, execution: ExecutionConfig
+) -> None:
+    """Refuse what could not be replayed honestly, before an engine is built."""
+    names = tuple(str(one.id) for one in inputs.instruments)
+    held = tuple(one.instrument_id for one in inputs.bars)
+    if not names or names != held or predictor.spec.instruments != names:
+        raise ConfigError(
+            f"instruments, bars and predictor must name the same instruments in the same order, "
+            f"were {names}, {held} and {predictor.spec.instruments}"
+        )
+    for one in inputs.bars:
+        if len(one) == 0:
+            raise DataError(
+                f"bars of {one.instrument_id} must not be empty: widen the span or import data"
+            )
+    intervals = {one.interval_ns for one in inputs.bars} | {predictor.spec.interval_ns}
+    if len(intervals) != 1:
+        raise ConfigError(f"bars and predictor must share one interval, had {sorted(intervals)} ns")
+    # An order, and the stop of the position that it opens, must arrive within the next bar.
+    if 2 * execution.latency_ns >= intervals.pop():
+        raise ConfigError(
+            f"latency_ms must be less than half a bar, was {execution.latency_ms}: "
+            f"lower it or take longer bars"
+        )
+    # A reversal is sent before the margin of the old position is free.
+    needed = policy.position_frac * len(names) * (2 if policy.allow_short else 1)
+    if needed > execution.leverage:
+        raise ConfigError(
+            f"leverage must be at least {needed:g} (position_frac {policy.position_frac:g} x "
+            f"{len(names)} instruments{', twice for reversals' if policy.allow_short else ''}), "
+            f"was {execution.leverage:g}: raise it or lower position_frac"
+        )
+
+
+def settlements(inputs: ReplayInputs, execution: ExecutionConfig) -> dict[str, SeriesArrays]:
+    """Return the settlements to replay: those known by the end, for traded instruments.
+
+    Without booking they are still replayed, because a predictor may use them.
+    """
+    names = [one.instrument_id for one in inputs.bars]
+    found = {name: inputs.funding[name] for name in names if name in inputs.funding}
+    if execution.funding == "recorded":
+        for one in inputs.bars:
+            _check_funding(one, found.get(one.instrument_id))
+    return {name: series.between(None, inputs.ts_end) for name, series in found.items()}
+
+
+def _check_funding(bars: BarArrays, series: SeriesArrays | None) -> None:
+    if series is None:
+        raise DataError(
+            f"funding of {bars.instrument_id} must be in the data when execution.funding is "
+            f"'recorded', was absent: import it, or state funding: none to leave it out"
+        )
+    start = int(bars.ts_init[0]) - bars.interval_ns
+    end = int(bars.ts_init[-1])
+    inside = series.between(start - 1, end).ts_init
+    edges = np.concatenate(([start], inside, [end]))
+    gap = int(np.argmax(np.diff(edges)))
+    if edges[gap + 1] - edges[gap] > MAX_FUNDING_GAP_NS:
+        raise DataError(
+            f"funding of {bars.instrument_id} must have a settlement every "
+            f"{MAX_FUNDING_GAP_NS // NS_PER_HOUR} hours at most, had none from "
+            f"{format_time(int(edges[gap]))} to {format_time(int(edges[gap + 1]))}: import what is "
+            f"missing, or state funding: none to leave it out"
+        )

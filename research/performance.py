@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from catalog.arrays import Float64Array, Int64Array, span_slice
 from catalog.errors import ConfigError, DataError, RunFailedError
 from catalog.timestamps import DAYS_PER_YEAR, NS_PER_DAY, format_time
 from research.estimates import Estimate
-from research.metrics import BootstrapConfig
+from research.metrics import INTERVAL_COVERAGE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,14 +40,36 @@ TRADING_METRICS = (
     "funding",
 )
 """Keys of `trading_metrics`, an interface: change none."""
-INTERVAL_COVERAGE = 0.95
 UNEXPLAINED_TOLERANCE = 1e-8
 """Largest gap between fills and equity, as a fraction of the traded value plus the balance."""
 
 
+class OutcomeFrames(Protocol):
+    """What the frames of a run are read from, such as the outcome of a backtest.
+
+    See `TradingFrames` for the columns.
+    """
+
+    @property
+    def fills(self) -> pd.DataFrame:
+        """Every fill."""
+
+    @property
+    def positions(self) -> pd.DataFrame:
+        """Every position, from flat to flat."""
+
+    @property
+    def funding(self) -> pd.DataFrame:
+        """Every settlement booked."""
+
+    @property
+    def equity(self) -> pd.DataFrame:
+        """The account at each bar close."""
+
+
 @dataclass(frozen=True, slots=True)
 class TradingFrames:
-    """What a run left behind; each frame in time order.
+    """What a run left behind.
 
     Parameters
     ----------
@@ -55,9 +77,9 @@ class TradingFrames:
         ts_event, instrument_id, side (1 buy, -1 sell), quantity (positive, base units), price,
         reference_price (before slippage), commission and slippage_cost (USDT, cost positive).
     positions : DataFrame
-        ts_closed, side, quantity, average_open, realized_pnl (USDT, before costs), commission
-        (USDT, cost positive), funding (USDT, received positive). Still open ones are left out or
-        have a `ts_closed` outside the span.
+        ts_opened, ts_closed, instrument_id, side, quantity, average_open, realized_pnl (USDT,
+        before costs), commission (USDT, cost positive), funding (USDT, received positive), and
+        optionally reason. Those that the end of the data found open count as closed there.
     funding : DataFrame
         ts_event, payment (USDT, received positive).
     equity : DataFrame
@@ -175,8 +197,8 @@ class TradingSpan:
 
         Parameters
         ----------
-        frames : TradingFrames
-            Of the whole run.
+        frames : OutcomeFrames
+            Of the whole run; each in time order.
         start, end : int
             The span ``(start, end]``, UTC nanoseconds.
         starting_balance : float
@@ -290,25 +312,27 @@ def block_bootstrap_rows(
 
 
 def trading_metrics(
-    frames: TradingFrames,
+    frames: OutcomeFrames,
     *,
     start: int,
     end: int,
     starting_balance: float,
-    bootstrap: BootstrapConfig | None = None,
+    seed: int = 7,
+    samples: int = 1000,
+    mean_block_days: float = 7.0,
 ) -> dict[str, Estimate]:
     """Measure a span of a run, with 95 % intervals.
 
     Parameters
     ----------
-    frames : TradingFrames
-        Of the whole run.
+    frames : OutcomeFrames
+        Of the whole run, such as a backtest's outcome.
     start, end : int
         The span ``(start, end]``, UTC nanoseconds; a fold's span gives the fold's metrics.
     starting_balance : float
         Equity before the first row of the run, USDT.
-    bootstrap : BootstrapConfig, optional
-        How intervals are made.
+    seed, samples, mean_block_days
+        Of the bootstrap: seed of the draws, their number, mean length of a block.
 
     Returns
     -------
@@ -317,7 +341,7 @@ def trading_metrics(
         * `net_sharpe`: mean over standard deviation (n - 1) of daily returns, times the root of
           365; no risk-free rate. NaN where it is not defined (see `undefined_reasons`).
         * `max_drawdown`: largest fall from a peak between daily marks, fraction, never positive.
-        * `trades`: positions closed. `fees`, `slippage`: USDT, paid positive. `funding`: USDT,
+        * `trades`: positions, those open at the end included. `fees`, `slippage`: USDT, paid positive. `funding`: USDT,
           received positive. Interval: sums of bootstrapped days.
 
     Raises
@@ -334,9 +358,8 @@ def trading_metrics(
         "funding": span.daily_sum(own.funding, "ts_event", "payment"),
     }
     returns = span.daily.returns
-    config = BootstrapConfig() if bootstrap is None else bootstrap
     rows = block_bootstrap_rows(
-        len(returns), samples=config.samples, mean_block=config.mean_block_days, seed=config.seed
+        len(returns), samples=samples, mean_block=mean_block_days, seed=seed
     )
     found = _return_metrics(span.daily, returns[rows])
     found |= {name: _estimate(math.fsum(day), day[rows].sum(axis=1)) for name, day in sums.items()}

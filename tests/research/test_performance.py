@@ -17,7 +17,6 @@ from catalog.arrays import BarArrays, SeriesArrays
 from catalog.errors import ConfigError, DataError, RunFailedError
 from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR, parse_time
 from research.benchmarks import HoldingCosts, buy_and_hold
-from research.metrics import BootstrapConfig
 from research.performance import (
     TRADING_METRICS,
     DailyEquity,
@@ -35,7 +34,7 @@ from research.trading_details import probabilistic_sharpe, sortino, trading_deta
 
 START = parse_time("2024-03-01")
 BALANCE = 10_000.0
-FEW = BootstrapConfig(samples=200, seed=3)
+FEW = {"samples": 200, "seed": 3}
 
 
 @dataclass
@@ -166,7 +165,7 @@ def metrics_of(account: Account, days: float, **other: object) -> dict:
         "start": START,
         "end": START + round(days * NS_PER_DAY),
         "starting_balance": BALANCE,
-        "bootstrap": FEW,
+        **FEW,
     }
     return trading_metrics(account.frames(), **(arguments | other))
 
@@ -347,7 +346,7 @@ def test_ratios_do_not_depend_on_the_currency_unit(scale: float, seed: int) -> N
         frame = getattr(frames, name).copy()
         frame[columns] = frame[columns] * scale
         scaled[name] = frame
-    span = {"start": START, "end": START + 12 * NS_PER_DAY, "bootstrap": FEW}
+    span = {"start": START, "end": START + 12 * NS_PER_DAY, **FEW}
     plain = trading_metrics(frames, starting_balance=BALANCE, **span)
     other = trading_metrics(TradingFrames(**scaled), starting_balance=BALANCE * scale, **span)
     for name in ("net_return", "net_sharpe", "max_drawdown", "trades"):
@@ -383,7 +382,7 @@ def test_the_interval_of_a_mean_covers_it_as_often_as_it_says() -> None:
         for day, value in enumerate(returns, 1):
             account.cash *= 1.0 + value
             account.mark(START + day * NS_PER_DAY)
-        found = metrics_of(account, days, bootstrap=BootstrapConfig(samples=300, seed=trial))
+        found = metrics_of(account, days, samples=300, seed=trial)
         hits += found["net_sharpe"].low <= 1.0 <= found["net_sharpe"].high
     assert 0.87 < hits / trials <= 1.0
 
@@ -391,7 +390,7 @@ def test_the_interval_of_a_mean_covers_it_as_often_as_it_says() -> None:
 def test_the_seed_decides_the_intervals_and_nothing_else() -> None:
     account = simulate(30, 6)
     first, again = metrics_of(account, 30), metrics_of(account, 30)
-    other = metrics_of(account, 30, bootstrap=BootstrapConfig(samples=200, seed=4))
+    other = metrics_of(account, 30, seed=4)
     assert first == again
     for name in TRADING_METRICS:
         assert first[name].value == other[name].value

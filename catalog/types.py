@@ -8,9 +8,18 @@ could be known), both in UTC nanoseconds and first in the constructor, because
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, dataclass_transform
 
 from nautilus_trader.model import register_custom_data_class
-from nautilus_trader.model.custom import customdataclass
+
+if TYPE_CHECKING:
+    # The engine's decorator has no annotations; this is what it does.
+    @dataclass_transform()
+    def customdataclass[T]() -> Callable[[type[T]], type[T]]:
+        """Give a class of fields what the engine asks of custom data."""
+else:
+    from nautilus_trader.model.custom import customdataclass
 
 
 @customdataclass()

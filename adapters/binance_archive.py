@@ -48,7 +48,9 @@ FUNDING_COLUMNS = ("calc_time", "funding_interval_hours", "last_funding_rate")
 SETTLEMENT_SLACK_NS = NS_PER_SECOND
 _MICROSECONDS_FROM = 10**14
 """Milliseconds stay below this until the year 5138; microseconds passed it in 1973."""
-_NAME = re.compile(r"(?P<symbol>[A-Z0-9]+)-(?P<what>\d+[A-Za-z]+|fundingRate)-\d{4}-\d{2}(?:-\d{2})?")
+_NAME = re.compile(
+    r"(?P<symbol>[A-Z0-9]+)-(?P<what>\d+[A-Za-z]+|fundingRate)-\d{4}-\d{2}(?:-\d{2})?"
+)
 _EXPECTED_NAME = (
     "name it as the archive does, such as BTCUSDT-15m-2024-01.zip or "
     "BTCUSDT-fundingRate-2024-01.zip"
@@ -113,23 +115,28 @@ def parse_name(source: SourceFile, options: ImportOptions) -> Market:
             + _EXPECTED_NAME
         )
     notes: tuple[str, ...] = ()
-    folders = set(source.folders)
-    if "cm" in folders and "futures" in folders:
-        raise DataError(
-            f"{source.name}: the market must be USDT-margined futures (um) or spot, was "
-            "coin-margined (cm), which is not supported"
-        )
-    if "um" in folders and "futures" in folders:
-        market = "um"
-    elif "spot" in folders:
-        market = "spot"
-    elif options.market is not None:
-        market = options.market
-    else:
+    market = options.market or _market_of(source)
+    if market is None:
         market = "um"
         notes = ("taken as a USDT-margined perpetual: the path names no market",)
     suffix = "-PERP" if market == "um" else ""
     return Market(f"{match['symbol']}{suffix}.{VENUE}", match["what"], notes)
+
+
+def _market_of(source: SourceFile) -> str | None:
+    """Return the market of the innermost folders that name one."""
+    folders = source.folders
+    for at in range(len(folders) - 1, -1, -1):
+        if folders[at] == "spot":
+            return "spot"
+        if at > 0 and folders[at - 1] == "futures" and folders[at] in {"um", "cm"}:
+            if folders[at] == "um":
+                return "um"
+            raise DataError(
+                f"{source.name}: the market must be USDT-margined futures (um) or spot, was "
+                "coin-margined (cm), which is not supported"
+            )
+    return None
 
 
 def _expected_columns(source: SourceFile) -> tuple[str, ...] | None:
@@ -145,9 +152,7 @@ def _expected_columns(source: SourceFile) -> tuple[str, ...] | None:
     return {len(KLINE_COLUMNS): KLINE_COLUMNS, len(FUNDING_COLUMNS): FUNDING_COLUMNS}.get(width)
 
 
-def _klines(
-    place: Place, market: Market, table: TextTable, options: ImportOptions
-) -> list[Batch]:
+def _klines(place: Place, market: Market, table: TextTable, options: ImportOptions) -> list[Batch]:
     if market.what == "fundingRate":
         raise DataError(f"{place.source}: the name says funding, the content is candles; rename it")
     try:
@@ -182,9 +187,7 @@ def _klines(
     ]
 
 
-def _check_close_stamps(
-    place: Place, open_ns: IntColumn, stamp_ns: IntColumn, length: int
-) -> None:
+def _check_close_stamps(place: Place, open_ns: IntColumn, stamp_ns: IntColumn, length: int) -> None:
     """Refuse candles cut short: the archive's close stamp is the last unit of the interval."""
     last_unit = open_ns + length - stamp_ns
     place.refuse(

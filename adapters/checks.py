@@ -23,7 +23,7 @@ type IntColumn = NDArray[np.int64]
 EARLIEST_NS = 1_230_768_000 * 10**9
 """2009-01-01: no record of a crypto market can be older; an older stamp is a wrong unit."""
 MAX_FUNDING_RATE = 0.1
-"""Exchanges cap a settlement at a few percent; a larger number is a percentage or another column."""
+"""Exchanges cap a settlement at a few percent; more is a percentage or another column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +115,7 @@ def whole_numbers(place: Place, name: str, texts: Sequence[str]) -> IntColumn:
         raise
 
 
-def times(
-    place: Place, name: str, texts: Sequence[str], format_: str = "ISO8601"
-) -> IntColumn:
+def times(place: Place, name: str, texts: Sequence[str], format_: str = "ISO8601") -> IntColumn:
     """Return written times as UTC nanoseconds; a time that names no zone is UTC.
 
     Raises
@@ -139,6 +137,28 @@ def times(
     example = "an ISO 8601 time such as 2024-01-31 00:15:00" if format_ == "ISO8601" else format_
     place.refuse(bad, f"{name} must be {example}", lambda row: repr(texts[row]))
     return np.asarray(index.as_unit("ns").asi8, dtype=np.int64)
+
+
+def shown(
+    column: FloatColumn, relation: str = "", other: FloatColumn | None = None
+) -> Callable[[int], str]:
+    """Return a function that prints a row's value, or two values and how they stand."""
+    if other is None:
+        return lambda row: f"{column[row]:g}"
+    return lambda row: f"{column[row]} {relation} {other[row]}"
+
+
+def known_by_now(ts_init: IntColumn, ts_event: IntColumn, now_ns: int) -> IntColumn:
+    """Return assumed times of knowledge, none of them later than now: who has it knows it.
+
+    Parameters
+    ----------
+    ts_init, ts_event : (n_rows,) int64 array
+        When each record is assumed to be known and when it happened, UTC nanoseconds.
+    now_ns : int
+        The clock, UTC nanoseconds.
+    """
+    return np.where(ts_init > now_ns, np.maximum(np.int64(now_ns), ts_event), ts_init)
 
 
 def check_times(place: Place, ts_event: IntColumn, now_ns: int, what: str) -> None:
@@ -216,14 +236,10 @@ def check_candles(
     for name in ("open", "high", "low", "close"):
         column = prices[name]
         place.refuse(~np.isfinite(column), f"{name} must be a number", lambda row: "empty")
-        place.refuse(
-            column <= 0.0, f"{name} must be above 0", lambda row, column=column: f"{column[row]:g}"
-        )
+        place.refuse(column <= 0.0, f"{name} must be above 0", shown(column))
     volume = prices["volume"]
     place.refuse(
-        ~(np.isfinite(volume) & (volume >= 0.0)),
-        "volume must be 0 or more",
-        lambda row: f"{volume[row]:g}",
+        ~(np.isfinite(volume) & (volume >= 0.0)), "volume must be 0 or more", shown(volume)
     )
     check_extremes(place, prices)
 
@@ -231,19 +247,11 @@ def check_candles(
 def check_extremes(place: Place, prices: Mapping[str, FloatColumn]) -> None:
     """Refuse rows whose high is not the highest or whose low is not the lowest."""
     high, low = prices["high"], prices["low"]
-    place.refuse(high < low, "high must not be below low", lambda row: f"{high[row]} < {low[row]}")
+    place.refuse(high < low, "high must not be below low", shown(high, "<", low))
     for name in ("open", "close"):
         column = prices[name]
-        place.refuse(
-            column > high,
-            f"high must not be below {name}",
-            lambda row, column=column: f"{high[row]} < {column[row]}",
-        )
-        place.refuse(
-            column < low,
-            f"low must not be above {name}",
-            lambda row, column=column: f"{low[row]} > {column[row]}",
-        )
+        place.refuse(column > high, f"high must not be below {name}", shown(high, "<", column))
+        place.refuse(column < low, f"low must not be above {name}", shown(low, ">", column))
 
 
 def check_funding(place: Place, rate: FloatColumn) -> None:
@@ -251,7 +259,7 @@ def check_funding(place: Place, rate: FloatColumn) -> None:
     place.refuse(
         ~(np.abs(rate) <= MAX_FUNDING_RATE),
         f"a funding rate must be a fraction between -{MAX_FUNDING_RATE} and {MAX_FUNDING_RATE}",
-        lambda row: f"{rate[row]:g}",
+        shown(rate),
         "percentages must be divided by 100",
     )
 
@@ -260,7 +268,7 @@ def check_spacing(place: Place, open_ns: IntColumn, interval: int) -> None:
     """Refuse candles that all lie further apart than their interval: its name is wrong."""
     if len(open_ns) < 2:
         return
-    smallest = int(np.diff(open_ns).min())
+    smallest = int(np.abs(np.diff(open_ns)).min())
     if smallest > interval:
         raise DataError(
             f"{place.source}: candles of {_length(interval)} must lie that far apart, was "

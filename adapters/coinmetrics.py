@@ -184,9 +184,7 @@ def read_etherscan(source: SourceFile, options: ImportOptions) -> list[Batch]:
     checks.check_ascending(place, ts_event, "a day")
     checks.check_times(place, ts_event, options.clock_ns(), "the end of a day")
     value = checks.numbers(place, value_columns[0], table[value_columns[0]])
-    days = _Days(
-        place, np.arange(len(table)), ts_event, ts_event + options.publication_delay_ns
-    )
+    days = _Days(place, np.arange(len(table)), ts_event, _assumed(ts_event, options))
     columns, source_name, lines = _long_format(days, {metric: value}, {metric: unit})
     return [Batch("onchain", "etherscan.eth", columns, source_name, lines)]
 
@@ -228,7 +226,7 @@ def _completion(
     place: Place, table: TextTable, day_end: IntColumn, options: ImportOptions
 ) -> IntColumn:
     """Return when each day was known: the vendor's stamp, or the day's end and the delay."""
-    assumed = day_end + options.publication_delay_ns
+    assumed = _assumed(day_end, options)
     if COMPLETION not in table.columns:
         return assumed
     seconds = checks.numbers(place, COMPLETION, table[COMPLETION], empty=True)
@@ -246,6 +244,11 @@ def _completion(
         "is `time` the start of the day?",
     )
     return np.where(stated, stamp, assumed)
+
+
+def _assumed(day_end: IntColumn, options: ImportOptions) -> IntColumn:
+    known = day_end + options.publication_delay_ns
+    return checks.known_by_now(known, day_end, options.clock_ns())
 
 
 def _vintage(

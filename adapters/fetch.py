@@ -325,7 +325,9 @@ class _Fetcher:
         url = f"{self._config.base_url.rstrip('/')}/{file.path}"
         expected = _parse_checksum(url, self._client.text(f"{url}.CHECKSUM"))
         if expected == committed:
-            return FileOutcome(file.path, "unchanged", notes=("the archive's checksum is the same",))
+            return FileOutcome(
+                file.path, "unchanged", notes=("the archive's checksum is the same",)
+            )
         target = self._folder / file.path
         if not target.is_file() or _sha256(target) != expected:
             self._client.download(url, target, expected)
@@ -346,9 +348,7 @@ class _Ledger:
         self._entries: dict[str, str] = {}
         if self._path.is_file():
             self._entries = json.loads(self._path.read_text(encoding="utf-8"))
-        self._spans = [
-            (info.kind, info.series, info.start, info.end) for info in catalog.series()
-        ]
+        self._spans = [(info.kind, info.series, info.start, info.end) for info in catalog.series()]
 
     def sha256(self, file: ArchiveFile) -> str | None:
         """Return the hash of a file that is in the catalog, or None."""
@@ -382,9 +382,12 @@ def _classified(month: _Month, results: Sequence[_Month], now: int) -> FileOutco
     if month.outcome is not None:
         return month.outcome
     file = month.file
-    present = [other.file.month for other in results if other.file.group == file.group and other.is_there]
+    present = [
+        other.file.month for other in results if other.file.group == file.group and other.is_there
+    ]
     failed = any(
-        other.file.group == file.group and other.outcome is not None
+        other.file.group == file.group
+        and other.outcome is not None
         and other.outcome.status == "refused"
         for other in results
     )

@@ -180,7 +180,9 @@ def read(source: SourceFile, options: ImportOptions, columns: GenericColumns) ->
     place, stamp = fields.place, fields.stamp()
     length = interval_ns(columns.interval) if columns.interval is not None else 0
     ts_event = stamp + length if columns.time.means == "open" else stamp
-    times = {"ts_event": ts_event, "ts_init": ts_event + round(columns.time.delay_secs * 1e9)}
+    known = ts_event + round(columns.time.delay_secs * NS_PER_SECOND)
+    known = checks.known_by_now(known, ts_event, options.clock_ns())
+    times = {"ts_event": ts_event, "ts_init": known}
     if columns.kind == "news":
         return [to_batch(columns.series, fields.headlines(ts_event), options)]
     checks.check_times(place, ts_event, options.clock_ns(), "the time of a record")
@@ -189,7 +191,8 @@ def read(source: SourceFile, options: ImportOptions, columns: GenericColumns) ->
         order = np.lexsort((ts_event, times["ts_init"]))
         shuffled = {name: column[order] for name, column in (times | content).items()}
         return [Batch("onchain", columns.series, shuffled, place.source, place.lines[order])]
-    checks.check_ascending(place, ts_event, "a record")
+    if not np.all(np.diff(ts_event) < 0):  # newest first is in order, only in the other one
+        checks.check_ascending(place, ts_event, "a record")
     return [_series(fields, times, ts_event - length, length)]
 
 
@@ -207,9 +210,7 @@ def _series(fields: _Fields, times: dict[str, IntColumn], open_ns: IntColumn, le
         checks.check_spacing(place, open_ns, length)
         series = bar_type(columns.series, columns.interval)
         return Batch("bars", series, times | prices, place.source, place.lines)
-    levels = {
-        name: fields.floats(name if name in columns.columns else "close") for name in _PRICES
-    }
+    levels = {name: fields.floats(name if name in columns.columns else "close") for name in _PRICES}
     checks.check_extremes(place, levels)
     unit = {"unit": fields.texts_or("unit", columns.unit)}
     return Batch("index", columns.series, times | levels | unit, place.source, place.lines)

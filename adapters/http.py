@@ -167,7 +167,7 @@ class HttpClient:
                     f"max_wait_secs={config.max_wait_secs:g}; try again later"
                 ) from error
             return error.retry_after_secs
-        # Threads that failed together must not come back together: up to a quarter more, by address.
+        # Threads that failed together must not return together: up to a quarter more wait.
         spread = 1.0 + (zlib.crc32(url.encode()) % 1000) / 4000
         return min(config.backoff_secs * 2.0 ** (tries - 1) * spread, config.max_wait_secs)
 

@@ -8,7 +8,7 @@ which something is wrong is refused with its reason and changes nothing; the oth
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from adapters.options import ImportOptions
 from adapters.report import FileOutcome, ImportReport
 from adapters.sources import SourceFile, open_source
 from catalog.errors import ConfigError, DataError
+from catalog.ingest import IngestReport
 from catalog.progress import Progress, no_progress
 from catalog.records import Batch
 from catalog.store import Catalog
@@ -140,7 +141,9 @@ def _files(root: Path, catalog: Catalog) -> list[tuple[Path, str]]:
     if root.is_file():
         return [(root, root.name)]
     if not root.is_dir():
-        raise ConfigError(f"import path must be a file or a folder, was {str(root)!r}: none is there")
+        raise ConfigError(
+            f"import path must be a file or a folder, was {str(root)!r}: none is there"
+        )
     own = catalog.path.resolve()
     found = []
     for file in sorted(root.rglob("*")):
@@ -165,7 +168,7 @@ def _explain(source: SourceFile) -> str:
 
 
 def _refuse_skipped(outcome: FileOutcome) -> FileOutcome:
-    """A file that was named by itself and cannot be imported is a mistake to tell, not to skip."""
+    """Refuse what a folder would skip: a file that was named by itself was meant."""
     if outcome.status != "skipped":
         return outcome
     return FileOutcome(outcome.file, "refused", reason=f"{outcome.file}: {outcome.reason}")
@@ -173,3 +176,30 @@ def _refuse_skipped(outcome: FileOutcome) -> FileOutcome:
 
 def _always(source: SourceFile) -> bool:
     return True
+
+
+def _outcome(
+    name: str, importer: str, batches: Sequence[Batch], report: IngestReport
+) -> FileOutcome:
+    """Return what the catalog says about the batches of one file."""
+    series = tuple(dict.fromkeys(batch.series for batch in batches))
+    rows = sum(len(batch) for batch in batches)
+    if report.refused:
+        reason = report.refused[0].refused
+        if name not in reason:
+            reason = f"{name}: {reason}"
+        return FileOutcome(name, "refused", importer, series, rows, reason=reason)
+    notes = [note for result in report.results for note in result.notes]
+    retimed = sum(result.retimed for result in report.results)
+    if retimed:
+        notes.append(f"{retimed:,} records known under another time keep the first one")
+    return FileOutcome(
+        name,
+        "took" if report.added or report.restated else "unchanged",
+        importer,
+        series,
+        rows,
+        report.added,
+        report.restated,
+        notes=tuple(dict.fromkeys(notes)),
+    )

@@ -106,7 +106,7 @@ def read_dvol(source: SourceFile, options: ImportOptions) -> list[Batch]:
         place.refuse(
             ~(np.isfinite(column) & (column > 0.0)),
             f"{name} must be above 0",
-            lambda row, column=column: f"{column[row]:g}",
+            checks.shown(column),
         )
     checks.check_extremes(place, levels)
     known = start + NS_PER_HOUR

@@ -21,8 +21,9 @@ which of the two to use is for a feature to say.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +37,6 @@ from catalog.timestamps import NS_PER_DAY, format_time
 
 MARKET_WIDE = "crypto"
 """Asset of a headline about no single coin."""
-_SCORED = ("Date", "Short Description", "Accurate Sentiments")
-_SEEN = ("published_at", "first_seen", "headline", "source")
-_OUTLETS = ("date", "sentiment", "source", "subject", "text", "title")
 _SUBJECTS = {"bitcoin": "btc", "ethereum": "eth"}
 _POLARITY = re.compile(
     r"\{'class': '(?:negative|neutral|positive)', 'polarity': (-?\d+(?:\.\d+)?(?:[eE]-?\d+)?), "
@@ -101,14 +99,14 @@ def read(source: SourceFile, options: ImportOptions) -> list[Batch]:
     """
     table = read_text(source)
     if source.has("Short Description"):
-        parse, columns = _scored, _SCORED
+        form = _SCORED
     elif source.has("headline"):
-        parse, columns = _seen, _SEEN
+        form = _SEEN
     else:
-        parse, columns = _outlets, _OUTLETS
-    checks.require_columns(source.name, tuple(table.columns), columns)
+        form = _OUTLETS
+    checks.require_columns(source.name, tuple(table.columns), form.columns)
     checks.require_rows(source.name, len(table))
-    return [to_batch(source.stem, parse(source, table), options)]
+    return [to_batch(source.stem, form.parse(source, table), options)]
 
 
 def to_batch(series: str, headlines: Headlines, options: ImportOptions) -> Batch:
@@ -128,6 +126,7 @@ def to_batch(series: str, headlines: Headlines, options: ImportOptions) -> Batch
         np.abs(score) > 1.0, "a score must be between -1 and 1", lambda row: f"{score[row]:g}"
     )
     known, notes = _known(headlines, options)
+    known = checks.known_by_now(known, headlines.published, options.clock_ns())
     keys = list(
         zip(
             headlines.published.tolist(),
@@ -177,7 +176,7 @@ def _known(headlines: Headlines, options: ImportOptions) -> tuple[IntColumn, tup
     return known, (note,)
 
 
-def _scored(source: SourceFile, table: TextTable) -> Headlines:
+def _parse_scored(source: SourceFile, table: TextTable) -> Headlines:
     place = Place(table.source, table.lines)
     count = len(table)
     asset = "btc" if source.stem.lower().startswith(("bitcoin", "btc")) else MARKET_WIDE
@@ -192,7 +191,7 @@ def _scored(source: SourceFile, table: TextTable) -> Headlines:
     )
 
 
-def _seen(source: SourceFile, table: TextTable) -> Headlines:
+def _parse_seen(source: SourceFile, table: TextTable) -> Headlines:
     place = Place(table.source, table.lines)
     asset = "btc" if source.stem.lower().startswith(("bitcoin", "btc")) else MARKET_WIDE
     return Headlines(
@@ -206,7 +205,7 @@ def _seen(source: SourceFile, table: TextTable) -> Headlines:
     )
 
 
-def _outlets(source: SourceFile, table: TextTable) -> Headlines:
+def _parse_outlets(source: SourceFile, table: TextTable) -> Headlines:
     """Read the outlets' file; its dates are day-first, and a file that denies that is refused."""
     place = Place(table.source, table.lines)
     published = checks.times(place, "date", table["date"], _DAY_FIRST)
@@ -246,6 +245,18 @@ def _stripped(texts: Sequence[str]) -> Text:
 
 def _objects(texts: Text, order: NDArray[np.int64]) -> NDArray[np.object_]:
     return np.array(texts, dtype=object)[order]
+
+
+class _Form(NamedTuple):
+    """One form of file: the columns that it must have, and how its rows are read."""
+
+    columns: Text
+    parse: Callable[[SourceFile, TextTable], Headlines]
+
+
+_SCORED = _Form(("Date", "Short Description", "Accurate Sentiments"), _parse_scored)
+_SEEN = _Form(("published_at", "first_seen", "headline", "source"), _parse_seen)
+_OUTLETS = _Form(("date", "sentiment", "source", "subject", "text", "title"), _parse_outlets)
 
 
 def explain_labelled(source: SourceFile) -> str:

@@ -19,8 +19,8 @@ class ImportOptions(Config):
     Parameters
     ----------
     market : {"um", "spot"} or None
-        Market of an exchange archive file whose path names none: USDT-margined perpetuals or spot.
-        None: the path decides, and perpetuals are assumed (and reported) where it is silent.
+        Market of exchange archive files: USDT-margined perpetuals or spot. None: the path
+        decides, and perpetuals are assumed (and reported) where it is silent.
     publication_delay_hours : float
         How long after a day's end its on-chain metrics are taken as known where the vendor does
         not say. The default is above 99 % of the delays that Coin Metrics recorded in 2022 and

@@ -33,7 +33,7 @@ class FileOutcome:
     rows : int
         Records in the file.
     added : int
-        Records that were new, restated ones included.
+        Records that were new.
     restated : int
         Records that say something else than before; kept as a vintage.
     reason : str

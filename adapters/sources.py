@@ -33,7 +33,6 @@ HEAD_BYTES = 65_536
 
 _MAGIC: tuple[tuple[bytes, Format], ...] = (
     (b"ARROW1", "feather"),
-    (b"FEA1", "feather"),
     (b"PAR1", "parquet"),
 )
 _DELIMITERS = (",", ";", "\t", "|")
@@ -180,13 +179,13 @@ def read_text(source: SourceFile, header: Sequence[str] | None = None) -> TextTa
 def _look(path: Path, name: str) -> SourceFile:
     with path.open("rb") as file:
         start = file.read(6)
+    if start.startswith(b"FEA1"):
+        problem = "feather version 1, which is no longer read; write it again as version 2"
+        return SourceFile(path, name, "unreadable", _stem(path.name), problem=problem)
     for magic, kind in _MAGIC:
         if start.startswith(magic):
-            schema = (
-                pa.ipc.open_file(path).schema if kind == "feather" and magic == b"ARROW1"
-                else _parquet_schema(path, kind)
-            )
-            return SourceFile(path, name, kind, _stem(path.name), columns=tuple(schema.names))
+            columns = tuple(_schema(path, kind).names)
+            return SourceFile(path, name, kind, _stem(path.name), columns=columns)
     member = path.name
     if start.startswith(b"PK"):
         members = _members(path)
@@ -196,10 +195,11 @@ def _look(path: Path, name: str) -> SourceFile:
     return _look_at_text(path, name, member)
 
 
-def _parquet_schema(path: Path, kind: Format) -> pa.Schema:
-    if kind == "feather":  # version 1 has no schema that can be read alone
-        return pa.feather.read_table(path).schema
-    return pa.parquet.read_schema(path)
+def _schema(path: Path, kind: Format) -> pa.Schema:
+    if kind == "parquet":
+        return pa.parquet.read_schema(path)
+    with pa.OSFile(str(path)) as file:
+        return pa.ipc.open_file(file).schema
 
 
 def _look_at_text(path: Path, name: str, member: str) -> SourceFile:
@@ -214,17 +214,13 @@ def _look_at_text(path: Path, name: str, member: str) -> SourceFile:
         whole_lines = whole_lines[:-1]
     try:
         rows = [
-            tuple(row)
-            for row in islice(csv.reader(whole_lines, delimiter=delimiter), 50)
-            if row
+            tuple(row) for row in islice(csv.reader(whole_lines, delimiter=delimiter), 50) if row
         ]
     except csv.Error:
         return SourceFile(path, name, "other", stem)
     if not rows:
         return SourceFile(path, name, "unreadable", stem, problem="the file is empty")
-    return SourceFile(
-        path, name, "csv", stem, _clean(rows[0]), tuple(rows[1:]), delimiter
-    )
+    return SourceFile(path, name, "csv", stem, _clean(rows[0]), tuple(rows[1:]), delimiter)
 
 
 def _delimiter(text: str) -> str:

@@ -5,7 +5,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 # The environment is the locked set and nothing of the caller's.
-unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 PYTHON := $(BIN)/python

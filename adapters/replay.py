@@ -33,7 +33,6 @@ from nautilus_trader.model import (
     Venue,
     register_custom_data_class,
 )
-from nautilus_trader.model.custom import customdataclass
 from nautilus_trader.trading import Strategy, StrategyConfig
 from pydantic import Field
 
@@ -41,6 +40,7 @@ from catalog.config import Config
 from catalog.errors import DataError, RunFailedError
 from catalog.progress import Progress, no_progress
 from catalog.timestamps import format_time
+from catalog.types import customdataclass
 
 FENCE_PARAMETER = "replay_fence"
 """Key of a fence's number in the parameters of the account query that answers it."""
@@ -146,7 +146,9 @@ class ReplaySession:
     failure : BaseException or None
         What ended the replay before its time.
     started, finished : bool
-        Whether the first record was sent; whether every record was replayed and answered.
+        Whether the replay began; whether every record was replayed and answered.
+    sent : int
+        Records sent.
     """
 
     def __init__(
@@ -163,6 +165,7 @@ class ReplaySession:
         self.on_timestamp: Callable[[int], None] | None = None
         self.on_end: Callable[[], None] | None = None
         self._progress = progress
+        self.sent = 0
         self._emit: Callable[[object], None] | None = None
         self._answered = asyncio.Event()
         self._fence = 0
@@ -225,6 +228,7 @@ class ReplaySession:
                 await self._flush(closes=False)
             self.venue.on_record(record)
             self._emit(record)
+            self.sent += 1
             self._sent_since_fence += 1
             if index % _PROGRESS_EVERY == 0:
                 self._progress(_STAGE, index, total)
@@ -237,8 +241,7 @@ class ReplaySession:
         assert self._emit is not None
         self._answered.clear()
         self._fence += 1
-        fence = ReplayFence(self.now, self.now, self._fence, closes)
-        self._emit(CustomData(_FENCE_TYPE, fence))
+        self._emit(CustomData(_FENCE_TYPE, _fence(self.now, self._fence, closes)))
         try:
             async with asyncio.timeout(self.config.timeout_secs):
                 await self._answered.wait()
@@ -258,6 +261,13 @@ class ReplaySession:
 
 
 _FENCE_TYPE = DataType("ReplayFence")
+
+
+def _fence(now: int, number: int, closes: bool) -> ReplayFence:
+    # The decorator puts the two times first in the constructor.
+    make: Any = ReplayFence
+    fence: ReplayFence = make(now, now, number, closes)
+    return fence
 
 
 class FenceStrategy(Strategy):

@@ -40,7 +40,7 @@ from nautilus_trader.model import (
     VenueOrderId,
 )
 
-from live.paper_book import PaperBook, PaperCancel, PaperFill, PaperOrder
+from live.paper_book import PaperBook, PaperCancel, PaperEvent, PaperFill, PaperOrder
 from strategies.execution import ExecutionConfig, InstrumentTerms
 from strategies.market_data import price_number
 
@@ -153,24 +153,29 @@ class PaperExecutionClient(ExecutionClient):
     def _books_funding(self) -> bool:
         return self._wiring.execution.funding == "recorded"
 
-    def _publish(self, events: list[PaperFill | PaperCancel]) -> None:
+    def _publish(self, events: list[PaperEvent]) -> None:
         for event in events:
-            order = self._orders.pop(event.order.client_order_id)
-            venue_order_id = VenueOrderId(f"P-{event.order.client_order_id}")
-            if isinstance(event, PaperCancel):
-                self.generate_order_canceled(order, venue_order_id, event.ts_event)
+            name = event.order.client_order_id
+            order = self._orders.pop(name)
+            if isinstance(event, PaperFill):
+                self._publish_fill(order, event)
+            elif isinstance(event, PaperCancel):
+                self.generate_order_canceled(order, _venue_order_id(name), event.ts_event)
             else:
-                self._publish_fill(order, venue_order_id, event)
+                self.generate_order_rejected(order, event.reason, event.ts_event, False)
 
-    def _publish_fill(self, order: Any, venue_order_id: VenueOrderId, fill: PaperFill) -> None:
+    def _publish_fill(self, order: Any, fill: PaperFill) -> None:
+        name = fill.order.client_order_id
         instrument = self._instruments[fill.order.instrument_id]
-        self._wiring.note_reference(fill.order.client_order_id, fill.reference)
+        self._wiring.note_reference(name, fill.reference)
+        if fill.order.trigger is None:
+            self.generate_order_accepted(order, _venue_order_id(name), fill.ts_event)
         self._publish_account(fill.ts_event)
         self.generate_order_filled(
             order,
-            venue_order_id,
+            _venue_order_id(name),
             None,
-            TradeId(f"T-{fill.order.client_order_id}"),
+            TradeId(f"T-{name}"),
             Quantity(fill.quantity, instrument.size_precision),
             Price(fill.price, instrument.price_precision),
             self._currency,
@@ -217,8 +222,10 @@ class PaperExecutionClient(ExecutionClient):
         )
         self._orders[name] = order
         self.book.submit(paper_order, now)
-        arrival = now + self._wiring.execution.latency_ns
-        self.generate_order_accepted(order, VenueOrderId(f"P-{name}"), arrival)
+        if is_stop:
+            # A market order is accepted and filled, or refused, when it meets a price.
+            arrival = now + self._wiring.execution.latency_ns
+            self.generate_order_accepted(order, _venue_order_id(name), arrival)
 
     async def _cancel_order(self, command: Any) -> None:
         try:
@@ -255,6 +262,10 @@ class PaperExecutionClient(ExecutionClient):
 
     async def _generate_position_status_reports(self, command: Any) -> list[Any]:
         return []
+
+
+def _venue_order_id(client_order_id: str) -> VenueOrderId:
+    return VenueOrderId(f"P-{client_order_id}")
 
 
 def paper_factory(

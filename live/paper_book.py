@@ -2,8 +2,9 @@
 
 It follows the timetable in `strategies.execution`: a command takes effect one latency after it
 was sent; a market order fills at the first quote of its instrument from then on; a stop fills at
-the first quote or bar that reaches its trigger. Prices come from the same functions as the
-replay's fill model.
+the first quote or bar that reaches its trigger. A price meets the orders that rest before those
+that arrive with it, so of an exit and a stop at one open the stop trades. Prices come from the
+same functions as the replay's fill model.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from strategies.execution import (
+    BUY,
     ExecutionConfig,
     InstrumentTerms,
     Side,
@@ -63,14 +65,21 @@ class PaperFill(NamedTuple):
 
 
 class PaperCancel(NamedTuple):
-    """An order that ended without a fill; `requested` tells a cancel from the exchange's own."""
+    """An order that was taken back on request."""
 
     order: PaperOrder
     ts_event: int
-    requested: bool
 
 
-type PaperEvent = PaperFill | PaperCancel
+class PaperReject(NamedTuple):
+    """An order that the exchange refused when it would have traded, and why."""
+
+    order: PaperOrder
+    ts_event: int
+    reason: str
+
+
+type PaperEvent = PaperFill | PaperCancel | PaperReject
 
 
 class _Command(NamedTuple):
@@ -88,6 +97,13 @@ class PaperBook:
         Ticks and steps.
     execution : ExecutionConfig
         Fees, latency, slippage and the starting balance.
+
+    Attributes
+    ----------
+    ledger : Ledger
+        Cash, positions and settlements.
+    filled : dict of client order id to float
+        How much of each order was filled, base units.
     """
 
     def __init__(self, terms: dict[str, InstrumentTerms], execution: ExecutionConfig) -> None:
@@ -98,6 +114,7 @@ class PaperBook:
         self._stops: dict[str, list[PaperOrder]] = {name: [] for name in terms}
         self._known: dict[str, PaperOrder] = {}
         self.ledger = Ledger(execution.starting_balance)
+        self.filled: dict[str, float] = {}
 
     def submit(self, order: PaperOrder, ts_sent: int) -> None:
         """Send an order at `ts_sent`; it takes effect one latency later."""
@@ -138,12 +155,12 @@ class PaperBook:
         return any(_reached(order, high, low) for order in self._stops[instrument_id])
 
     def on_quote(self, instrument_id: str, price: float, ts_event: int) -> list[PaperEvent]:
-        """Take a quote: market orders fill at it, then the stops that it has passed."""
-        events = self._arrive(instrument_id, ts_event)
+        """Take a quote: stops that it has passed fill, then market orders that wait or arrive."""
+        events = self._arrive(instrument_id, ts_event - 1)
+        events += self._trigger_stops(instrument_id, price, price, price, ts_event)
+        events += self._arrive(instrument_id, ts_event)
         markets, self._markets[instrument_id] = self._markets[instrument_id], []
-        for order in markets:
-            events.append(self._fill(order, price, ts_event))
-        return events + self._trigger_stops(instrument_id, price, price, price, ts_event)
+        return events + [self._fill(order, price, ts_event) for order in markets]
 
     def on_bar(
         self, instrument_id: str, prices: tuple[float, float, float], ts_event: int
@@ -173,7 +190,7 @@ class PaperBook:
                 queue = self._markets if command.order.trigger is None else self._stops
                 queue[instrument_id].append(command.order)
             elif self._remove(command.order):
-                events.append(PaperCancel(command.order, ts_event, requested=True))
+                events.append(PaperCancel(command.order, ts_event))
         self._travelling[instrument_id] = waiting
         return events
 
@@ -207,16 +224,26 @@ class PaperBook:
         if order.reduce_only:
             quantity = min(quantity, max(0.0, -order.side * held))
             if quantity == 0.0:
-                return PaperCancel(order, ts_event, requested=False)
+                return PaperReject(order, ts_event, _would_increase(order))
         terms, execution = self._terms[order.instrument_id], self._execution
         price = slipped_price(order.side, reference, execution.slippage_bps, terms.tick)
         fee = commission(quantity, price, execution.taker_fee_bps)
         self.ledger.apply_fill(
             LedgerFill(ts_event, order.instrument_id, order.side, quantity, price, fee, "")
         )
+        self.filled[order.client_order_id] = quantity
         return PaperFill(order, quantity, price, reference, fee, ts_event)
 
 
 def _reached(order: PaperOrder, high: float, low: float) -> bool:
     assert order.trigger is not None
     return stop_is_triggered(order.side, order.trigger, high, low)
+
+
+def _would_increase(order: PaperOrder) -> str:
+    # The engine's own words, so that the backtest's table of orders and ours are equal.
+    kind = "MARKET" if order.trigger is None else "STOP_MARKET"
+    side = "BUY" if order.side == BUY else "SELL"
+    return (
+        f"Reduce-only order {order.client_order_id} ({kind}-{side}) would have increased position"
+    )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from live.paper_book import PaperBook, PaperCancel, PaperFill, PaperOrder
+from live.paper_book import PaperBook, PaperCancel, PaperEvent, PaperFill, PaperOrder, PaperReject
 from strategies.execution import ExecutionConfig, InstrumentTerms, commission, slipped_price
 
 BTC, ETH = "BTCUSDT-PERP.BINANCE", "ETHUSDT-PERP.BINANCE"
@@ -41,7 +41,7 @@ def stop(name: str, side: int, trigger: float, *, reduce: bool = True) -> PaperO
     return PaperOrder(name, BTC, side, 1.0, trigger, reduce)  # type: ignore[arg-type]
 
 
-def only_fill(events: list[PaperFill | PaperCancel]) -> PaperFill:
+def only_fill(events: list[PaperEvent]) -> PaperFill:
     assert len(events) == 1
     assert isinstance(events[0], PaperFill)
     return events[0]
@@ -108,16 +108,19 @@ def test_a_stop_that_the_range_misses_stays() -> None:
     assert [order.client_order_id for order in paper.open_orders()] == ["S"]
 
 
-def test_a_market_exit_and_a_passed_stop_at_one_open_trade_once() -> None:
+def test_of_a_passed_stop_and_an_exit_at_one_open_the_stop_trades() -> None:
+    # The engine's order, and an exchange's: the stop rests there while the exit is on its way.
     paper = long_book()
     paper.submit(stop("S", -1, 95.0), LATENCY)
     paper.submit(market("X", -1, reduce=True), 5 * LATENCY)
-    exit_, gone = paper.on_quote(BTC, 90.0, 6 * LATENCY)
-    assert isinstance(exit_, PaperFill)
-    assert exit_.order.client_order_id == "X"
-    assert isinstance(gone, PaperCancel)
-    assert not gone.requested
+    stopped, refused = paper.on_quote(BTC, 90.0, 6 * LATENCY)
+    assert isinstance(stopped, PaperFill)
+    assert stopped.order.client_order_id == "S"
+    assert stopped.reference == 90.0
+    assert isinstance(refused, PaperReject)
+    assert refused.reason == "Reduce-only order X (MARKET-SELL) would have increased position"
     assert paper.ledger.positions == {}
+    assert paper.open_orders() == []
 
 
 def test_a_cancel_takes_effect_one_latency_later() -> None:
@@ -127,10 +130,10 @@ def test_a_cancel_takes_effect_one_latency_later() -> None:
     paper_late = long_book()
     paper_late.submit(stop("S", -1, 95.0), LATENCY)
     assert paper_late.cancel("S", 5 * LATENCY)
-    assert only_fill(paper.on_quote(BTC, 94.0, 6 * LATENCY - 1)).order.client_order_id == "S"
-    (event,) = paper_late.on_quote(BTC, 94.0, 6 * LATENCY)
+    # A price at the moment of arrival still meets the stop: it rested first.
+    assert only_fill(paper.on_quote(BTC, 94.0, 6 * LATENCY)).order.client_order_id == "S"
+    (event,) = paper_late.on_quote(BTC, 94.0, 6 * LATENCY + 1)
     assert isinstance(event, PaperCancel)
-    assert event.requested
     assert not paper.cancel("S", 7 * LATENCY)
 
 

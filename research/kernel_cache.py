@@ -88,8 +88,9 @@ def compiled_kernels() -> CompiledKernels:
 @contextmanager
 def _caching_in(folder: Path) -> Iterator[bool]:
     """Let numba keep what is decorated inside in a folder; yield whether it can be written."""
-    from numba import config
+    import numba
 
+    config: Any = numba.config
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)

@@ -113,15 +113,16 @@ def slide(f: Row, at: int, size: int, position: int, value: float) -> float:
             f[index] = total
         f[prefix] = 0.0
     f[at + position] = value
-    total = f[prefix] + value
-    f[prefix] = total
-    return total + f[at + position + 1]
+    newer: float = f[prefix] + value
+    older: float = f[at + position + 1]
+    f[prefix] = newer
+    return newer + older
 
 
 def restart_ema(f: Row, slot: int, length: int, gain: float) -> float:
     """Return an EMA that starts `length` slots ago from the close of that time."""
     keep = 1.0 - gain
-    ema = f[LOG_CLOSE + ((slot - length + 1) & RING_MASK)]
+    ema: float = f[LOG_CLOSE + ((slot - length + 1) & RING_MASK)]
     for back in range(length - 2, -1, -1):
         ema = keep * ema + gain * f[LOG_CLOSE + ((slot - back) & RING_MASK)]
     return ema
@@ -197,8 +198,9 @@ def summarise(f: Row, slot: int) -> None:
 
 def log_return(f: Row, slot: int, back: int, bars: int) -> float:
     """Return the log return over `bars` slots that ended `back` slots before `slot`."""
-    end = f[LOG_CLOSE + ((slot - back) & RING_MASK)]
-    return end - f[LOG_CLOSE + ((slot - back - bars) & RING_MASK)]
+    end: float = f[LOG_CLOSE + ((slot - back) & RING_MASK)]
+    start: float = f[LOG_CLOSE + ((slot - back - bars) & RING_MASK)]
+    return end - start
 
 
 def ratio_zscore(fa: Row, fb: Row, slot: int) -> float:

@@ -1,0 +1,141 @@
+"""Other futures: a panel whose past is left alone and whose rest is changed, in several ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalog.arrays import BarArrays, Float64Array, SeriesArrays
+from research.panel import Panel
+
+
+def perturbed(panel: Panel, cut: int, seed: int = 0) -> Iterator[tuple[str, Panel]]:
+    """Yield the panel with several other futures after `cut`, each with the name of its kind."""
+    for place, (name, (change_bars, change_funding)) in enumerate(PERTURBATIONS.items()):
+        random = np.random.default_rng([seed, place, cut % 2**32])
+        bars = tuple(
+            _spliced(one, cut, change_bars(_last_close(one, cut), one.between(cut, None), random))
+            for one in panel.bars
+        )
+        funding = {
+            key: _spliced_series(one, cut, change_funding(one.between(cut, None), random))
+            for key, one in panel.funding.items()
+        }
+        yield name, replace(panel, bars=bars, funding=funding)
+
+
+def _truncate(_: float, bars: BarArrays, __: np.random.Generator) -> BarArrays:
+    return bars.between(None, int(bars.ts_init[0]) - 1) if len(bars) else bars
+
+
+def _scale(_: float, bars: BarArrays, random: np.random.Generator) -> BarArrays:
+    """Move every bar to another level, and shuffle the volumes."""
+    factor = np.exp(random.choice([-1.0, 1.0], len(bars)) * random.uniform(0.5, 2.0, len(bars)))
+    volume = 10.0 * random.permutation(bars.volume) + 1.0
+    return _with_prices(bars, bars.open, bars.high, bars.low, bars.close, factor, volume)
+
+
+def _mirror(last: float, bars: BarArrays, _: np.random.Generator) -> BarArrays:
+    """Turn rises into falls: what knows only the direction must notice."""
+    square = np.full(len(bars), last * last)
+    return _with_prices(
+        bars,
+        square / bars.open,
+        square / bars.low,
+        square / bars.high,
+        square / bars.close,
+        np.ones(len(bars)),
+        bars.volume[::-1].copy(),
+    )
+
+
+def _next_bar(_: float, bars: BarArrays, __: np.random.Generator) -> BarArrays:
+    """Change the very next bar alone."""
+    factor = np.ones(len(bars))
+    factor[:1] = 0.5
+    volume = bars.volume.copy()
+    volume[:1] = 7.0 * volume[:1] + 1.0
+    return _with_prices(bars, bars.open, bars.high, bars.low, bars.close, factor, volume)
+
+
+def _thin(_: float, bars: BarArrays, __: np.random.Generator) -> BarArrays:
+    """Leave every other bar out, beginning with the next."""
+    kept = np.arange(len(bars)) % 2 == 1
+    columns: dict[str, Any] = {name: getattr(bars, name)[kept] for name in _COLUMNS}
+    return replace(bars, **columns)
+
+
+def _no_rates(series: SeriesArrays, _: np.random.Generator) -> SeriesArrays:
+    return _with_rates(series, np.zeros(len(series), dtype=np.bool_), series.value)
+
+
+def _other_rates(series: SeriesArrays, random: np.random.Generator) -> SeriesArrays:
+    value = -3.0 * series.value + random.choice([-1e-3, 1e-3], len(series))
+    return _with_rates(series, np.ones(len(series), dtype=np.bool_), value)
+
+
+_COLUMNS = ("ts_init", "open", "high", "low", "close", "volume")
+type ChangeBars = Callable[[float, BarArrays, np.random.Generator], BarArrays]
+type ChangeFunding = Callable[[SeriesArrays, np.random.Generator], SeriesArrays]
+PERTURBATIONS: Mapping[str, tuple[ChangeBars, ChangeFunding]] = {
+    "cut off": (_truncate, _no_rates),
+    "moved to other levels": (_scale, _other_rates),
+    "mirrored": (_mirror, _other_rates),
+    "changed in the next bar": (_next_bar, _other_rates),
+    "thinned out": (_thin, _no_rates),
+}
+"""How the future is changed, and how it is called in messages."""
+
+
+def _with_prices(
+    bars: BarArrays,
+    first: Float64Array,
+    high: Float64Array,
+    low: Float64Array,
+    last: Float64Array,
+    factor: Float64Array,
+    volume: Float64Array,
+) -> BarArrays:
+    return replace(
+        bars,
+        open=first * factor,
+        high=high * factor,
+        low=low * factor,
+        close=last * factor,
+        volume=volume,
+    )
+
+
+def _with_rates(series: SeriesArrays, kept: NDArray[np.bool_], value: Float64Array) -> SeriesArrays:
+    return replace(
+        series, ts_event=series.ts_event[kept], ts_init=series.ts_init[kept], value=value[kept]
+    )
+
+
+def _last_close(bars: BarArrays, cut: int) -> float:
+    """Return the close known at the cut (the first one where none is)."""
+    known = bars.between(None, cut).close
+    closes = known[-1:] if len(known) else bars.close[:1]
+    return float(closes[0]) if len(closes) else 1.0
+
+
+def _spliced(bars: BarArrays, cut: int, later: BarArrays) -> BarArrays:
+    known = bars.between(None, cut)
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(known, name), getattr(later, name)]) for name in _COLUMNS
+    }
+    return replace(bars, **columns)
+
+
+def _spliced_series(series: SeriesArrays, cut: int, later: SeriesArrays) -> SeriesArrays:
+    known = series.between(None, cut)
+    return replace(
+        series,
+        ts_event=np.concatenate([known.ts_event, later.ts_event]),
+        ts_init=np.concatenate([known.ts_init, later.ts_init]),
+        value=np.concatenate([known.value, later.value]),
+    )

@@ -159,18 +159,16 @@ def inputs_digest() -> str:
 
 def venv_is_usable() -> bool:
     """Return whether .venv runs, is at its own place, and has a Python that we accept."""
-    code = "import sys; print(sys.prefix); print(*sys.version_info[:2])"
-    output = read_output([VENV_PYTHON, "-I", "-c", code])
-    if output is None:
-        return False
-    prefix, version = output.splitlines()
-    accepted = [f"{major} {minor}" for major, minor in VERSIONS]
     # A copied or moved folder still runs, but its scripts point to where it was made.
     try:
-        at_home = str(VENV) in (VENV / "bin" / "activate").read_text(encoding="utf-8")
+        if str(VENV) not in (VENV / "bin" / "activate").read_text(encoding="utf-8"):
+            return False
     except OSError:
         return False
-    return Path(prefix) == VENV and version in accepted and at_home
+    if sys.executable == VENV_PYTHON:
+        return sys.version_info[:2] in VERSIONS
+    output = read_output([VENV_PYTHON, "-I", "-c", "import sys; print(*sys.version_info[:2])"])
+    return output is not None and output.split() in [[str(a), str(b)] for a, b in VERSIONS]
 
 
 def write_stamp() -> None:

@@ -256,7 +256,8 @@ def decode(kind: Kind, data: bytes) -> Records:
     """
     texts = [column.name for column in COLUMNS[kind] if column.dtype == "text"]
     wanted = ["ts_event", "ts_init", *(column.name for column in COLUMNS[kind])]
-    table = pq.read_table(pa.BufferReader(data), columns=wanted, read_dictionary=texts)
+    file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
+    table = file.read(columns=wanted, use_threads=False)
     records: Records = {}
     for name in ("ts_event", "ts_init"):
         records[name] = table[name].cast(pa.int64()).to_numpy()

@@ -13,7 +13,7 @@ from catalog.arrays import span_slice
 from catalog.checks import joined, take
 from catalog.encoding import Records, decode
 from catalog.errors import DataError, IntegrityError
-from catalog.manifest import FileRecord, Layer, Manifest, SeriesRecord
+from catalog.manifest import FileRecord, Layer, Manifest, SeriesRecord, file_folder
 from catalog.records import Kind
 from catalog.timestamps import format_time
 from catalog.transactions import newest, read_file
@@ -137,6 +137,19 @@ class Reader:
                 f"file {file.path} of the catalog must hold the records that its commit record "
                 f"names, was not readable ({error}); import its source again into a new catalog"
             ) from error
+
+    def strays(self, record: SeriesRecord) -> list[str]:
+        """Return Parquet files that lie in a series' folders without belonging to the catalog.
+
+        The engine reads whatever lies there, so that they would mix with the catalog's records.
+        """
+        found = []
+        for layer in record.layers:
+            folder = file_folder(record.kind, record.series, layer.label)
+            own = {file.path for file in layer.files}
+            names = sorted(path.name for path in (self.root / folder).glob("*.parquet"))
+            found += [f"{folder}/{name}" for name in names if f"{folder}/{name}" not in own]
+        return found
 
     def _records(self, query: Query, layers: Layers) -> Records:
         resolved = resolve(query.kind, layers, query.choice)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from catalog.arrays import BarArrays, Float64Array, Int64Array
 from catalog.encoding import Records, update_digest
-from catalog.errors import ConfigError, DataError
+from catalog.errors import ConfigError, DataError, IntegrityError
 from catalog.ingest import IngestReport, ingest
 from catalog.instruments import KNOWN, bar_type, definition
 from catalog.inventory import SeriesInfo, instrument_of, inventory, series_info
@@ -390,6 +390,12 @@ class Catalog:
         """Check what the engine is about to read: it would not notice missing or damaged files."""
         self.settle()
         self.reader.records(query)
+        strays = self.reader.strays(self.reader.series(query.kind, query.series))
+        if strays:
+            raise IntegrityError(
+                f"folder of {query.kind} {query.series} must hold the catalog's files alone, also "
+                f"held {', '.join(strays[:3])}, which the engine would read as well; move them away"
+            )
 
     def _slow(self, query: Query, column: str) -> PointInTimeSeries:
         rows, changes = self.reader.records_and_changes(query)

@@ -72,9 +72,7 @@ class MemoryCatalog:
 
 @pytest.fixture
 def catalog() -> MemoryCatalog:
-    return MemoryCatalog(
-        [make_bars(BTC), make_bars(ETH)], [make_funding(BTC), make_funding(ETH)]
-    )
+    return MemoryCatalog([make_bars(BTC), make_bars(ETH)], [make_funding(BTC), make_funding(ETH)])
 
 
 def test_loads_what_was_asked_for_and_nothing_else(catalog: MemoryCatalog) -> None:
@@ -150,9 +148,7 @@ def test_a_gap_over_the_whole_span_is_refused() -> None:
     columns |= {name: getattr(bars, name)[kept] for name in ("low", "close", "volume")}
     catalog = MemoryCatalog([replace(bars, **columns)])
     with pytest.raises(DataError, match="has none: there is a gap"):
-        load_panel(
-            catalog, [BTC], "15m", START + 20 * INTERVAL, END - 20 * INTERVAL, funding=False
-        )
+        load_panel(catalog, [BTC], "15m", START + 20 * INTERVAL, END - 20 * INTERVAL, funding=False)
 
 
 def test_missing_funding_is_refused_and_never_taken_as_zero() -> None:
@@ -224,5 +220,5 @@ def test_parts_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(DataError, match=f"instrument of the panel, was for {ETH}"):
         panel_of(bars, funding={ETH: make_funding(ETH)})
     unsorted = make_funding()
-    with pytest.raises(DataError, match="funding of .* must be sorted"):
+    with pytest.raises(DataError, match=r"funding of .* must be sorted"):
         panel_of(bars, funding={BTC: replace(unsorted, ts_init=unsorted.ts_init[::-1])})

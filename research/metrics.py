@@ -344,8 +344,9 @@ def _top_accuracy(count: Float64Array, hits: Float64Array) -> Float64Array:
 
 def _ratio(numerator: Float64Array, denominator: Float64Array) -> Float64Array:
     """Divide, with NaN where there is nothing to divide by."""
-    nothing = np.full(numerator.shape, np.nan)
-    return np.divide(numerator, denominator, out=nothing, where=denominator > 0)
+    quotient: Float64Array = np.full(numerator.shape, np.nan)
+    np.divide(numerator, denominator, out=quotient, where=denominator > 0)
+    return quotient
 
 
 def _chunks(weights: Float64Array) -> Iterator[Float64Array]:

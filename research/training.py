@@ -268,6 +268,7 @@ def fit_rows(
     label = table.labels.value[rows]
     ts_init, ts_end = table.matrix.ts_init[rows], table.labels.ts_end[rows]
     weight = table.labels.weight[rows]
+    weight = weight / weight.mean()  # so that penalties mean the same at every horizon
     binned = BinnedRows(values, label, weight, table.matrix.names, config.model)
     embargo = config.validation.embargo_bars * table.interval_ns
     blocks = inner_blocks(ts_init, ts_end, config.calibration.inner_folds, embargo)

@@ -168,7 +168,7 @@ def test_nothing_is_moved_to_make_it_fit(
 
 def test_a_hole_as_long_as_a_test_block_is_refused() -> None:
     ts = np.concatenate([times(14), times(8, first=33)])
-    with pytest.raises(DataError, match="fold 0 .* must have test rows, had none"):
+    with pytest.raises(DataError, match=r"fold 0 .* must have test rows, had none"):
         walk_forward_splits(ts, ts + BAR, config(n_folds=4, test_start=14 * BAR), BAR)
 
 

@@ -27,9 +27,13 @@ from nautilus_trader.live import ClientCache
 from nautilus_trader.live.clients import DataClientFactory, MarketDataClient
 from nautilus_trader.model import (
     AccountId,
+    Bar,
     ClientId,
     CustomData,
     DataType,
+    FundingRateUpdate,
+    MarkPriceUpdate,
+    QuoteTick,
     Venue,
     register_custom_data_class,
 )
@@ -85,6 +89,9 @@ class ReplayVenue(Protocol):
 
     def on_record(self, record: Any) -> None:
         """Take the record in and emit what follows from it."""
+
+    def finish(self) -> None:
+        """Emit what is still due: no further record follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +154,10 @@ class ReplaySession:
         What ended the replay before its time.
     started, finished : bool
         Whether the replay began; whether every record was replayed and answered.
-    sent : int
-        Records sent.
+    done : int
+        Records shown to the venue and to whoever subscribed to their kind.
+    subscribed : set of type
+        Kinds of records that strategies see; others are shown to the venue only.
     """
 
     def __init__(
@@ -165,11 +174,12 @@ class ReplaySession:
         self.on_timestamp: Callable[[int], None] | None = None
         self.on_end: Callable[[], None] | None = None
         self._progress = progress
-        self.sent = 0
+        self.done = 0
+        self.subscribed: set[type] = set()
         self._emit: Callable[[object], None] | None = None
         self._answered = asyncio.Event()
         self._fence = 0
-        self._sent_since_fence = 0
+        self._unanswered = 0
 
     def fail(self, error: BaseException) -> None:
         """Note the first failure and end the replay."""
@@ -214,29 +224,36 @@ class ReplaySession:
                 self.on_end()
 
     async def _replay(self) -> None:
-        assert self._emit is not None
-        assert self.venue is not None
         total = len(self.feed.records)
         for index, record in enumerate(self.feed.records):
             if record.ts_init != self.now:
-                if index > 0:
-                    await self._flush(closes=True)
+                await self._flush(closes=True)
                 self.now = record.ts_init
-            if self.venue.acts_on(record):
-                # What was sent before must be seen before the events of this record: the node
-                # would handle those first.
-                await self._flush(closes=False)
-            self.venue.on_record(record)
-            self._emit(record)
-            self.sent += 1
-            self._sent_since_fence += 1
+            await self._show(record)
+            self.done = index + 1
             if index % _PROGRESS_EVERY == 0:
                 self._progress(_STAGE, index, total)
         await self._flush(closes=True)
+        assert self.venue is not None
+        self.venue.finish()
+
+    async def _show(self, record: Any) -> None:
+        """Show a record to the venue, then to the strategies if they subscribed to its kind."""
+        assert self._emit is not None
+        assert self.venue is not None
+        if self.venue.acts_on(record):
+            # What was sent before must be seen before the events of this record: the node would
+            # handle those first.
+            await self._flush(closes=False)
+            self._unanswered += 1
+        self.venue.on_record(record)
+        if type(record) in self.subscribed:
+            self._emit(record)
+            self._unanswered += 1
 
     async def _flush(self, *, closes: bool) -> None:
         """Wait until everything sent was handled and every order that followed has arrived."""
-        if self._sent_since_fence == 0 and not closes:
+        if self._unanswered == 0:
             return
         assert self._emit is not None
         self._answered.clear()
@@ -249,12 +266,12 @@ class ReplaySession:
             raise RunFailedError(self._stuck()) from None
         if self.failure is not None:
             raise self.failure
-        self._sent_since_fence = 0
+        self._unanswered = 0
 
     def _stuck(self) -> str:
         return (
             f"the live replay must be answered within {self.config.timeout_secs:g} s, but was "
-            f"still waiting for the strategies to handle the {self._sent_since_fence} records up "
+            f"still waiting for the strategies to handle the {self._unanswered} records and events up "
             f"to {format_time(self.now)} and for their orders to arrive (fence {self._fence}): "
             f"a callback that never returns, or a node that lost a client"
         )
@@ -347,24 +364,25 @@ class ReplayDataClient(MarketDataClient):
             self.create_task(self._session.run(self._handle_data), "replay")
 
     async def _subscribe_bars(self, command: Any) -> None:
-        self._check(str(command.bar_type.instrument_id))
+        self._open(Bar, str(command.bar_type.instrument_id))
 
     async def _subscribe_quotes(self, command: Any) -> None:
-        self._check(str(command.instrument_id))
+        self._open(QuoteTick, str(command.instrument_id))
 
     async def _subscribe_mark_prices(self, command: Any) -> None:
-        self._check(str(command.instrument_id))
+        self._open(MarkPriceUpdate, str(command.instrument_id))
 
     async def _subscribe_funding_rates(self, command: Any) -> None:
-        self._check(str(command.instrument_id))
+        self._open(FundingRateUpdate, str(command.instrument_id))
 
     async def _subscribe_instrument(self, command: Any) -> None:
-        self._check(str(command.instrument_id))
+        # Published on connecting.
+        return
 
     async def _subscribe_instruments(self, command: Any) -> None:
         return
 
-    def _check(self, instrument_id: str) -> None:
+    def _open(self, kind: type, instrument_id: str) -> None:
         if instrument_id not in self._known:
             error = DataError(
                 f"subscribed instrument must be one of the replay's ({', '.join(self._known)}), "
@@ -372,6 +390,7 @@ class ReplayDataClient(MarketDataClient):
             )
             self._session.fail(error)
             raise error
+        self._session.subscribed.add(kind)
 
     async def _unsubscribe(self, command: Any) -> None:
         return

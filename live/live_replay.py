@@ -18,13 +18,14 @@ from catalog.progress import Progress, no_progress
 from live.node import fence_answer, run_node
 from live.paper import PaperExecutionClient, PaperWiring
 from research.predictor import Predictor
-from strategies.backtest import BacktestOutcome, Replay, ReplayInputs, check_inputs
+from strategies.backtest import BacktestOutcome, Replay, ReplayInputs
 from strategies.execution import ExecutionConfig
 from strategies.fusion import FusionPolicy, FusionStrategy, StrategySettings
 from strategies.outcome import close_books, run_frames
 from strategies.predictor_actor import PredictorActor, PredictorActorConfig
 from strategies.reconciliation import Reconciliation
 from strategies.recorder import FINAL_STATUSES
+from strategies.replay_data import check_inputs, record_groups
 
 _PATIENCE_MS = 24 * 3_600_000
 """The actor's own time-out: longer than any replay, whose session says when a time is complete."""
@@ -82,18 +83,17 @@ class LiveReplay:
         execution: ExecutionConfig,
     ) -> None:
         check_inputs(inputs, predictor, policy, execution)
-        # The backtest's own assembly decides what the records are and in which order they come.
+        # The backtest's own assembly: the recorder, the terms, what settlements are due.
         self.backtest = Replay(inputs, predictor, policy, execution)
         self.recorder = self.backtest.recorder
-        self.records = _Records()
-        self.backtest.add_data(self.records)
+        self.records = _sorted_records(inputs, execution)
 
     def run(self, config: ReplayConfig, progress: Progress) -> BacktestOutcome:
         """Build, run, read, drop: one live node may exist in a process."""
         started = time.perf_counter()
         replay = self.backtest
         venue = str(replay.inputs.instruments[0].id.venue)
-        feed = ReplayFeed(venue, replay.inputs.instruments, self.records.all)
+        feed = ReplayFeed(venue, replay.inputs.instruments, self.records)
         session = ReplaySession(feed, config, progress=progress)
         actor, strategy = self.actor(), self.strategy()
         session.on_timestamp = lambda ts: self.close_timestamp(actor, ts)
@@ -178,8 +178,8 @@ class LiveReplay:
         resting = {order.client_order_id for order in client.book.open_orders()}
         alive = [row for row in recorder.orders.values() if row.status not in FINAL_STATUSES]
         return Reconciliation(
-            records=len(self.records.all),
-            iterations=session.sent,
+            records=len(self.records),
+            iterations=session.done,
             bars=sum(map(len, inputs.bars)),
             actor_bars=recorder.actor_bars,
             strategy_bars=recorder.strategy_bars,
@@ -221,17 +221,11 @@ class LiveReplay:
         return tuple(sorted({*found, *strangers}))
 
 
-class _Records:
-    """Collects the backtest's records instead of an engine; sorting keeps the order of equals."""
-
-    def __init__(self) -> None:
-        self.all: list[Any] = []
-
-    def add_data(self, batch: list[Any], **_options: bool) -> None:
-        self.all += batch
-
-    def sort_data(self) -> None:
-        self.all.sort(key=lambda record: int(record.ts_init))
+def _sorted_records(inputs: ReplayInputs, execution: ExecutionConfig) -> list[Any]:
+    records = [record for group in record_groups(inputs, execution) for record in group]
+    # Stable, as the engine's sort is: the order of the groups counts at equal stamps.
+    records.sort(key=lambda record: int(record.ts_init))
+    return records
 
 
 def _quantities(ledger: Any) -> dict[str, float]:

@@ -98,6 +98,7 @@ class PaperExecutionClient(ExecutionClient):
         self._instruments = {str(one.id): one for one in wiring.instruments}
         terms = {name: InstrumentTerms.of(one) for name, one in self._instruments.items()}
         self._orders: dict[str, Any] = {}
+        self._due: list[FundingRateUpdate] = []
         self._currency = Currency.from_str(_CURRENCY)
         self.book = PaperBook(terms, wiring.execution)
         self.received = 0
@@ -105,9 +106,8 @@ class PaperExecutionClient(ExecutionClient):
 
     def acts_on(self, record: Any) -> bool:
         """Return whether a record could make this client emit an event."""
-        if isinstance(record, FundingRateUpdate):
-            held = self.book.ledger.quantity(str(record.instrument_id))
-            return self._books_funding and held != 0.0
+        if self._due and record.ts_init > self._due[0].ts_init and self.book.ledger.positions:
+            return True
         if isinstance(record, QuoteTick):
             price = price_number(record.bid_price)
             return self.book.quote_would_act(str(record.instrument_id), price, record.ts_init)
@@ -118,7 +118,8 @@ class PaperExecutionClient(ExecutionClient):
         return False
 
     def on_record(self, record: Any) -> None:
-        """Take a record of market data; fills and settlements are emitted at once."""
+        """Take a record of market data; fills are emitted at once, settlements a time later."""
+        self.settle(record.ts_init)
         if isinstance(record, QuoteTick):
             self.on_quote(record)
         elif isinstance(record, Bar):
@@ -141,13 +142,26 @@ class PaperExecutionClient(ExecutionClient):
         self._publish(self.book.on_bar(name, prices, bar.ts_init))
 
     def on_funding(self, funding: FundingRateUpdate) -> None:
-        """Pay a settlement, where the execution settings say so."""
-        if not self._books_funding:
-            return
-        name = str(funding.instrument_id)
-        row = self.book.on_funding(name, float(funding.rate), funding.ts_event)
-        if row is not None:
-            self._publish_account(row.ts_event)
+        """Take a settlement, where the execution settings say so.
+
+        It is paid once its time is over: a stop that was hit in the bar that ends with it was
+        hit before it, and nothing is held any more. The backtest engine has the same order.
+        """
+        if self._books_funding:
+            self._due.append(funding)
+
+    def finish(self) -> None:
+        """Pay the settlements that are still due: no further record follows."""
+        self.settle(self._wiring.now() + 1)
+
+    def settle(self, now: int) -> None:
+        """Pay the settlements of times before `now`."""
+        while self._due and self._due[0].ts_init < now:
+            funding = self._due.pop(0)
+            name = str(funding.instrument_id)
+            row = self.book.on_funding(name, float(funding.rate), funding.ts_event)
+            if row is not None:
+                self._publish_account(row.ts_event)
 
     @property
     def _books_funding(self) -> bool:

@@ -156,7 +156,7 @@ def compare(backtest: OutcomeFrames, live: OutcomeFrames) -> ParityReport:
     Parameters
     ----------
     backtest, live : OutcomeFrames
-        The frames of `strategies.backtest.run_backtest` and `live.node.run_live_replay`.
+        The frames of `strategies.backtest.run_backtest` and `live.live_replay.run_live_replay`.
 
     Raises
     ------

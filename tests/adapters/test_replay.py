@@ -203,7 +203,7 @@ def test_a_lost_answer_times_out_and_says_what_was_waited_for() -> None:
     assert isinstance(session.failure, RunFailedError)
     text = str(session.failure)
     assert "must be answered within 0.3 s, but was still waiting" in text
-    assert "the 2 records up to 2023-11-14 22:16:00" in text
+    assert "the 2 records and events up to 2023-11-14 22:16:00" in text
     assert "(fence 4)" in text
 
 
@@ -255,6 +255,7 @@ def test_the_failure_that_came_first_is_kept() -> None:
 def test_a_late_answer_to_an_old_fence_does_not_release_a_newer_one() -> None:
     session = session_of(bars(3), timeout_secs=0.05)
     session.venue = _Idle()
+    session.subscribed.add(Bar)
     answers: list[int] = []
 
     def emit(data: Any) -> None:
@@ -274,3 +275,6 @@ class _Idle:
 
     def on_record(self, record: Any) -> None:
         assert Decimal(str(record.close)) > 0
+
+    def finish(self) -> None:
+        raise AssertionError("the replay never comes to its end")

@@ -47,7 +47,8 @@ lint: setup
 	@$(BIN)/ruff check
 
 types: setup
-	@$(BIN)/mypy
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/mypy --no-error-summary scripts/*.py
 
 imports: setup
 	@$(BIN)/lint-imports --no-logo
@@ -66,7 +67,7 @@ bench: setup ## Run the benchmarks against their budgets; ARGS='features' picks 
 	@$(PYTHON) -m tests.benchmarks.run $(ARGS)
 
 notebooks: setup ## Run the notebooks and write their .ipynb with outputs; ARGS='01_data' picks some
-	@$(PYTHON) scripts/notebooks.py $(ARGS)
+	@$(PYTHON) scripts/run_notebooks.py $(ARGS)
 
 lock: setup ## Resolve the dependencies anew; UPGRADE=1 takes the newest
 	@$(PYTHON) scripts/lock.py $(if $(UPGRADE),--upgrade)

@@ -27,7 +27,7 @@ _UNPICKLING_CALLS = {"joblib.load", "torch.load"}
 _UNPICKLING_NAMES = {"read_pickle", "to_pickle"}
 # Written in pieces, so that this file keeps its own rules.
 _MACHINE_PATH = re.compile(r"(?<![\w.})~$-])/(?:home|root|work|Users)" + "/")
-_UNFINISHED = re.compile(r"\b(?:TO" + "DO|FIX" + "ME)\b")
+_UNFINISHED = re.compile(r"\b(?:TO" + "DO|FIX" + r"ME)\b")
 _ADDRESS = re.compile(r"://|^\s*--(?:index|extra-index|find-links|trusted-host)")
 _CODE = {".py", ".sh", ".toml", ".yaml", ".yml", ".html", ".css", ""}
 

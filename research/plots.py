@@ -33,14 +33,11 @@ _CURVE_COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9")
 _STYLE: Any = {
     "svg.hashsalt": "levibot",
     "svg.fonttype": "path",
-    "font.size": 9.0,
+    "font.size": 8.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#9ca3af",
     "axes.labelcolor": "#374151",
-    "axes.titlesize": 10.0,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#e5e7eb",
@@ -113,7 +110,7 @@ def _time_axis(axes: Axes) -> None:
 
 
 def _shade_folds(axes: Axes, folds: Sequence[FoldMark], *, named: bool) -> None:
-    """Shade every other fold and draw its borders; write its name at the bottom."""
+    """Shade every other fold and draw its borders; write its name above."""
     for number, fold in enumerate(folds):
         start, end = fold.start / NS_PER_DAY, fold.end / NS_PER_DAY
         if number % 2 == 0:
@@ -122,13 +119,13 @@ def _shade_folds(axes: Axes, folds: Sequence[FoldMark], *, named: bool) -> None:
         if named:
             axes.text(
                 start + (end - start) / 2,
-                0.02,
+                1.01,
                 fold.name,
                 transform=axes.get_xaxis_transform(),
                 ha="center",
                 va="bottom",
                 color=GREY,
-                fontsize=7.5,
+                fontsize=7.0,
             )
 
 
@@ -237,12 +234,12 @@ def _amount(axes: Axes, x: float, start: float, end: float, change: float) -> No
     """Write a step's amount outside of its bar."""
     up = end >= start
     axes.annotate(
-        f"{change:+,.0f}",
+        f"{round(change) + 0.0:+,.0f}",
         (x, end),
         xytext=(0, 3 if up else -3),
         textcoords="offset points",
         ha="center",
         va="bottom" if up else "top",
-        fontsize=8.0,
+        fontsize=7.5,
         color="#111827",
     )

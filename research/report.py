@@ -176,6 +176,8 @@ def number_text(found: Estimate, *, percent: bool = False) -> tuple[str, str]:
         whole = value == round(value)
         return f"{value:,.0f}{unit}" if whole else f"{value:,.4g}{unit}", ""
     digits = 0 if high - low >= 10.0 or low == high == round(low) else interval_digits(high - low)
+    # Adding zero turns a negative zero, which would print as -0, into zero.
+    value, low, high = (round(part, digits) + 0.0 for part in (value, low, high))
     return f"{value:,.{digits}f}{unit}", f"{low:,.{digits}f} to {high:,.{digits}f}{unit}"
 
 
@@ -226,7 +228,7 @@ def verdict(
 
 def _with_interval(found: Estimate, *, percent: bool = False) -> str:
     value, interval = number_text(found, percent=percent)
-    return f"{value} ({interval})" if interval else value
+    return f"{value} [{interval}]" if interval else value
 
 
 def _about_auc(auc: Estimate) -> Sentence:

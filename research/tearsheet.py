@@ -48,6 +48,9 @@ QUANTSTATS_FILE = "quantstats.html"
 _TEMPLATES = Path(__file__).with_name("templates")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
+_SHORT = ("Rows", "AUC", "Accuracy", "Top-tenth accuracy", "Skill", "Brier", "ECE")
+"""Heads of the columns by fold, in the order of `PREDICTION_METRICS`."""
+
 # key: (label, unit, whether the value is a fraction to print in percent)
 _LABELS: Mapping[str, tuple[str, str, bool]] = {
     "n": ("Predictions with a known outcome", "rows", False),
@@ -150,12 +153,13 @@ def render_tearsheet(data: TearsheetData, *, quantstats: bool = True) -> str:
     curves: tuple[Curve, ...] = () if trading is None else trading["curves"]
     context = {
         "title": data.title,
-        "span": f"{format_time(data.start)} to {format_time(data.end)} UTC",
+        "span": f"{format_time(data.start)[:16]} to {format_time(data.end)[:16]} UTC",
         "synthetic": bool(data.metrics["provenance"]["synthetic"]),
         "verdict": verdict(
             data.metrics, waterfall, {curve.name: curve.last_return for curve in curves[1:]}
         ),
         "prediction": _headline(data.metrics["prediction"], PREDICTION_METRICS, {}),
+        "fold_heads": _SHORT,
         "fold_rows": _fold_rows(data),
         "references": _reference_rows(data.references),
         "trading": trading,
@@ -324,7 +328,7 @@ def _trading_part(data: TearsheetData, frames: OutcomeFrames, quantstats: bool) 
         "equity_picture": plots.svg_uri(plots.equity_figure(curves, data.folds)),
         "waterfall_picture": plots.svg_uri(plots.waterfall_figure(waterfall)),
         "months": _MONTHS,
-        "monthly": [_month_cells(row) for row in monthly_returns(span.daily)],
+        "monthly": _monthly_cells(monthly_returns(span.daily)),
         "groups": _groups(span),
         "details": [_detail_row(row) for row in trading_details(span)],
         "quantstats": _quantstats(span) if quantstats else ([], ""),
@@ -361,18 +365,22 @@ def _unexplained(waterfall: Waterfall, balance: float) -> str:
     return ""
 
 
-def _month_cells(row: MonthRow) -> tuple[int, list[tuple[str, str]]]:
-    """Return the year and for each month and the year the text and its colour."""
-    return row.year, [_tinted(value) for value in (*row.months, row.total)]
+def _monthly_cells(rows: tuple[MonthRow, ...]) -> list[tuple[int, list[tuple[str, str]]]]:
+    """Return for each year the text and the background of its months and of its total."""
+    # The strongest month gets the full colour, but one of less than a percent is no strong month.
+    largest = max(0.01, *(abs(value) for row in rows for value in row.months if value == value))
+    return [
+        (row.year, [_tinted(value, largest) for value in (*row.months, row.total)]) for row in rows
+    ]
 
 
-def _tinted(value: float) -> tuple[str, str]:
+def _tinted(value: float, largest: float) -> tuple[str, str]:
     """Return a return as text and a background: orange for losses, blue for gains."""
     if math.isnan(value):
         return "", "transparent"
-    strength = min(1.0, abs(value) / 0.10) * 0.55
+    strength = 0.5 * min(1.0, abs(value) / largest)
     tone = "0, 114, 178" if value > 0.0 else "213, 94, 0"
-    return f"{100.0 * value:+.1f}", f"rgba({tone}, {strength:.3f})"
+    return f"{round(100.0 * value, 1) + 0.0:+.1f}", f"rgba({tone}, {strength:.3f})"
 
 
 def _groups(span: TradingSpan) -> list[tuple[str, list[list[str]]]]:
@@ -393,7 +401,7 @@ def _groups(span: TradingSpan) -> list[tuple[str, list[list[str]]]]:
                     f"{row.mean_bps:+.1f}",
                     f"{row.realized:+,.0f}",
                     f"{-row.fees:+,.0f}",
-                    f"{row.funding:+,.0f}",
+                    f"{row.funding:+,.1f}",
                     f"{row.net:+,.0f}",
                 ]
                 for row in trade_groups(named, column)

@@ -23,6 +23,7 @@ from live.options import (
     ProfileOption,
     SetOption,
     ToOption,
+    optional_time,
 )
 
 app = typer.Typer(
@@ -113,18 +114,17 @@ def backtest(
 ) -> None:
     """Replay a strategy with other settings over predictions that exist, or a bundle's."""
     with user_errors():
-        from live.pipeline import run_backtest_command
+        from live.pipeline import BacktestSource, run_backtest_command
         from live.profile import load_profile
 
         settings = load_profile(profile, set_ or ())
+        source = BacktestSource(predictions, bundle, optional_time(from_), optional_time(to))
         with progress_bars() as progress:
             summary = run_backtest_command(
                 settings,
                 catalog,
                 out_folder,
-                predictions=predictions,
-                bundle=bundle,
-                span=(from_, to),
+                source,
                 overwrite=overwrite,
                 progress=progress,
             )
@@ -169,7 +169,7 @@ def evaluate(
 
         with progress_bars() as progress:
             summary = evaluate_bundle(
-                bundle, catalog, out_folder, from_, to, overwrite=overwrite, progress=progress
+                bundle, catalog, out_folder, (from_, to), overwrite=overwrite, progress=progress
             )
         emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False))
 
@@ -178,6 +178,9 @@ def evaluate(
 def repeat(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     catalog: CatalogOption,
+    source: Annotated[
+        Path | None, typer.Option(help="Bundle or run with predictions that this run used.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Run a run's folder again and compare every table bit for bit."""
@@ -185,7 +188,7 @@ def repeat(
         from live.pipeline import repeat_run
 
         with progress_bars() as progress:
-            compared = repeat_run(run, catalog, progress=progress)
+            compared = repeat_run(run, catalog, source=source, progress=progress)
         emit(
             {"identical": True, "tables": compared},
             json,

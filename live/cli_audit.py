@@ -8,7 +8,15 @@ import typer
 
 from catalog.errors import AuditFailedError
 from live.console import emit, out, progress_bars, user_errors
-from live.options import CatalogOption, FromOption, JsonOption, ProfileOption, SetOption, ToOption
+from live.options import (
+    CatalogOption,
+    FromOption,
+    JsonOption,
+    ProfileOption,
+    SetOption,
+    ToOption,
+    optional_time,
+)
 
 app = typer.Typer(
     help="Prove that nothing looks ahead, and that backtest and live decide alike.",
@@ -54,7 +62,9 @@ def parity(
 
         settings = load_profile(profile, set_ or ())
         with progress_bars() as progress:
-            report = audit_parity(settings, catalog, span=(from_, to), progress=progress)
+            report = audit_parity(
+                settings, catalog, span=(optional_time(from_), optional_time(to)), progress=progress
+            )
         emit(report.to_json(), json, lambda: out.print(str(report), markup=False))
         if not report.identical:
             raise typer.Exit(AuditFailedError.exit_code)

@@ -79,6 +79,19 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     return result
 
 
+def aligned(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a plain table: the first column to the left, the others to the right."""
+    table_rows = [header, *rows]
+    widths = [max(len(row[column]) for row in table_rows) for column in range(len(header))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table_rows
+    ]
+
+
 def print_json(payload: Any) -> None:
     """Write one JSON document to standard output."""
     sys.stdout.write(json.dumps(payload, indent=2, allow_nan=False, default=str) + "\n")

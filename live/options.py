@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from catalog.timestamps import parse_time
+
 ProfileOption = Annotated[
     str, typer.Option("--profile", "-p", help="Profile name (see `levibot profiles`) or YAML file.")
 ]
@@ -22,3 +24,8 @@ FromOption = Annotated[
     str | None, typer.Option("--from", help="Start of the span, such as 2024-01-01 (exclusive).")
 ]
 ToOption = Annotated[str | None, typer.Option("--to", help="End of the span (inclusive).")]
+
+
+def optional_time(text: str | None) -> int | None:
+    """Return the UTC nanoseconds of an option that may be absent."""
+    return None if text is None else parse_time(text)

@@ -17,12 +17,13 @@ from pydantic import Field, ValidationError, model_validator
 from catalog.config import Config
 from catalog.errors import ConfigError
 from catalog.timestamps import format_time, interval_ns
+from research.calibration import CalibrationConfig
 from research.features import FeatureConfig
 from research.labels import LabelConfig
 from research.metrics import BootstrapConfig
 from research.models.lightgbm_expert import LightGBMConfig
 from research.splits import Time, ValidationConfig
-from research.training import CalibrationConfig, WalkForwardConfig
+from research.training import WalkForwardConfig
 from strategies.execution import ExecutionConfig
 from strategies.policy import FusionPolicy
 

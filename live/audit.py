@@ -1,0 +1,268 @@
+"""The two proofs that a user can ask for: nothing looks ahead, and live decides as the backtest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catalog.arrays import BarArrays, SeriesArrays
+from catalog.errors import ConfigError
+from catalog.progress import Progress, no_progress
+from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR, format_time
+from live.live_replay import run_live_replay
+from live.parity import ParityReport, compare
+from live.pipeline import load_market
+from live.profile import Profile
+from live.warm_start import feed_history
+from research.features import feature_table
+from research.lookahead import (
+    Columns,
+    Violation,
+    audit_features,
+    audit_function,
+    audit_labels,
+    choose_cuts,
+)
+from research.panel import Panel
+from research.predictor import BundlePredictor, PrecomputedPredictions
+from research.training import train_until
+from research.walkforward import evaluate, walk_forward
+from strategies.backtest import ReplayInputs, run_backtest
+from strategies.policy import REASONS
+
+QUARTER_NS = 92 * NS_PER_DAY
+SETTLEMENT_NS = 8 * NS_PER_HOUR
+BARS_AFTER_CUT = 4
+"""How far past a cut decisions are replayed: its future is made up, and only the past is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookaheadReport:
+    """What a look-ahead audit compared, and what moved.
+
+    Parameters
+    ----------
+    audited : dict of str to int
+        Columns by part: features, label, predictions and decisions.
+    cuts : dict of str to int
+        Times at which the future was changed, by part.
+    violations : list of Violation
+        Whatever moved although only its future did.
+    """
+
+    audited: dict[str, int] = field(default_factory=dict)
+    cuts: dict[str, int] = field(default_factory=dict)
+    violations: list[Violation] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report for programs."""
+        return {
+            "passed": not self.violations,
+            "audited": self.audited,
+            "cuts": self.cuts,
+            "violations": [str(violation) for violation in self.violations],
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"{name:24} {count:3} columns at {self.cuts[name]:3} cuts"
+            for name, count in self.audited.items()
+        ]
+        lines += [str(violation) for violation in self.violations]
+        end = "nothing looks ahead" if not self.violations else "LOOK-AHEAD FOUND"
+        return "\n".join([*lines, end])
+
+
+def audit_lookahead(
+    profile: Profile, catalog: Path, *, cuts: int, progress: Progress = no_progress
+) -> LookaheadReport:
+    """Change everything after t, at several t, for all that a profile computes.
+
+    Features and labels are swept over the whole span. Predictions and decisions are those of the
+    first fold (fit, calibration, prediction, replay), computed anew for every changed future.
+    """
+    if cuts < 1:
+        raise ConfigError(f"--cuts must be at least 1, was {cuts}")
+    market = load_market(profile, catalog)
+    panel = market.panel
+    warmup = _warmup_end(panel, profile)
+    times = choose_cuts(panel, after=warmup, count=cuts)
+    report = LookaheadReport()
+    report.violations.extend(
+        audit_features(panel, profile.features, times, progress=_named(progress, "features"))
+    )
+    report.audited["features"] = len(feature_table(profile.features))
+    report.cuts["features"] = len(times)
+    report.violations.extend(
+        audit_labels(panel, profile.label, times, progress=_named(progress, "label"))
+    )
+    report.audited["label"] = 3
+    report.cuts["label"] = len(times)
+    first_fold = _FirstFold(profile, market.instruments)
+    fold_cuts = first_fold.cuts(market.panel, cuts)
+    for number, cut in enumerate(fold_cuts):
+        progress("predictions, decisions", number, len(fold_cuts))
+        shortened = panel.truncated(cut + BARS_AFTER_CUT * panel.interval_ns)
+        report.violations.extend(audit_function(first_fold, shortened, [cut]))
+    progress("predictions, decisions", len(fold_cuts), len(fold_cuts))
+    report.audited["predictions, decisions"] = len(_DECISION_COLUMNS)
+    report.cuts["predictions, decisions"] = len(fold_cuts)
+    return report
+
+
+def audit_parity(
+    profile: Profile,
+    catalog: Path,
+    *,
+    span: tuple[int | None, int | None] = (None, None),
+    progress: Progress = no_progress,
+) -> ParityReport:
+    """Run the profile's strategy as backtest and in a live node, and compare every number.
+
+    One model is trained on what was known at the span's start. The backtest trades its batch
+    predictions; the live node computes features and predictions bar by bar, warm-started.
+    """
+    end = profile.data.end if span[1] is None else span[1]
+    start = end - QUARTER_NS if span[0] is None else span[0]
+    if not profile.data.start < start < end <= profile.data.end:
+        raise ConfigError(
+            f"the audited span must lie within the profile's data "
+            f"({format_time(profile.data.start)} to {format_time(profile.data.end)}), was "
+            f"{format_time(start)} to {format_time(end)}; give --from and --to"
+        )
+    market = load_market(profile, catalog, span=(profile.data.start, end))
+    config = profile.walk_forward_config()
+    model = train_until(market.panel, config, start, progress=progress)
+    result = evaluate(market.panel, model, start, end, progress=progress)
+    inputs = market.replay_inputs(start, end, len(result.predictions))
+    predictions = PrecomputedPredictions.from_frame(result.predictions, result.spec)
+    backtest = run_backtest(
+        inputs, predictions, profile.strategy, profile.execution, progress=progress
+    )
+
+    def online() -> BundlePredictor:
+        predictor = BundlePredictor(model)
+        feed_history(predictor, market.panel.bars, market.funding, start, progress=progress)
+        return predictor
+
+    live = run_live_replay(
+        inputs,
+        online,
+        profile.strategy,
+        profile.execution,
+        progress=_named(progress, "live node"),
+    )
+    return compare(backtest, live)
+
+
+_DECISION_COLUMNS = (
+    "raw_prob",
+    "prob_up",
+    "side",
+    "target_weight",
+    "reason",
+    "quantity",
+    "equity",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _FirstFold:
+    """From a panel to the predictions and decisions of its first fold: what the audit repeats."""
+
+    profile: Profile
+    instruments: tuple[Any, ...]
+
+    def cuts(self, panel: Panel, count: int) -> list[int]:
+        """Return times inside the first tested block, off its ends."""
+        validation = self.profile.validation
+        start = validation.test_start
+        end = self.profile.data.end if validation.test_end is None else validation.test_end
+        bars = (end - start) // validation.n_folds // panel.interval_ns
+        places = np.linspace(0.1, 0.9, count)
+        return [start + int(place * bars) * panel.interval_ns for place in places]
+
+    def __call__(self, panel: Panel) -> Columns:
+        """Fit, predict and replay on a panel with whatever future."""
+        validation = self.profile.validation.model_copy(update={"n_folds": 1, "test_end": None})
+        unmeasured = self.profile.bootstrap.model_copy(update={"samples": 0})
+        config = self.profile.walk_forward_config().model_copy(
+            update={"validation": validation, "bootstrap": unmeasured}
+        )
+        result = walk_forward(panel, config)
+        frame = result.predictions
+        start = self.profile.validation.test_start
+        end = min(int(bars.ts_init[-1]) for bars in panel.bars if len(bars))
+        inputs = ReplayInputs(
+            instruments=self.instruments,
+            bars=tuple(
+                _on_tick(bars.between(start, end), instrument)
+                for bars, instrument in zip(panel.bars, self.instruments, strict=True)
+            ),
+            funding={name: _settled_until(series, end) for name, series in panel.funding.items()},
+        )
+        outcome = run_backtest(
+            inputs,
+            PrecomputedPredictions.from_frame(frame, result.spec),
+            self.profile.strategy,
+            self.profile.execution,
+        )
+        decisions = outcome.decisions.merge(
+            frame[["ts_init", "instrument_id", "raw_prob"]], on=["ts_init", "instrument_id"]
+        ).merge(outcome.equity[["ts_init", "equity"]], on="ts_init")
+        codes = {name: code for code, name in enumerate(panel.instruments())}
+        reasons = {reason: code for code, reason in enumerate(REASONS)}
+        decisions["reason"] = decisions["reason"].map(reasons)
+        return Columns(
+            decisions["ts_init"].to_numpy(dtype=np.int64),
+            np.asarray(decisions["instrument_id"].map(codes), dtype=np.int64),
+            decisions[list(_DECISION_COLUMNS)].to_numpy(dtype=np.float64),
+            _DECISION_COLUMNS,
+        )
+
+
+def _warmup_end(panel: Panel, profile: Profile) -> int:
+    """Return the first time at which every instrument is past its warm-up, UTC nanoseconds."""
+    bars = max(feature.warmup_bars for feature in feature_table(profile.features))
+    first = max(int(one.ts_init[0]) for one in panel.bars)
+    return first + bars * panel.interval_ns
+
+
+def _named(progress: Progress, name: str) -> Progress:
+    """Show the progress of a part under a name of its own."""
+
+    def report(stage: str, done: int, total: int) -> None:
+        progress(name, done, total)
+
+    return report
+
+
+def _on_tick(bars: BarArrays, instrument: Any) -> BarArrays:
+    """Round made-up prices to what the instrument can have; true ones stay as they are."""
+    price, size = instrument.price_precision, instrument.size_precision
+    floor = 10.0**-price
+    return replace(
+        bars,
+        open=np.maximum(np.round(bars.open, price), floor),
+        high=np.maximum(np.round(bars.high, price), floor),
+        low=np.maximum(np.round(bars.low, price), floor),
+        close=np.maximum(np.round(bars.close, price), floor),
+        volume=np.round(bars.volume, size),
+    )
+
+
+def _settled_until(series: SeriesArrays, end: int) -> SeriesArrays:
+    """Go on with settlements of zero where a changed future has none: the replay demands them."""
+    last = int(series.ts_init[-1])
+    later = np.arange(last + SETTLEMENT_NS, end + 1, SETTLEMENT_NS, dtype=np.int64)
+    if not len(later):
+        return series
+    return replace(
+        series,
+        ts_event=np.concatenate([series.ts_event, later]),
+        ts_init=np.concatenate([series.ts_init, later]),
+        value=np.concatenate([series.value, np.zeros(len(later))]),
+    )

@@ -1,0 +1,406 @@
+"""The commands' work: load, research, replay, report. The only place that joins the packages."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters.synthetic import SyntheticConfig, generate
+from catalog.arrays import BarArrays, SeriesArrays
+from catalog.errors import AuditFailedError, ConfigError
+from catalog.progress import Progress, no_progress
+from catalog.store import Catalog
+from catalog.timestamps import format_time, parse_time
+from live.profile import Profile, load_profile, parse_profile
+from live.report import Predictions, RunResult, RunSummary, write_run
+from live.runs import (
+    PREDICTIONS_FILE,
+    PROFILE_FILE,
+    Stopwatch,
+    check_free,
+    code_version,
+    read_run,
+    run_folder,
+    table_hashes,
+)
+from live.warm_start import feed_history
+from research.bundle import load_bundle, save_bundle
+from research.features import feature_table
+from research.panel import Panel, load_panel
+from research.predictor import (
+    BundlePredictor,
+    PrecomputedPredictions,
+    Predictor,
+    PredictorSpec,
+    read_predictions,
+)
+from research.training import predictor_spec, train_until
+from research.walkforward import check_unseen, walk_forward
+from research.walkforward import evaluate as evaluate_model
+from strategies.backtest import BacktestOutcome, ReplayInputs, run_backtest
+from strategies.outcome import RunFrames
+
+DEMO_PROFILE = "synthetic"
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """What a run reads: the panel for research and what the replay needs beside it."""
+
+    panel: Panel
+    funding: dict[str, SeriesArrays]
+    instruments: tuple[Any, ...]
+
+    def replay_inputs(self, start: int, end: int, predictions: int | None) -> ReplayInputs:
+        """Return the part in ``(start, end]`` for the replay."""
+        return ReplayInputs(
+            instruments=self.instruments,
+            bars=self.bars(start, end),
+            funding=self.funding,
+            predictions_expected=predictions,
+        )
+
+    def bars(self, start: int, end: int) -> tuple[BarArrays, ...]:
+        """Return the bars in ``(start, end]``, one entry for each instrument."""
+        return tuple(bars.between(start, end) for bars in self.panel.bars)
+
+
+def load_market(
+    profile: Profile, catalog: Path, *, span: tuple[int, int] | None = None, warmup: bool = False
+) -> Market:
+    """Read a profile's data, or another span of it, refusing what is missing or unsound.
+
+    Parameters
+    ----------
+    profile : Profile
+        Its instruments and interval; its span where `span` is None.
+    catalog : Path
+        Folder.
+    span : (start, end), optional
+        UTC nanoseconds, ``(start, end]``.
+    warmup : bool
+        Whether to read as many bars in front of the span as the features remember.
+    """
+    store = Catalog.open(catalog)
+    start, end = span or (profile.data.start, profile.data.end)
+    warmup_bars = max(feature.warmup_bars for feature in feature_table(profile.features))
+    needs_funding = profile.features.funding or profile.execution.funding == "recorded"
+    panel = load_panel(
+        store,
+        profile.data.instruments,
+        profile.data.interval,
+        start,
+        end,
+        funding=needs_funding,
+        warmup_bars=warmup_bars if warmup else 0,
+    )
+    instruments = tuple(store.instrument(name) for name in profile.data.instruments)
+    return Market(panel, dict(panel.funding), instruments)
+
+
+def run_walkforward(
+    profile: Profile,
+    catalog: Path,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> RunSummary:
+    """Walk forward, replay the out-of-sample predictions and write the run."""
+    check_free(out, overwrite=overwrite)
+    watch = Stopwatch()
+    with watch.stage("load"):
+        market = load_market(profile, catalog)
+    result = walk_forward(market.panel, profile.walk_forward_config(), progress=progress)
+    watch.seconds.update(result.seconds)
+    job = _Job(profile, market, (result.folds[0].test_start, result.folds[-1].test_end), watch)
+    predictions = Predictions.of_result(result)
+    outcome = job.replay(_precomputed(predictions, result.spec), len(predictions.frame), progress)
+    return job.write(out, {"name": "walkforward"}, predictions, outcome, overwrite=overwrite)
+
+
+def run_backtest_command(
+    profile: Profile,
+    catalog: Path,
+    out: Path,
+    source: BacktestSource,
+    *,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> RunSummary:
+    """Replay predictions that exist, or a bundle bar by bar, and write the run."""
+    if (source.predictions is None) == (source.bundle is None):
+        raise ConfigError(
+            "backtest needs predictions to trade on: give either --predictions RUN (a run of "
+            "`levibot walkforward`) or --bundle BUNDLE (of `levibot train`)"
+        )
+    check_free(out, overwrite=overwrite)
+    if source.bundle is not None:
+        return _backtest_bundle(profile, catalog, out, source, overwrite, progress)
+    return _backtest_predictions(profile, catalog, out, source, overwrite, progress)
+
+
+def train_bundle(
+    profile: Profile, catalog: Path, until: str, out: Path, *, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Fit one model on what was known at `until`, write it and return its manifest."""
+    if out.exists():
+        raise ConfigError(f"--out must be a new folder, {out} exists; choose another name")
+    last = parse_time(until)
+    if not profile.data.start < last <= profile.data.end:
+        raise ConfigError(
+            f"--until must be after data.start ({format_time(profile.data.start)}) and no later "
+            f"than data.end ({format_time(profile.data.end)}), was {format_time(last)}"
+        )
+    market = load_market(profile, catalog, span=(profile.data.start, last))
+    model = train_until(market.panel, profile.walk_forward_config(), last, progress=progress)
+    return save_bundle(out, model, profile=profile.model_dump(mode="json"))
+
+
+def evaluate_bundle(
+    bundle: Path,
+    catalog: Path,
+    out: Path,
+    span: tuple[str, str],
+    *,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> RunSummary:
+    """Score and replay a bundle on a span that it has not seen, and write the run."""
+    check_free(out, overwrite=overwrite)
+    loaded = load_bundle(bundle)
+    profile = parse_profile(loaded.profile, f"of bundle {bundle.name}")
+    start, end = parse_time(span[0]), parse_time(span[1])
+    check_unseen(loaded.model, start, end)
+    watch = Stopwatch()
+    with watch.stage("load"):
+        market = load_market(profile, catalog, span=(start, end), warmup=True)
+    result = evaluate_model(market.panel, loaded.model, start, end, progress=progress)
+    watch.seconds.update(result.seconds)
+    job = _Job(profile, market, (start, end), watch)
+    predictions = Predictions.of_result(result)
+    outcome = job.replay(_precomputed(predictions, result.spec), len(predictions.frame), progress)
+    command = {"name": "evaluate", "bundle": loaded.version, "from": start, "to": end}
+    return job.write(out, command, predictions, outcome, overwrite=overwrite)
+
+
+def repeat_run(
+    run: Path, catalog: Path, *, source: Path | None, progress: Progress = no_progress
+) -> list[str]:
+    """Run a run's folder again and compare every table bit for bit; return their names.
+
+    Raises
+    ------
+    ConfigError
+        If the run used predictions or a bundle, and `source` does not say where they lie.
+    AuditFailedError
+        Naming the tables that came out differently.
+    """
+    record = read_run(run)
+    profile = load_profile(str(run / PROFILE_FILE))
+    with tempfile.TemporaryDirectory(prefix="levibot-repeat-") as folder:
+        again = Path(folder) / "run"
+        _run_again(record["command"], profile, catalog, again, source, progress)
+        found = table_hashes(again)
+    differing = [name for name, digest in record["tables"].items() if found.get(name) != digest]
+    if differing:
+        then, now = record["provenance"]["version"], code_version()
+        raise AuditFailedError(
+            f"run {run} must repeat bit for bit, but {', '.join(differing)} came out differently "
+            f"(written by version {then}, repeated by {now})"
+        )
+    return sorted(found)
+
+
+def make_demo(catalog: Path, out: Path, *, progress: Progress = no_progress) -> RunSummary:
+    """Make the synthetic market if it is not there yet, and walk forward over it."""
+    profile = load_profile(DEMO_PROFILE)
+    store = Catalog.open(catalog, create=True)
+    names = profile.data.instruments
+    if not store.series() or not store.is_synthetic(names):
+        if store.series():
+            raise ConfigError(
+                f"--catalog of the demonstration must be empty or synthetic, {catalog} holds real "
+                "data; choose another folder"
+            )
+        store.ingest(
+            generate(
+                SyntheticConfig(
+                    seed=profile.seed,
+                    instruments=names,
+                    interval=profile.data.interval,
+                    start=format_time(profile.data.start),
+                    end=format_time(profile.data.end),
+                )
+            ),
+            progress=progress,
+        )
+    return run_walkforward(profile, catalog, out, overwrite=True, progress=progress)
+
+
+@dataclass(frozen=True, slots=True)
+class BacktestSource:
+    """What a backtest trades on, and when: one of the two paths, and a span ``(start, end]``."""
+
+    predictions: Path | None = None
+    bundle: Path | None = None
+    start: int | None = None
+    end: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """The part that all commands share: replay a span and write the run."""
+
+    profile: Profile
+    market: Market
+    span: tuple[int, int]
+    watch: Stopwatch
+
+    def replay(
+        self, predictor: Predictor, expected: int | None, progress: Progress
+    ) -> BacktestOutcome:
+        """Replay the span."""
+        with self.watch.stage("replay"):
+            return run_backtest(
+                self.market.replay_inputs(*self.span, expected),
+                predictor,
+                self.profile.strategy,
+                self.profile.execution,
+                progress=progress,
+            )
+
+    def write(
+        self,
+        out: Path,
+        command: dict[str, Any],
+        predictions: Predictions,
+        outcome: RunFrames,
+        *,
+        overwrite: bool,
+    ) -> RunSummary:
+        """Write the run's folder, whole or not at all."""
+        start, end = self.span
+        run = RunResult(
+            profile=self.profile,
+            command=command,
+            predictions=predictions,
+            outcome=outcome,
+            bars=self.market.bars(start, end),
+            funding=self.market.funding,
+            start=start,
+            end=end,
+        )
+        with run_folder(out, overwrite=overwrite) as folder:
+            metrics = write_run(folder, run, self.watch)
+        return RunSummary(out, metrics)
+
+
+def _precomputed(predictions: Predictions, spec: PredictorSpec) -> PrecomputedPredictions:
+    return PrecomputedPredictions.from_frame(predictions.frame, spec)
+
+
+def _backtest_predictions(
+    profile: Profile,
+    catalog: Path,
+    out: Path,
+    source: BacktestSource,
+    overwrite: bool,
+    progress: Progress,
+) -> RunSummary:
+    assert source.predictions is not None
+    watch = Stopwatch()
+    with watch.stage("load"):
+        market = load_market(profile, catalog)
+        record = read_run(source.predictions)
+        config = profile.walk_forward_config()
+        interval = market.panel.interval_ns
+        spec = predictor_spec(config, market.panel.instruments(), interval)
+        path = source.predictions / PREDICTIONS_FILE
+        frame = read_predictions(path, spec, market.panel.data_hash)
+    start, end = _inside(
+        source, (int(frame["ts_init"].min()) - interval, int(frame["ts_init"].max()))
+    )
+    attributes = frame.attrs
+    frame = frame[(frame["ts_init"] > start) & (frame["ts_init"] <= end)]
+    frame.attrs = attributes
+    with watch.stage("metrics"):
+        predictions = Predictions.of_frame(frame, market.panel, profile.bootstrap)
+    job = _Job(profile, market, (start, end), watch)
+    outcome = job.replay(_precomputed(predictions, spec), len(frame), progress)
+    command = {
+        "name": "backtest",
+        "predictions": record["tables"][PREDICTIONS_FILE],
+        "from": start,
+        "to": end,
+    }
+    return job.write(out, command, predictions, outcome, overwrite=overwrite)
+
+
+def _backtest_bundle(
+    profile: Profile,
+    catalog: Path,
+    out: Path,
+    source: BacktestSource,
+    overwrite: bool,
+    progress: Progress,
+) -> RunSummary:
+    """Replay with the bundle predicting bar by bar, as it would live; score it in batch."""
+    assert source.bundle is not None
+    loaded = load_bundle(source.bundle)
+    start, end = _inside(source, (profile.data.start, profile.data.end), complete=True)
+    check_unseen(loaded.model, start, end)
+    watch = Stopwatch()
+    with watch.stage("load"):
+        market = load_market(profile, catalog, span=(start, end), warmup=True)
+    result = evaluate_model(market.panel, loaded.model, start, end, progress=progress)
+    watch.seconds.update(result.seconds)
+    predictor = BundlePredictor(loaded.model)
+    with watch.stage("warm start"):
+        feed_history(predictor, market.panel.bars, market.funding, start, progress=progress)
+    job = _Job(profile, market, (start, end), watch)
+    outcome = job.replay(predictor, len(result.predictions), progress)
+    command = {"name": "backtest", "bundle": loaded.version, "from": start, "to": end}
+    return job.write(out, command, Predictions.of_result(result), outcome, overwrite=overwrite)
+
+
+def _run_again(
+    command: dict[str, Any],
+    profile: Profile,
+    catalog: Path,
+    out: Path,
+    source: Path | None,
+    progress: Progress,
+) -> None:
+    """Run the command of a run's record."""
+    if command["name"] == "walkforward":
+        run_walkforward(profile, catalog, out, progress=progress)
+        return
+    if source is None:
+        kind = "the bundle" if "bundle" in command else "the run with its predictions"
+        raise ConfigError(f"--source must name the folder of {kind} that this run used")
+    if command["name"] == "evaluate":
+        span = (str(command["from"]), str(command["to"]))
+        evaluate_bundle(source, catalog, out, span, progress=progress)
+        return
+    part = "bundle" if "bundle" in command else "predictions"
+    replayed = BacktestSource(**{part: source}, start=command["from"], end=command["to"])
+    run_backtest_command(profile, catalog, out, replayed, progress=progress)
+
+
+def _inside(
+    source: BacktestSource, limits: tuple[int, int], *, complete: bool = False
+) -> tuple[int, int]:
+    """Return the span asked for, the limits where none is; refuse one that is not inside."""
+    if complete and (source.start is None or source.end is None):
+        raise ConfigError("a bundle is replayed over a stated span: give --from and --to")
+    start = limits[0] if source.start is None else source.start
+    end = limits[1] if source.end is None else source.end
+    if not limits[0] <= start < end <= limits[1]:
+        raise ConfigError(
+            f"the span must lie within {format_time(limits[0])} to {format_time(limits[1])}, "
+            f"was {format_time(start)} to {format_time(end)}"
+        )
+    return start, end

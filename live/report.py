@@ -1,0 +1,331 @@
+"""From a run's predictions and frames to `metrics.json`, the tearsheet and a summary to print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from catalog.arrays import BarArrays, SeriesArrays
+from live.console import aligned
+from live.profile import Profile, dump_profile
+from live.runs import (
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    PROFILE_FILE,
+    RUN_FILE,
+    TABLES,
+    TEARSHEET_FILE,
+    Stopwatch,
+    code_version,
+    finite,
+    peak_memory_mb,
+    table_hashes,
+    write_json,
+    write_tables,
+)
+from research.benchmarks import HoldingCosts, buy_and_hold
+from research.estimates import Estimate
+from research.metrics import (
+    BootstrapConfig,
+    ReliabilityCurve,
+    prediction_metrics,
+    reliability_curve,
+)
+from research.panel import Panel
+from research.performance import trading_metrics
+from research.predictor import write_predictions
+from research.references import REFERENCES
+from research.report import FoldMark
+from research.tearsheet import TearsheetData, write_tearsheet
+from research.walkforward import WalkForwardResult
+from strategies.outcome import RunFrames
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+type Metrics = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FoldLine:
+    """One fold of a report; training facts are None for predictions that were read from a file."""
+
+    index: int
+    test_start: int
+    test_end: int
+    metrics: Mapping[str, Estimate]
+    train_start: int | None = None
+    train_end: int | None = None
+    n_train: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Out-of-sample predictions and what they are worth, however they were come by.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As `WalkForwardResult.predictions`.
+    folds : tuple of FoldLine
+        In time order.
+    metrics : mapping of Estimate
+        Pooled.
+    references : mapping of mapping of Estimate
+        The same for simple references.
+    reliability : ReliabilityCurve
+        Pooled.
+    data_hash : str
+        Of the data that was read.
+    synthetic : bool
+        Whether any of it was made up.
+    """
+
+    frame: pd.DataFrame
+    folds: tuple[FoldLine, ...]
+    metrics: Mapping[str, Estimate]
+    references: Mapping[str, Mapping[str, Estimate]]
+    reliability: ReliabilityCurve
+    data_hash: str
+    synthetic: bool
+
+    @classmethod
+    def of_result(cls, result: WalkForwardResult) -> Self:
+        """Take the predictions of a walk-forward or of an evaluated bundle."""
+        folds = tuple(
+            FoldLine(
+                fold.index,
+                fold.test_start,
+                fold.test_end,
+                fold.metrics,
+                fold.train_start,
+                fold.train_end,
+                fold.n_train,
+            )
+            for fold in result.folds
+        )
+        return cls(
+            result.predictions,
+            folds,
+            result.metrics,
+            result.references,
+            result.reliability,
+            result.data_hash,
+            result.synthetic,
+        )
+
+    @classmethod
+    def of_frame(cls, frame: pd.DataFrame, panel: Panel, bootstrap: BootstrapConfig) -> Self:
+        """Measure predictions that were read from a file."""
+        settings = bootstrap.model_dump()
+        folds = []
+        for number, part in frame.groupby("fold", sort=True):
+            first, last = int(part["ts_init"].min()), int(part["ts_init"].max())
+            found = prediction_metrics(part, **settings)
+            folds.append(FoldLine(int(str(number)), first - panel.interval_ns, last, found))
+        references = {
+            name: prediction_metrics(frame, column=column, **settings)
+            for name, column in REFERENCES.items()
+            if column in frame
+        }
+        return cls(
+            frame,
+            tuple(folds),
+            prediction_metrics(frame, **settings),
+            references,
+            reliability_curve(frame, config=bootstrap),
+            panel.data_hash,
+            panel.synthetic,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """Everything that a run has computed, before it is written.
+
+    Parameters
+    ----------
+    profile : Profile
+        What was run.
+    command : dict
+        Name and arguments, enough to run it again.
+    predictions : Predictions
+        What was predicted and what it is worth.
+    outcome : RunFrames
+        The replay.
+    bars, funding
+        What was replayed, for buy-and-hold.
+    start, end : int
+        The replayed span ``(start, end]``, UTC nanoseconds.
+    """
+
+    profile: Profile
+    command: dict[str, Any]
+    predictions: Predictions
+    outcome: RunFrames
+    bars: Sequence[BarArrays]
+    funding: Mapping[str, SeriesArrays]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What is printed at the end of a run."""
+
+    folder: Path
+    metrics: Metrics
+
+    def to_json(self) -> Metrics:
+        """Return the content of `metrics.json`, and where the run lies."""
+        return {"run": str(self.folder), **self.metrics}
+
+    def __str__(self) -> str:
+        provenance = self.metrics["provenance"]
+        head = ["SYNTHETIC DATA: these results say nothing about any market", ""]
+        lines = head if provenance["synthetic"] else []
+        lines += aligned(
+            ["", "value", "95 % low", "95 % high"],
+            [
+                *_rows("prediction", self.metrics["prediction"]),
+                *_rows("trading", self.metrics["trading"]),
+            ],
+        )
+        seconds = self.metrics["seconds"]
+        lines += [
+            "",
+            "seconds: " + ", ".join(f"{name} {spent:.1f}" for name, spent in seconds.items()),
+            f"peak memory: {self.metrics['peak_memory_mb']:.0f} MB",
+            f"run:       {self.folder}",
+            f"metrics:   {self.folder / METRICS_FILE}",
+            f"tearsheet: {self.folder / TEARSHEET_FILE}",
+        ]
+        return "\n".join(lines)
+
+
+def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
+    """Write all of a run into a folder and return its metrics."""
+    with watch.stage("write"):
+        (folder / PROFILE_FILE).write_text(dump_profile(run.profile), encoding="utf-8")
+        write_predictions(folder / PREDICTIONS_FILE, run.predictions.frame)
+        write_tables(folder, {name: getattr(run.outcome, name) for name in TABLES})
+    with watch.stage("metrics"):
+        trading, folds = _trading(run)
+    metrics: Metrics = {
+        "prediction": _as_dicts(run.predictions.metrics),
+        "trading": _as_dicts(trading),
+        "folds": folds,
+        "references": {
+            name: _as_dicts(found) for name, found in run.predictions.references.items()
+        },
+        "provenance": _provenance(run),
+        "seconds": watch.total(),
+        "peak_memory_mb": peak_memory_mb(),
+    }
+    with watch.stage("tearsheet"):
+        write_tearsheet(_tearsheet_data(run, finite(metrics)), folder)
+    # The page itself shows the time and memory of all that came before it.
+    metrics |= {"seconds": watch.total(), "peak_memory_mb": peak_memory_mb()}
+    write_json(folder / METRICS_FILE, metrics)
+    record = {
+        "schema_version": 1,
+        "command": run.command,
+        "provenance": metrics["provenance"],
+        "tables": table_hashes(folder),
+    }
+    write_json(folder / RUN_FILE, record)
+    return metrics
+
+
+def _tearsheet_data(run: RunResult, metrics: Metrics) -> TearsheetData:
+    execution, policy = run.profile.execution, run.profile.strategy
+    costs = HoldingCosts(
+        starting_balance=execution.starting_balance,
+        fee_bps=execution.taker_fee_bps,
+        slippage_bps=execution.slippage_bps,
+    )
+    booked = run.funding if execution.funding == "recorded" else {}
+    held = buy_and_hold(run.bars, booked, costs, start=run.start, end=run.end)
+    settings = {**execution.model_dump(mode="json"), **policy.model_dump(mode="json")}
+    return TearsheetData(
+        title=run.profile.name,
+        metrics=metrics,
+        predictions=run.predictions.frame,
+        reliability=run.predictions.reliability,
+        start=run.start,
+        end=run.end,
+        folds=tuple(
+            FoldMark(f"fold {fold.index}", fold.test_start, fold.test_end)
+            for fold in run.predictions.folds
+        ),
+        frames=run.outcome,
+        starting_balance=execution.starting_balance,
+        benchmarks={"buy and hold": held},
+        references=run.predictions.references,
+        settings={name.replace("_", " "): str(value) for name, value in settings.items()},
+    )
+
+
+def _trading(run: RunResult) -> tuple[dict[str, Estimate], list[Metrics]]:
+    """Return the trading metrics of the whole run, and both kinds of metrics for each fold."""
+    balance = run.profile.execution.starting_balance
+    pooled = trading_metrics(
+        run.outcome,
+        start=run.start,
+        end=run.end,
+        starting_balance=balance,
+        **run.profile.bootstrap.model_dump(),
+    )
+    folds = []
+    for fold in run.predictions.folds:
+        found = trading_metrics(
+            run.outcome,
+            start=max(fold.test_start, run.start),
+            end=min(fold.test_end, run.end),
+            starting_balance=balance,
+            **run.profile.bootstrap.model_dump(),
+        )
+        folds.append(
+            {
+                "index": fold.index,
+                "test_start": fold.test_start,
+                "test_end": fold.test_end,
+                "train_start": fold.train_start,
+                "train_end": fold.train_end,
+                "n_train": fold.n_train,
+                "prediction": _as_dicts(fold.metrics),
+                "trading": _as_dicts(found),
+            }
+        )
+    return pooled, folds
+
+
+def _provenance(run: RunResult) -> Metrics:
+    return {
+        "synthetic": run.predictions.synthetic,
+        "data_hash": run.predictions.data_hash,
+        "config_hash": run.profile.content_hash(),
+        "seed": run.profile.seed,
+        "version": code_version(),
+    }
+
+
+def _as_dicts(metrics: Mapping[str, Estimate]) -> Metrics:
+    return {name: estimate.as_dict() for name, estimate in metrics.items()}
+
+
+def _rows(part: str, metrics: Metrics) -> list[list[str]]:
+    return [
+        [f"{part}.{name}", *(_number(found[end]) for end in ("value", "low", "high"))]
+        for name, found in metrics.items()
+    ]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "n/a"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4f}" if value != int(value) else f"{value:.0f}"

@@ -25,6 +25,8 @@ EARLIEST_NS = 1_230_768_000 * 10**9
 MAX_FUNDING_RATE = 0.1
 """Exchanges cap a settlement at a few percent; more is a percentage or another column."""
 
+_MOST_MICROSECONDS = (2**63 - 1) // 1_000 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -133,7 +135,9 @@ def times(place: Place, name: str, texts: Sequence[str], format_: str = "ISO8601
             f"({error})"
         ) from error
     index = pd.DatetimeIndex(parsed)
-    bad = np.asarray(index.isna())
+    # Pandas reads years that nanoseconds since 1970 in 64 bits cannot hold.
+    micros = index.as_unit("us").asi8
+    bad = np.asarray(index.isna() | (np.abs(micros) > _MOST_MICROSECONDS))
     example = "an ISO 8601 time such as 2024-01-31 00:15:00" if format_ == "ISO8601" else format_
     place.refuse(bad, f"{name} must be {example}", lambda row: repr(texts[row]))
     return np.asarray(index.as_unit("ns").asi8, dtype=np.int64)

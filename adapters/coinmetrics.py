@@ -91,9 +91,9 @@ class _Days:
 
 
 def matches(source: SourceFile) -> bool:
-    """Return whether a file is a Coin Metrics table: `time` and at least two known metrics."""
-    known = sum(name in UNITS or name in _TIMES for name in source.columns)
-    return source.format == "csv" and source.has("time") and known >= 2
+    """Return whether a file is a Coin Metrics table: `time` and a known metric."""
+    known = any(name in UNITS or name in _TIMES for name in source.columns)
+    return source.format == "csv" and source.has("time") and known
 
 
 def read(source: SourceFile, options: ImportOptions) -> list[Batch]:

@@ -34,6 +34,7 @@ from adapters.importing import import_file
 from adapters.options import ImportOptions, Market
 from adapters.report import FileOutcome, ImportReport
 from catalog.config import Config
+from catalog.errors import ConfigError, DataError, IntegrityError
 from catalog.progress import Progress, no_progress
 from catalog.store import Catalog
 from catalog.timestamps import NS_PER_DAY, interval_ns, parse_time
@@ -107,7 +108,10 @@ class FetchConfig(Config):
     @field_validator("interval")
     @classmethod
     def _known_interval(cls, interval: str) -> str:
-        interval_ns(interval)
+        try:
+            interval_ns(interval)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
         return interval
 
     @field_validator("start_month", "end_month")
@@ -223,7 +227,7 @@ def fetch(
     progress: Progress = no_progress,
     cache: Path | None = None,
     now_ns: int | None = None,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], object] | None = None,
 ) -> ImportReport:
     """Download what the catalog does not have yet, verify it and import it.
 
@@ -239,8 +243,8 @@ def fetch(
         Where to keep the downloaded zips. None: inside the catalog, until each is imported.
     now_ns : int or None
         The clock, UTC nanoseconds; None: the machine's. Months that have not ended are skipped.
-    sleep : callable
-        Waits for some seconds; tests pass their own.
+    sleep : callable or None
+        Waits for some seconds; tests pass their own. None: the client's.
 
     Returns
     -------
@@ -291,13 +295,14 @@ class _Fetcher:
     ) -> Iterator[tuple[ArchiveFile, _Download | FileOutcome | None]]:
         """Yield each file with its download, its outcome if there is none, or None (absent)."""
         pool = ThreadPoolExecutor(self._config.concurrency, thread_name_prefix="fetch")
+        waiting: list[Future[_Download | FileOutcome | None]] = []
         try:
-            waiting: list[Future[_Download | FileOutcome | None]] = [
-                pool.submit(self._one, file) for file in files
-            ]
+            waiting.extend(pool.submit(self._one, file) for file in files)
             for file, future in zip(files, waiting, strict=True):
                 yield file, future.result()
         finally:
+            if not all(future.done() for future in waiting):
+                self._client.cancel()
             pool.shutdown(cancel_futures=True)
 
     def _one(self, file: ArchiveFile) -> _Download | FileOutcome | None:
@@ -347,8 +352,18 @@ class _Ledger:
         self._path = self.folder / "committed.json"
         self._entries: dict[str, str] = {}
         if self._path.is_file():
-            self._entries = json.loads(self._path.read_text(encoding="utf-8"))
+            self._entries = self._read()
         self._spans = [(info.kind, info.series, info.start, info.end) for info in catalog.series()]
+
+    def _read(self) -> dict[str, str]:
+        try:
+            entries = json.loads(self._path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise IntegrityError(
+                f"{self._path.name} in the catalog's folder .fetch must be JSON, was damaged "
+                f"({error}); delete it: its months are then downloaded and compared again"
+            ) from error
+        return {str(path): str(sha256) for path, sha256 in dict(entries).items()}
 
     def sha256(self, file: ArchiveFile) -> str | None:
         """Return the hash of a file that is in the catalog, or None."""
@@ -358,13 +373,19 @@ class _Ledger:
     def add(self, file: ArchiveFile, sha256: str) -> None:
         """Remember a file that was committed."""
         self._entries[file.path] = sha256
-        self.folder.mkdir(parents=True, exist_ok=True)
         part = self._path.with_suffix(".part")
-        with part.open("w", encoding="utf-8") as out:
-            json.dump(self._entries, out, indent=0, sort_keys=True)
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(self._path)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with part.open("w", encoding="utf-8") as out:
+                json.dump(self._entries, out, indent=0, sort_keys=True)
+                out.flush()
+                os.fsync(out.fileno())
+            part.replace(self._path)
+        except OSError as error:
+            raise DataError(
+                f"writing the list of fetched months failed: {error.strerror or error}; the data "
+                "are stored, but would be downloaded again"
+            ) from error
 
     def _is_stored(self, file: ArchiveFile) -> bool:
         kind = "bars" if file.stream == "klines" else "funding"

@@ -13,12 +13,12 @@ import re
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from adapters import checks
 from adapters.checks import FloatColumn, IntColumn, Place
 from adapters.options import ImportOptions
 from adapters.sources import SourceFile, read_table
+from adapters.tables import numbers_of, rows_of, times_of
 from catalog.errors import ConfigError, DataError
 from catalog.instruments import bar_type
 from catalog.records import Batch
@@ -71,9 +71,9 @@ def read(source: SourceFile, options: ImportOptions) -> list[Batch]:
     checks.require_columns(source.name, table.column_names, COLUMNS)
     checks.require_rows(source.name, len(table))
     market = parse_name(source)
-    place = Place(source.name, np.arange(1, len(table) + 1, dtype=np.int64), "row")
-    date = _stamps(source, table)
-    values = {name: _floats(source, table, name) for name in COLUMNS[1:]}
+    place = rows_of(source.name, table)
+    date = times_of(place, table, "date")
+    values = {name: numbers_of(place, table, name) for name in COLUMNS[1:]}
     is_funding = not any(np.any(values[name]) for name in ("high", "low", "close", "volume"))
     _refuse_contradiction(source, market, is_funding=is_funding)
     if is_funding:
@@ -165,22 +165,3 @@ def _funding(
         source=place.source,
         lines=place.lines,
     )
-
-
-def _stamps(source: SourceFile, table: pa.Table) -> IntColumn:
-    column = table.column("date")
-    if not pa.types.is_timestamp(column.type) or column.null_count:
-        raise DataError(
-            f"{source.name}: date must be a time on every row, was {column.type} with "
-            f"{column.null_count} empty; write the file with freqtrade's own tools"
-        )
-    stamps = column.cast(pa.timestamp("ns")).cast(pa.int64()).to_numpy()
-    return np.ascontiguousarray(stamps, dtype=np.int64)
-
-
-def _floats(source: SourceFile, table: pa.Table, name: str) -> FloatColumn:
-    column = table.column(name)
-    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
-        return np.array(column.to_numpy(), dtype=np.float64)
-    place = Place(source.name, np.arange(1, len(table) + 1, dtype=np.int64), "row")
-    return checks.numbers(place, name, [str(value) for value in column.to_pylist()])

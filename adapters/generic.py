@@ -26,8 +26,9 @@ from adapters.checks import FloatColumn, IntColumn, Place
 from adapters.news import MARKET_WIDE, Headlines, to_batch
 from adapters.options import ImportOptions
 from adapters.sources import SourceFile, read_table, read_text
+from adapters.tables import is_number, is_time, numbers_of, rows_of, texts_of, times_of
 from catalog.config import Config
-from catalog.errors import ConfigError, DataError
+from catalog.errors import ConfigError
 from catalog.instruments import bar_type
 from catalog.records import Batch
 from catalog.timestamps import NS_PER_SECOND, interval_ns
@@ -127,7 +128,10 @@ class GenericColumns(Config):
         if self.interval is None and (self.kind == "bars" or self.time.means == "open"):
             raise ValueError("interval must be given for bars and where time.means is open")
         if self.interval is not None:
-            interval_ns(self.interval)
+            try:
+                interval_ns(self.interval)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
         if self.kind in {"index", "onchain"} and self.unit is None and "unit" not in self.columns:
             raise ValueError(f"unit must be given for {self.kind}, as a text or as a column")
         if self.kind == "onchain" and self.metric is None and "metric" not in self.columns:
@@ -221,15 +225,13 @@ class _Fields:
 
     def __init__(self, source: SourceFile, columns: GenericColumns) -> None:
         self.columns = columns
-        self._source = source
         wanted = [columns.time.column, *columns.columns.values()]
         self._texts: Mapping[str, tuple[str, ...]] = {}
         self._table: pa.Table | None = None
         if source.format in {"parquet", "feather"}:
             self._table = read_table(source)
             checks.require_columns(source.name, self._table.column_names, wanted)
-            lines = np.arange(1, len(self._table) + 1, dtype=np.int64)
-            self.place = Place(source.name, lines, "row")
+            self.place = rows_of(source.name, self._table)
         else:
             table = read_text(source)
             checks.require_columns(source.name, tuple(table.columns), wanted)
@@ -240,16 +242,8 @@ class _Fields:
     def stamp(self) -> IntColumn:
         """Return the time column, UTC nanoseconds."""
         time = self.columns.time
-        if self._table is not None:
-            column = self._table.column(time.column)
-            if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-                self._refuse_empty(time.column, column)
-                return np.array(
-                    column.cast(pa.timestamp("ns", tz=getattr(column.type, "tz", None)))
-                    .cast(pa.int64())
-                    .to_numpy(),
-                    dtype=np.int64,
-                )
+        if self._table is not None and is_time(self._table.column(time.column).type):
+            return times_of(self.place, self._table, time.column)
         texts = self._as_texts(time.column)
         if time.unit not in _UNIT_NS:
             format_ = "ISO8601" if time.unit == "iso" else time.unit
@@ -266,15 +260,11 @@ class _Fields:
     def floats(self, field: str, *, empty: bool = False) -> FloatColumn:
         """Return a mapped column of numbers; NaN for an empty one where that is allowed."""
         name = self.columns.columns[field]
-        if self._table is not None:
-            column = self._table.column(name)
-            if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
-                values = np.array(column.cast(pa.float64()).fill_null(np.nan), dtype=np.float64)
-                bad = np.isinf(values) if empty else ~np.isfinite(values)
-                self.place.refuse(
-                    bad, f"{name} must be a finite number", lambda row: f"{values[row]:g}"
-                )
-                return values
+        if self._table is not None and is_number(self._table.column(name).type):
+            values = numbers_of(self.place, self._table, name)
+            bad = np.isinf(values) if empty else ~np.isfinite(values)
+            self.place.refuse(bad, f"{name} must be a finite number", checks.shown(values))
+            return values
         return checks.numbers(self.place, name, self._as_texts(name), empty=empty)
 
     def texts_or(self, field: str, constant: str | None) -> NDArray[np.object_]:
@@ -316,12 +306,4 @@ class _Fields:
     def _as_texts(self, name: str) -> tuple[str, ...]:
         if self._table is None:
             return self._texts[name]
-        column = self._table.column(name)
-        return tuple("" if value is None else str(value) for value in column.to_pylist())
-
-    def _refuse_empty(self, name: str, column: pa.ChunkedArray) -> None:
-        if column.null_count:
-            raise DataError(
-                f"{self._source.name}: {name} must be a time on every row, "
-                f"{column.null_count} were empty"
-            )
+        return texts_of(self.place, self._table, name)

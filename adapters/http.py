@@ -21,6 +21,7 @@ from pydantic import Field
 from adapters.errors import AdapterError, NotFoundError, RefusedError, RetryableError
 from catalog.config import Config
 
+USER_AGENT = "levibot"
 _CHUNK_BYTES = 1 << 18
 _PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -56,13 +57,14 @@ class HttpClient:
     ----------
     config : HttpConfig
         Limits and patience.
-    sleep : callable
-        Waits for some seconds; tests pass their own.
+    sleep : callable or None
+        Waits for some seconds; tests pass their own. None: waits, but no longer than to `cancel`.
     """
 
-    def __init__(self, config: HttpConfig, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, config: HttpConfig, sleep: Callable[[float], object] | None = None) -> None:
         self._config = config
-        self._sleep = sleep
+        self._cancelled = threading.Event()
+        self._sleep = self._cancelled.wait if sleep is None else sleep
         self._local = threading.local()
         self._lock = threading.Lock()
         self._sessions: list[requests.Session] = []
@@ -78,6 +80,10 @@ class HttpClient:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def cancel(self) -> None:
+        """End all waiting and refuse further requests; from any thread."""
+        self._cancelled.set()
 
     def close(self) -> None:
         """Close all connections."""
@@ -175,6 +181,8 @@ class HttpClient:
     def _get(self, url: str) -> Iterator[requests.Response]:
         """Send a request and translate whatever goes wrong, also while the body is read."""
         self._take_turn()
+        if self._cancelled.is_set():
+            raise RefusedError(f"{url}: not asked for, the work was cancelled")
         try:
             with self._session().get(
                 url, stream=True, timeout=self._config.timeout_secs
@@ -189,11 +197,15 @@ class HttpClient:
             raise RefusedError(f"address must be a full http(s) address, was {url!r}") from error
         except requests.exceptions.RequestException as error:
             raise RetryableError(f"the connection failed: {_plain(error)}") from error
+        except OSError as error:  # a full disk, not the network: requests has translated its own
+            reason = error.strerror or str(error)
+            raise RefusedError(f"{url}: storing it failed: {reason.lower()}") from error
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = self._local.session = requests.Session()
+            session.headers["User-Agent"] = USER_AGENT
             with self._lock:
                 self._sessions.append(session)
         return session

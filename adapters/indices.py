@@ -11,6 +11,7 @@ from adapters import checks
 from adapters.checks import IntColumn, Place
 from adapters.options import ImportOptions
 from adapters.sources import SourceFile, read_table, read_text
+from adapters.tables import numbers_of, rows_of, times_of
 from catalog.errors import DataError
 from catalog.records import Batch
 from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR
@@ -94,14 +95,9 @@ def read_dvol(source: SourceFile, options: ImportOptions) -> list[Batch]:
     table = read_table(source)
     checks.require_columns(source.name, table.column_names, _DVOL_COLUMNS)
     checks.require_rows(source.name, len(table))
-    place = Place(source.name, np.arange(1, len(table) + 1, dtype=np.int64), "row")
-    start = _hours(source, place, table)
-    levels = {
-        name: np.array(
-            table.column(name).cast(pa.float64()).fill_null(np.nan).to_numpy(), dtype=np.float64
-        )
-        for name in _DVOL_COLUMNS[1:]
-    }
+    place = rows_of(source.name, table)
+    start = _hours(place, table)
+    levels = {name: numbers_of(place, table, name) for name in _DVOL_COLUMNS[1:]}
     for name, column in levels.items():
         place.refuse(
             ~(np.isfinite(column) & (column > 0.0)),
@@ -120,14 +116,8 @@ def read_dvol(source: SourceFile, options: ImportOptions) -> list[Batch]:
     return [Batch("index", f"dvol.{match['asset'].lower()}", columns, source.name, place.lines)]
 
 
-def _hours(source: SourceFile, place: Place, table: pa.Table) -> IntColumn:
-    column = table.column("timestamp")
-    if not pa.types.is_timestamp(column.type) or column.null_count:
-        raise DataError(
-            f"{source.name}: timestamp must be a time on every row, was {column.type} with "
-            f"{column.null_count} empty"
-        )
-    start = np.array(column.cast(pa.timestamp("ns")).cast(pa.int64()).to_numpy(), dtype=np.int64)
+def _hours(place: Place, table: pa.Table) -> IntColumn:
+    start = times_of(place, table, "timestamp")
     checks.check_ascending(place, start, "an hour")
     place.refuse(
         start % NS_PER_HOUR != 0,

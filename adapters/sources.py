@@ -35,6 +35,16 @@ _MAGIC: tuple[tuple[bytes, Format], ...] = (
     (b"ARROW1", "feather"),
     (b"PAR1", "parquet"),
 )
+_DAMAGE = (
+    OSError,
+    EOFError,
+    pa.ArrowException,
+    ValueError,  # names that are not UTF-8
+    RuntimeError,  # a zip that is encrypted or packed in an unknown way
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What the readers raise for bytes that are not what they should be."""
 _DELIMITERS = (",", ";", "\t", "|")
 _DATA_SUFFIXES = frozenset({".csv", ".feather", ".parquet", ".zip", ".gz"})
 
@@ -116,7 +126,7 @@ def open_source(path: Path, name: str | None = None) -> SourceFile:
     name = name or path.name
     try:
         return _look(path, name)
-    except (OSError, pa.ArrowException, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except _DAMAGE as error:
         return SourceFile(path, name, "unreadable", _stem(path.name), problem=_plain(error))
 
 
@@ -132,7 +142,7 @@ def read_table(source: SourceFile) -> pa.Table:
         if source.format == "feather":
             return pa.feather.read_table(source.path, memory_map=False)
         return pa.parquet.read_table(source.path)
-    except (OSError, pa.ArrowException) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"{source.name}: must be a whole {source.format} file, was damaged or cut short "
             f"({_plain(error)}); download or write it again"
@@ -250,7 +260,7 @@ def _read_bytes(path: Path, limit: int = -1) -> bytes:
 def _whole_text(source: SourceFile) -> str:
     try:
         data = _read_bytes(source.path)
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"{source.name}: must be a whole file, was damaged or cut short ({_plain(error)}); "
             "download or write it again"

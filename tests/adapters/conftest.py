@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from adapters.binance_archive import FUNDING_COLUMNS, KLINE_COLUMNS
 from adapters.options import ImportOptions
 from catalog.store import Catalog
 from catalog.timestamps import interval_ns, parse_time
+from tests.adapters.archive_server import Archive, serving
 
 NOW = parse_time("2025-06-01")
 
@@ -32,7 +33,7 @@ def catalog(tmp_path: Path) -> Catalog:
 
 @pytest.fixture
 def candles() -> Callable[..., pd.DataFrame]:
-    """Return a maker of candles: a random walk on a tick of 0.1, columns as freqtrade names them."""
+    """Return a maker of candles as freqtrade has them: a random walk on a tick of 0.1."""
 
     def make(
         count: int = 96, start: str = "2024-01-01", interval: str = "15m", seed: int = 7
@@ -144,3 +145,11 @@ def settlements() -> Callable[..., str]:
 
 def _joined(rows: list[str], columns: Sequence[str], *, header: bool) -> str:
     return "\n".join([",".join(columns), *rows] if header else rows) + "\n"
+
+
+@pytest.fixture
+def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
+    """An empty archive, served on loopback past any proxy."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as served:
+        yield served

@@ -153,5 +153,7 @@ def test_a_candle_cut_short_is_refused(klines, text_file, candles, options):
 
 def test_the_last_candle_of_an_unfinished_day_is_from_the_future(klines, text_file, candles):
     path = text_file("BTCUSDT-15m-2024-01.csv", klines(candles(4)))
-    with pytest.raises(DataError, match=r"line 5: the close of a candle must not lie in the future"):
+    with pytest.raises(
+        DataError, match=r"line 5: the close of a candle must not lie in the future"
+    ):
         read(path, ImportOptions(now_ns=parse_time("2024-01-01T00:50")))

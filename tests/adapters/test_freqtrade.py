@@ -73,7 +73,10 @@ def test_a_funding_rate_stands_in_open_and_is_known_at_its_settlement(feather, o
         ("BTC_USD_BTC-15m-futures.feather", "must be margined in its quote currency"),
         ("BTC_USDT_USDT-15m-mark.feather", "must fit the market, was 'mark'"),
         ("BTC_USDT-15m-futures.feather", "must fit the market, was 'futures'"),
-        ("BTC_USDT_USDT-8h-funding_rate.feather", "the name says funding_rate, the content candles"),
+        (
+            "BTC_USDT_USDT-8h-funding_rate.feather",
+            "the name says funding_rate, the content candles",
+        ),
         ("BTC_USDT_USDT-5m-futures.feather", "must lie that far apart, was 15m everywhere"),
         ("BTC_USDT_USDT-1h-futures.feather", "row 2: a candle must open on a multiple of .*60m"),
     ],

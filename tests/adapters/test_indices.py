@@ -71,9 +71,7 @@ def test_an_hour_of_dvol_is_known_one_hour_later(levels, tmp_path, options):
     batch = dvol(tmp_path / "ETH_dvol.parquet", options)
     assert (batch.kind, batch.series) == ("index", "dvol.eth")
     start = parse_time("2024-01-01")
-    assert batch.columns["ts_init"].tolist() == [
-        start + hours * NS_PER_HOUR for hours in (1, 2, 4)
-    ]
+    assert batch.columns["ts_init"].tolist() == [start + hours * NS_PER_HOUR for hours in (1, 2, 4)]
     assert batch.columns["close"].tolist() == [61.0, 62.0, 63.0]
 
 
@@ -99,7 +97,7 @@ def test_bad_dvol_rows_are_refused(levels, tmp_path, options, column, row, value
 
 def test_a_nameless_dvol_file_or_one_with_a_missing_column_is_refused(levels, tmp_path, options):
     levels.to_parquet(tmp_path / "volatility.parquet")
-    with pytest.raises(DataError, match="the name must say the currency, such as BTC_dvol.parquet"):
+    with pytest.raises(DataError, match=r"the name must say the currency, such as BTC_dvol\.par"):
         dvol(tmp_path / "volatility.parquet", options)
     levels.drop(columns="low").to_parquet(tmp_path / "BTC_dvol.parquet")
     with pytest.raises(DataError, match="missing: low, present: timestamp, open, high, close"):

@@ -73,7 +73,9 @@ def test_ragged_rows_are_refused_by_line(tmp_path, text, complaint):
 def test_text_that_is_not_utf8_is_refused_by_line(tmp_path):
     path = tmp_path / "table.csv"
     path.write_bytes(b"a,b\n1,2\ncaf\xe9,3\n")
-    with pytest.raises(DataError, match=r"table.csv, line 3: text must be UTF-8, was the byte 0xe9"):
+    with pytest.raises(
+        DataError, match=r"table.csv, line 3: text must be UTF-8, was the byte 0xe9"
+    ):
         read_text(open_source(path))
 
 

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from catalog.errors import ConfigError, DataError, IntegrityError
+from live.runs import (
+    RUN_FILE,
+    TABLES,
+    Stopwatch,
+    code_version,
+    finite,
+    read_run,
+    run_folder,
+    table_hashes,
+    write_json,
+    write_tables,
+)
+
+
+def fill(folder: Path, value: float) -> None:
+    write_tables(folder, {name: pd.DataFrame({"x": [value]}) for name in TABLES})
+    write_json(folder / RUN_FILE, {"tables": table_hashes(folder)})
+
+
+def test_folder_appears_whole(tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "one"
+    with run_folder(out) as folder:
+        fill(folder, 1.0)
+        assert not out.exists()
+    assert read_run(out)["tables"].keys() == {f"{name}.parquet" for name in TABLES}
+    assert [path.name for path in out.parent.iterdir()] == ["one"]
+
+
+def test_failure_leaves_nothing_and_keeps_the_old_run(tmp_path: Path) -> None:
+    out = tmp_path / "one"
+    with run_folder(out) as folder:
+        fill(folder, 1.0)
+    before = table_hashes(out)
+    with pytest.raises(RuntimeError, match="boom"), run_folder(out, overwrite=True) as folder:
+        fill(folder, 2.0)
+        raise RuntimeError("boom")
+    assert table_hashes(out) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+def test_existing_run_is_only_replaced_on_request(tmp_path: Path) -> None:
+    out = tmp_path / "one"
+    with run_folder(out) as folder:
+        fill(folder, 1.0)
+    with pytest.raises(ConfigError, match="add --overwrite"), run_folder(out):
+        pass
+    with run_folder(out, overwrite=True) as folder:
+        fill(folder, 2.0)
+    assert pd.read_parquet(out / "fills.parquet")["x"].tolist() == [2.0]
+
+
+def test_a_folder_that_is_no_run_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    with (
+        pytest.raises(ConfigError, match="replaces runs only"),
+        run_folder(tmp_path / "precious", overwrite=True),
+    ):
+        pass
+
+
+def test_changed_table_is_found(tmp_path: Path) -> None:
+    out = tmp_path / "one"
+    with run_folder(out) as folder:
+        fill(folder, 1.0)
+    pd.DataFrame({"x": [3.0]}).to_parquet(out / "equity.parquet")
+    with pytest.raises(IntegrityError, match=r"equity\.parquet changed"):
+        read_run(out)
+
+
+def test_not_a_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="must be a run's folder"):
+        read_run(tmp_path)
+
+
+def test_what_is_not_finite_becomes_null(tmp_path: Path) -> None:
+    assert finite({"a": float("nan"), "b": [float("inf"), 1]}) == {"a": None, "b": [None, 1]}
+    write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": None}
+
+
+def test_stopwatch_adds_up_stages() -> None:
+    watch = Stopwatch()
+    for _ in range(2):
+        with watch.stage("load"):
+            pass
+    found = watch.total()
+    assert list(found) == ["load", "total"]
+    assert found["total"] >= found["load"] >= 0.0
+
+
+def test_version_names_the_release_and_the_sources() -> None:
+    release, _, digest = code_version().partition("+")
+    assert release
+    assert len(digest) == 12

@@ -232,8 +232,9 @@ class Replay:
             times = np.array([row.ts_event for row in fills], dtype=np.int64)
             changes = [0.0, *(row.side * row.quantity for row in fills)]
             held = np.round(np.cumsum(changes), 9)
-            # A fill at a settlement's own stamp comes after it.
-            due += int(np.count_nonzero(held[np.searchsorted(times, series.ts_init, side="left")]))
+            # A fill at a settlement's own stamp is a stop's, from the bar that ends there.
+            row = np.searchsorted(times, series.ts_init, side="right")
+            due += int(np.count_nonzero(held[row]))
         return due
 
 

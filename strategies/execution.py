@@ -7,8 +7,8 @@ When things happen, for a decision at the close ``t`` of a bar (``interval`` lon
 
 ============================  ======================================================
 ``t``                         decision; market orders are submitted
-``t + latency``               the open of the next bar is quoted; market orders fill there, then
-                              stops that the open has passed fill at the open
+``t + latency``               the open of the next bar is quoted; stops that it has passed fill at
+                              it, then market orders do (an exit is refused if its stop was first)
 ``t + 2 latency``             a stop for a position opened at ``t + latency`` becomes live
 ``t + interval``              the next bar is complete; stops that its range reached fill at
                               ``min(trigger, open)`` (sells) or ``max(trigger, open)`` (buys),

@@ -121,6 +121,7 @@ class FusionStrategy(Strategy):
         self._ts = 0
         self._seen = 0
         self._pending: list[_Record] = []
+        self._due: list[tuple[str, float, int]] = []
 
     @guarded
     def on_start(self) -> None:
@@ -141,10 +142,14 @@ class FusionStrategy(Strategy):
         ts = bar.ts_init
         if ts < self._ts:
             return
+        if self._due:
+            self._pay(ts - 1)
         recorder.ledger.mark(self._instrument_of[bar.bar_type], price_number(bar.close))
         if ts > self._ts:
             self._ts, self._seen = ts, 0
         self._seen += 1
+        if self._due and self._seen == len(self._states):
+            self._pay(ts)
         if self._pending and self._seen == len(self._states):
             waiting, self._pending = self._pending, []
             for prediction in waiting:
@@ -160,6 +165,7 @@ class FusionStrategy(Strategy):
         self.recorder.received += 1
         complete = prediction.ts_init == self._ts and self._seen == len(self._states)
         if complete or prediction.degraded:
+            self._pay(prediction.ts_init)
             self._decide(prediction)
         else:
             self._pending.append(prediction)
@@ -171,14 +177,18 @@ class FusionStrategy(Strategy):
 
     @guarded
     def on_funding_rate(self, funding_rate: Any) -> None:
-        """Book a settlement."""
-        self.recorder.ledger.apply_funding(
-            str(funding_rate.instrument_id), float(funding_rate.rate), funding_rate.ts_event
-        )
+        """Take note of a settlement, which is booked once the bars of its time are in.
+
+        A stop that was hit in the bar that ends with the settlement was hit before it: nothing
+        is held any more, and nothing is paid. The engine has the same order.
+        """
+        name = str(funding_rate.instrument_id)
+        self._due.append((name, float(funding_rate.rate), funding_rate.ts_event))
 
     @guarded
     def on_order_filled(self, event: Any) -> None:
-        """Book a fill."""
+        """Book a fill, after the settlements of earlier times."""
+        self._pay(event.ts_event - 1)
         order_id_ = event.client_order_id.value
         row = self.recorder.orders[order_id_]
         fee = event.commission
@@ -253,6 +263,16 @@ class FusionStrategy(Strategy):
         if stop_id and self.recorder.orders[stop_id].status not in FINAL_STATUSES:
             self.cancel_order(ClientOrderId(stop_id))
             self._settle()
+
+    @guarded
+    def on_stop(self) -> None:
+        """Book what is still due: no bar follows."""
+        self._pay(max((ts for _, _, ts in self._due), default=0))
+
+    def _pay(self, until: int) -> None:
+        """Book the settlements stamped `until` or earlier."""
+        while self._due and self._due[0][2] <= until:
+            self.recorder.ledger.apply_funding(*self._due.pop(0))
 
     def _decide(self, prediction: _Record) -> None:
         name = prediction.instrument_id

@@ -128,14 +128,20 @@ def quote_records(quotes: OpenQuotes, bars: BarArrays, instrument: Any) -> list[
     return wrangler.process_record_batch_bytes(_record_batch(columns, quotes.ts_init))
 
 
-def funding_records(funding: SeriesArrays) -> list[FundingRateUpdate]:
+def funding_records(funding: SeriesArrays, *, booked: bool) -> list[FundingRateUpdate]:
     """Return settlements; the engine books one only if `next_funding_ns` says that it is due."""
     identity = InstrumentId.from_str(funding.name)
     rows = zip(
         funding.value.tolist(), funding.ts_event.tolist(), funding.ts_init.tolist(), strict=True
     )
     return [
-        FundingRateUpdate(identity, Decimal(repr(rate)), event, init, next_funding_ns=event)
+        FundingRateUpdate(
+            identity,
+            Decimal(repr(rate)),
+            event,
+            init,
+            next_funding_ns=event if booked else None,
+        )
         for rate, event, init in rows
     ]
 

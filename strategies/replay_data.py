@@ -62,11 +62,12 @@ def record_groups(inputs: ReplayInputs, execution: ExecutionConfig) -> Iterator[
     """
     pairs = list(zip(inputs.bars, inputs.instruments, strict=True))
     funding = settlements(inputs, execution)
+    booked = execution.funding == "recorded"
     for bars, instrument in pairs:
-        if execution.funding == "recorded":
+        if booked:
             yield mark_records(bars, funding[bars.instrument_id], instrument)
     for series in funding.values():
-        yield funding_records(series)
+        yield funding_records(series, booked=booked)
     interval = interval_name(inputs.bars[0].interval_ns)
     for bars, instrument in pairs:
         yield bar_records(bars, bar_type(bars.instrument_id, interval), instrument)

@@ -271,8 +271,8 @@ class ReplaySession:
     def _stuck(self) -> str:
         return (
             f"the live replay must be answered within {self.config.timeout_secs:g} s, but was "
-            f"still waiting for the strategies to handle the {self._unanswered} records and events up "
-            f"to {format_time(self.now)} and for their orders to arrive (fence {self._fence}): "
+            f"still waiting for the strategies to handle the {self._unanswered} records and events "
+            f"up to {format_time(self.now)} and for their orders to arrive (fence {self._fence}): "
             f"a callback that never returns, or a node that lost a client"
         )
 

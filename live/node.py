@@ -7,6 +7,7 @@ experiments have shown to be safe many times in a row.
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,8 +74,7 @@ def run_node(
         session.on_end = None
         node.dispose()
         del node
-        # The engine refuses a second node while the first is referenced, and cycles keep it.
-        gc.collect()
+        _release(session.failure)
     return clients[0]
 
 
@@ -88,6 +88,21 @@ def _build(session: ReplaySession, execution_factory: Any, wiring: PaperWiring) 
         )
     except RuntimeError as error:
         raise RunFailedError(f"one live node may exist in a process at a time: {error}") from error
+
+
+def _release(error: BaseException | None) -> None:
+    """Drop what keeps a finished node alive: the engine refuses a second one as long.
+
+    That is cycles, and the frames behind an exception, which reach back into the node's run. The
+    traceback becomes a note of the exception: its text is kept, its frames are not.
+    """
+    while error is not None:
+        if error.__traceback__ is not None:
+            lines = traceback.format_tb(error.__traceback__)
+            error.add_note("In the live node:\n" + "".join(lines))
+            error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+    gc.collect()
 
 
 def _node_config() -> LiveNodeConfig:

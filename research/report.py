@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from catalog.arrays import Float64Array, Int64Array
 from catalog.errors import DataError
@@ -110,18 +111,26 @@ class MonthRow(NamedTuple):
 
 
 def monthly_returns(daily: DailyEquity) -> tuple[MonthRow, ...]:
-    """Compound daily returns by the calendar month (UTC) in which each day lies."""
-    stamps = ((daily.ts[1:] - 1) // NS_PER_DAY).astype("datetime64[D]")
-    month = stamps.astype("datetime64[M]").astype(np.int64)
-    growth: dict[int, float] = {}
-    for number, value in zip(month.tolist(), daily.returns.tolist(), strict=True):
-        growth[number] = growth.get(number, 1.0) * (1.0 + value)
+    """Return the change of equity over each calendar month and year (UTC) of the span.
+
+    NaN where equity was zero or below when the month or year began.
+    """
+    days = ((daily.ts[1:] - 1) // NS_PER_DAY).astype("datetime64[D]")
+    month_of = days.astype("datetime64[M]").astype(np.int64)
+    year_of = month_of // 12
     rows = []
-    for year in sorted({number // 12 for number in growth}):
-        months = [growth.get(12 * year + offset, math.nan) - 1.0 for offset in range(12)]
-        total = math.prod(1.0 + value for value in months if not math.isnan(value)) - 1.0
-        rows.append(MonthRow(1970 + year, tuple(months), total))
+    for year in np.unique(year_of).tolist():
+        months = [_change(daily, month_of == 12 * year + offset) for offset in range(12)]
+        rows.append(MonthRow(1970 + year, tuple(months), _change(daily, year_of == year)))
     return tuple(rows)
+
+
+def _change(daily: DailyEquity, days: NDArray[np.bool_]) -> float:
+    """Return the change of equity over the days that are marked, which follow one another."""
+    inside = np.flatnonzero(days)
+    if len(inside) == 0 or not daily.equity[inside[0]] > 0.0:
+        return math.nan
+    return float(daily.equity[inside[-1] + 1] / daily.equity[inside[0]]) - 1.0
 
 
 class GroupRow(NamedTuple):

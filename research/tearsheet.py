@@ -6,9 +6,10 @@ draws, the template orders. Equal data give equal bytes.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -199,7 +200,9 @@ def write_tearsheet(
         As `render_tearsheet`; also if the full report is asked for without a replay.
     """
     page = folder / TEARSHEET_FILE
-    _write_atomically(page, render_tearsheet(data, quantstats=quantstats))
+    text = render_tearsheet(data, quantstats=quantstats)
+    with _partial(page) as partial:
+        partial.write_text(text, encoding="utf-8")
     if not full:
         return [page]
     if data.frames is None:
@@ -207,19 +210,23 @@ def write_tearsheet(
     from research.quantstats_tables import write_quantstats_report
 
     report = folder / QUANTSTATS_FILE
-    partial = report.with_name(f".{report.name}.partial")
-    write_quantstats_report(_span(data, data.frames).daily, partial, title=data.title)
-    partial.replace(report)
+    daily = _span(data, data.frames).daily
+    with _partial(report) as partial:
+        write_quantstats_report(daily, partial, title=data.title)
     return [page, report]
 
 
-def _write_atomically(path: Path, text: str) -> None:
+@contextlib.contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """Give a temporary path that becomes `path` at the end, or vanishes if anything fails."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _check(data: TearsheetData) -> None:
@@ -368,7 +375,8 @@ def _unexplained(waterfall: Waterfall, balance: float) -> str:
 def _monthly_cells(rows: tuple[MonthRow, ...]) -> list[tuple[int, list[tuple[str, str]]]]:
     """Return for each year the text and the background of its months and of its total."""
     # The strongest month gets the full colour, but one of less than a percent is no strong month.
-    largest = max(0.01, *(abs(value) for row in rows for value in row.months if value == value))
+    sizes = [abs(value) for row in rows for value in row.months if not math.isnan(value)]
+    largest = max([0.01, *sizes])
     return [
         (row.year, [_tinted(value, largest) for value in (*row.months, row.total)]) for row in rows
     ]

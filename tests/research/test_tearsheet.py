@@ -307,6 +307,36 @@ def test_a_strategy_that_never_trades_has_a_page_and_reasons() -> None:
     assert "There were none." in page
 
 
+def test_a_ruined_account_has_a_page_and_reasons() -> None:
+    data = sheet(12)
+    assert data.frames is not None
+    level = np.linspace(BALANCE, -50_000.0, 12 * 24)
+    equity = data.frames.equity.assign(equity=level)
+    frames = replace(data.frames, equity=equity)
+    trading = trading_metrics(
+        frames, start=data.start, end=data.end, starting_balance=BALANCE, samples=20
+    )
+    metrics = {**data.metrics, "trading": {key: found.as_dict() for key, found in trading.items()}}
+    page = render_tearsheet(replace(data, frames=frames, metrics=metrics))
+    assert "equity fell to zero or below" in page
+    assert "after ruin" in page
+    assert "<b>-150.0 %</b>" in page
+
+
+def test_nothing_is_left_when_the_disk_is_full(
+    data: TearsheetData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "tearsheet.html").write_text("before")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_tearsheet(data, tmp_path, quantstats=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["tearsheet.html"]
+    assert (tmp_path / "tearsheet.html").read_text() == "before"
+
+
 def test_books_that_do_not_agree_are_shown_in_red(data: TearsheetData) -> None:
     assert data.frames is not None
     fills = data.frames.fills.assign(reference_price=data.frames.fills["reference_price"] * 1.01)
@@ -404,7 +434,10 @@ def test_months_compound_to_the_whole() -> None:
     daily = daily_equity(frame, start=start, end=int(ts[-1]), starting_balance=BALANCE)
     rows = monthly_returns(daily)
     assert [row.year for row in rows] == [2023, 2024]
-    known = [[month for month, value in enumerate(row.months, 1) if value == value] for row in rows]
+    known = [
+        [month for month, value in enumerate(row.months, 1) if not math.isnan(value)]
+        for row in rows
+    ]
     assert known == [[11, 12], [1, 2]]
     total = math.prod(1.0 + row.total for row in rows) - 1.0
     assert total == pytest.approx(level[-1] / BALANCE - 1.0)

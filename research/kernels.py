@@ -165,22 +165,25 @@ def push(f: Row, k: Row, slot: int, bar: Row) -> None:
     k[CURSOR] = slot
 
 
-def advance(f: Row, k: Row, slot: int, present: int, bar: Row, carried: Row) -> None:
+def advance(f: Row, k: Row, slot: int, present: int, bars: Table, index: int) -> None:
     """Bring one instrument to a slot, with its bar or, if it has none, with its last close."""
     last = k[LAST_BAR]
     expired = last == NEVER or slot - last > MAX_CARRIED
     f[KNOWN] = 0.0
     if expired and present == 0:
         return
+    spare = len(bars) - 1
+    first = slot
     if expired:
         k[RUN_START] = slot
     else:
+        first = k[CURSOR] + 1
+        carried = bars[spare]
         carried[0] = carried[1] = carried[2] = carried[3] = f[CLOSE]
         carried[4] = 0.0
-        for missing in range(k[CURSOR] + 1, slot if present else slot + 1):
-            push(f, k, missing, carried)
+    for at in range(first, slot + 1):
+        push(f, k, at, bars[index if at == slot and present else spare])
     if present:
-        push(f, k, slot, bar)
         k[LAST_BAR] = slot
     if slot - k[RUN_START] >= CROSS_SLOTS:
         summarise(f, slot)
@@ -208,12 +211,15 @@ def ratio_zscore(fa: Row, fb: Row, slot: int) -> float:
     now = fa[LOG_CLOSE + (slot & RING_MASK)] - fb[LOG_CLOSE + (slot & RING_MASK)]
     total = 0.0
     squares = 0.0
-    for back in range(1, RATIO_WINDOW):
+    for back in range(1, RATIO_WINDOW, 2):
+        # Differences from the present value are exactly zero where nothing moved. Two at a time
+        # wait half as long for each other's additions.
         at = LOG_CLOSE + ((slot - back) & RING_MASK)
-        # Differences from the present value are exactly zero where nothing moved.
-        difference = (fa[at] - fb[at]) - now
-        total += difference
-        squares += difference * difference
+        one = (fa[at] - fb[at]) - now
+        at = LOG_CLOSE + ((slot - back + 1) & RING_MASK)
+        other = (fa[at] - fb[at]) - now
+        total += one + other
+        squares += one * one + other * other
     mean = total / RATIO_WINDOW
     variance = squares / RATIO_WINDOW - mean * mean
     return -mean / math.sqrt(variance) if variance > 0.0 else NAN
@@ -262,10 +268,11 @@ def write_trend(row: Row, f: Row, slot: int) -> None:
     row[EMA_SLOPE_200] = (f[EMA_200] - f[EMA_200_RING + oldest]) * (scale * 0.25)
     total = 0.0
     squares = 0.0
-    for back in range(1, 20):
-        difference = f[LOG_CLOSE + ((slot - back) & RING_MASK)] - log_close
-        total += difference
-        squares += difference * difference
+    for back in range(1, 20, 2):
+        one = f[LOG_CLOSE + ((slot - back) & RING_MASK)] - log_close
+        other = f[LOG_CLOSE + ((slot - back + 1) & RING_MASK)] - log_close
+        total += one + other
+        squares += one * one + other * other
     mean = total / 20.0
     variance = squares / 20.0 - mean * mean
     row[ZSCORE_20] = -mean / math.sqrt(variance) if variance > 0.0 else NAN
@@ -379,7 +386,7 @@ def step(
     """
     count = len(floats)
     for index in range(count):
-        advance(floats[index], ints[index], slot, present[index], bars[index], bars[count])
+        advance(floats[index], ints[index], slot, present[index], bars, index)
     share(slot, interval_ns, floats, ints, settings, ratios, shared)
     for index in range(count):
         if present[index]:

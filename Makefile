@@ -41,7 +41,7 @@ check: setup ## Format, lint, types, import contracts, locked files, house rules
 	@$(MAKE) -k $(CHECKS)
 
 format: setup
-	@$(BIN)/ruff format --check --quiet || { echo 'ruff format: run `make fix`'; exit 1; }
+	@$(BIN)/ruff format --check --output-format concise || { echo 'run: make fix'; exit 1; }
 
 lint: setup
 	@$(BIN)/ruff check

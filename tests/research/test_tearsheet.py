@@ -320,7 +320,7 @@ def test_a_ruined_account_has_a_page_and_reasons() -> None:
     page = render_tearsheet(replace(data, frames=frames, metrics=metrics))
     assert "equity fell to zero or below" in page
     assert "after ruin" in page
-    assert "<b>-150.0 %</b>" in page
+    assert "<b>-150 %</b>" in page
 
 
 def test_nothing_is_left_when_the_disk_is_full(

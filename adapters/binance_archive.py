@@ -161,7 +161,7 @@ def _klines(place: Place, market: Market, table: TextTable, options: ImportOptio
         raise DataError(f"{place.source}: {error}") from error
     open_ns = _stamps(place, "open_time", table)
     prices = {
-        name: checks.numbers(place, name, table[name])
+        name: checks.numbers(place, name, table.columns[name])
         for name in ("open", "high", "low", "close", "volume")
     }
     checks.check_ascending(place, open_ns, "a candle")
@@ -173,11 +173,13 @@ def _klines(place: Place, market: Market, table: TextTable, options: ImportOptio
     times = {"ts_event": close_ns, "ts_init": close_ns}
     series = bar_type(market.instrument_id, market.what)
     flow = {
-        "quote_volume": checks.numbers(place, "quote_volume", table["quote_volume"]),
-        "trade_count": checks.whole_numbers(place, "count", table["count"]),
-        "taker_buy_volume": checks.numbers(place, "taker_buy_volume", table["taker_buy_volume"]),
+        "quote_volume": checks.numbers(place, "quote_volume", table.columns["quote_volume"]),
+        "trade_count": checks.whole_numbers(place, "count", table.columns["count"]),
+        "taker_buy_volume": checks.numbers(
+            place, "taker_buy_volume", table.columns["taker_buy_volume"]
+        ),
         "taker_buy_quote_volume": checks.numbers(
-            place, "taker_buy_quote_volume", table["taker_buy_quote_volume"]
+            place, "taker_buy_quote_volume", table.columns["taker_buy_quote_volume"]
         ),
     }
     source, lines = place.source, place.lines
@@ -205,7 +207,7 @@ def _funding(place: Place, market: Market, table: TextTable, options: ImportOpti
         raise DataError(f"{place.source}: funding must belong to a perpetual, the path says spot")
     stamp = _stamps(place, "calc_time", table)
     checks.check_ascending(place, stamp, "a settlement")
-    rate = checks.numbers(place, "last_funding_rate", table["last_funding_rate"])
+    rate = checks.numbers(place, "last_funding_rate", table.columns["last_funding_rate"])
     checks.check_funding(place, rate)
     settled = nominal_settlement(stamp)
     checks.check_ascending(place, settled, "a settlement")
@@ -237,7 +239,7 @@ def nominal_settlement(stamp_ns: IntColumn) -> IntColumn:
 
 def _stamps(place: Place, name: str, table: TextTable) -> IntColumn:
     """Return stamps in nanoseconds, telling milliseconds from microseconds by their size."""
-    stamp = checks.whole_numbers(place, name, table[name])
+    stamp = checks.whole_numbers(place, name, table.columns[name])
     place.refuse(
         (stamp <= 0) | (stamp >= 10**17),
         f"{name} must be milliseconds or microseconds since 1970",

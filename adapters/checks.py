@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from catalog.errors import DataError
@@ -19,12 +21,15 @@ from catalog.timestamps import NS_PER_DAY, format_time
 type Mask = NDArray[np.bool_]
 type FloatColumn = NDArray[np.float64]
 type IntColumn = NDArray[np.int64]
+type Texts = Sequence[str] | pa.Array
 
 EARLIEST_NS = 1_230_768_000 * 10**9
 """2009-01-01: no record of a crypto market can be older; an older stamp is a wrong unit."""
 MAX_FUNDING_RATE = 0.1
 """Exchanges cap a settlement at a few percent; more is a percentage or another column."""
 
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
+_WHOLE_NUMBER = r"^-?(\d{1,18}|[1-8]\d{18})$"
 _MOST_MICROSECONDS = (2**63 - 1) // 1_000 - 1
 
 
@@ -78,7 +83,7 @@ class Place:
         )
 
 
-def numbers(place: Place, name: str, texts: Sequence[str], *, empty: bool = False) -> FloatColumn:
+def numbers(place: Place, name: str, texts: Texts, *, empty: bool = False) -> FloatColumn:
     """Return texts as float64.
 
     Parameters
@@ -87,7 +92,7 @@ def numbers(place: Place, name: str, texts: Sequence[str], *, empty: bool = Fals
         Where the texts are.
     name : str
         Name of the column.
-    texts : (n_rows,) sequence of str
+    texts : (n_rows,) sequence of str or Arrow array
         Numbers as written.
     empty : bool
         Whether an empty field is allowed; it becomes NaN.
@@ -97,27 +102,33 @@ def numbers(place: Place, name: str, texts: Sequence[str], *, empty: bool = Fals
     DataError
         If a text is not a finite number.
     """
-    values = _floats(texts)
-    if values is None:
-        values = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(np.float64)
+    trimmed = _trimmed(texts)
+    is_number = pc.match_substring_regex(trimmed, _NUMBER)
+    filled = pc.if_else(is_number, trimmed, None).cast(pa.float64()).fill_null(np.nan)
+    values = np.array(filled, dtype=np.float64)
     bad = ~np.isfinite(values)
     if empty:
-        bad &= np.fromiter((text.strip() != "" for text in texts), np.bool_, len(texts))
-    place.refuse(bad, f"{name} must be a finite number", lambda row: repr(texts[row]))
+        bad &= np.array(pc.not_equal(trimmed, ""), dtype=np.bool_)
+    place.refuse(bad, f"{name} must be a finite number", _quoted(texts))
     return values
 
 
-def whole_numbers(place: Place, name: str, texts: Sequence[str]) -> IntColumn:
-    """Return texts as int64, exactly (a float would lose digits of a nanosecond stamp)."""
-    try:
-        return np.fromiter((int(text) for text in texts), np.int64, len(texts))
-    except (ValueError, OverflowError):
-        bad = np.fromiter((not _is_int64(text) for text in texts), np.bool_, len(texts))
-        place.refuse(bad, f"{name} must be a whole number", lambda row: repr(texts[row]))
-        raise
+def whole_numbers(place: Place, name: str, texts: Texts) -> IntColumn:
+    """Return texts as int64, exactly (a float would lose digits of a nanosecond stamp).
+
+    Raises
+    ------
+    DataError
+        If a text is not a whole number, or one that 64 bits cannot hold.
+    """
+    trimmed = _trimmed(texts)
+    is_whole = pc.match_substring_regex(trimmed, _WHOLE_NUMBER)
+    bad = np.array(pc.invert(is_whole), dtype=np.bool_)
+    place.refuse(bad, f"{name} must be a whole number", _quoted(texts))
+    return np.array(trimmed.cast(pa.int64()), dtype=np.int64)
 
 
-def times(place: Place, name: str, texts: Sequence[str], format_: str = "ISO8601") -> IntColumn:
+def times(place: Place, name: str, texts: Texts, format_: str = "ISO8601") -> IntColumn:
     """Return written times as UTC nanoseconds; a time that names no zone is UTC.
 
     Raises
@@ -126,12 +137,11 @@ def times(place: Place, name: str, texts: Sequence[str], format_: str = "ISO8601
         If a text is not a time in the given format (strptime, or ``ISO8601``).
     """
     try:
-        parsed = pd.to_datetime(
-            pd.Series(texts, dtype=object), format=format_, utc=True, errors="coerce"
-        )
+        written = pd.Series(strings(texts), dtype=object)
+        parsed = pd.to_datetime(written, format=format_, utc=True, errors="coerce")
     except (ValueError, OverflowError) as error:
         raise DataError(
-            f"{place.source}: {name} must be times of the form {format_}, was {texts[0]!r} "
+            f"{place.source}: {name} must be times of the form {format_}, was {_quoted(texts)(0)} "
             f"({error})"
         ) from error
     index = pd.DatetimeIndex(parsed)
@@ -139,7 +149,7 @@ def times(place: Place, name: str, texts: Sequence[str], format_: str = "ISO8601
     micros = index.as_unit("us").asi8
     bad = np.asarray(index.isna() | (np.abs(micros) > _MOST_MICROSECONDS))
     example = "an ISO 8601 time such as 2024-01-31 00:15:00" if format_ == "ISO8601" else format_
-    place.refuse(bad, f"{name} must be {example}", lambda row: repr(texts[row]))
+    place.refuse(bad, f"{name} must be {example}", _quoted(texts))
     return np.asarray(index.as_unit("ns").asi8, dtype=np.int64)
 
 
@@ -297,18 +307,20 @@ def require_columns(source: str, present: Sequence[str], wanted: Sequence[str]) 
         )
 
 
-def _floats(texts: Sequence[str]) -> FloatColumn | None:
-    try:
-        return np.fromiter(map(float, texts), np.float64, len(texts))
-    except ValueError:
-        return None
+def strings(texts: Texts) -> list[str]:
+    """Return texts as a list of str."""
+    return texts.to_pylist() if isinstance(texts, pa.Array) else list(texts)
 
 
-def _is_int64(text: str) -> bool:
-    try:
-        return abs(int(text)) < 2**63
-    except ValueError:
-        return False
+def _trimmed(texts: Texts) -> pa.Array:
+    array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
+    return pc.utf8_trim_whitespace(array)
+
+
+def _quoted(texts: Texts) -> Callable[[int], str]:
+    if isinstance(texts, pa.Array):
+        return lambda row: repr(texts[row].as_py())
+    return lambda row: repr(texts[row])
 
 
 def _time(ts: int | np.int64) -> str:

@@ -120,7 +120,7 @@ def read(source: SourceFile, options: ImportOptions) -> list[Batch]:
     units = {name: unit for name in table.columns if (unit := _unit(name)) is not None}
     if not units:
         raise DataError(f"{source.name}: must hold a metric, columns: {', '.join(table.columns)}")
-    values = {name: checks.numbers(place, name, table[name], empty=True) for name in units}
+    values = {name: checks.numbers(place, name, table.columns[name], empty=True) for name in units}
     known = _completion(place, table, start + NS_PER_DAY, options)
     notes = _left_out(table, units)
     batches = []
@@ -174,7 +174,7 @@ def read_etherscan(source: SourceFile, options: ImportOptions) -> list[Batch]:
         checks.require_columns(source.name, tuple(table.columns), ("Value",))
     checks.require_rows(source.name, len(table))
     place = Place(source.name, table.lines)
-    seconds = checks.whole_numbers(place, _ETHERSCAN_STAMP, table[_ETHERSCAN_STAMP])
+    seconds = checks.whole_numbers(place, _ETHERSCAN_STAMP, table.columns[_ETHERSCAN_STAMP])
     place.refuse(
         (seconds % 86_400 != 0) | (seconds < 0) | (seconds > 10**11),
         f"{_ETHERSCAN_STAMP} must be a midnight in Unix seconds",
@@ -183,7 +183,7 @@ def read_etherscan(source: SourceFile, options: ImportOptions) -> list[Batch]:
     ts_event = seconds * NS_PER_SECOND + NS_PER_DAY
     checks.check_ascending(place, ts_event, "a day")
     checks.check_times(place, ts_event, options.clock_ns(), "the end of a day")
-    value = checks.numbers(place, value_columns[0], table[value_columns[0]])
+    value = checks.numbers(place, value_columns[0], table.columns[value_columns[0]])
     days = _Days(place, np.arange(len(table)), ts_event, _assumed(ts_event, options))
     columns, source_name, lines = _long_format(days, {metric: value}, {metric: unit})
     return [Batch("onchain", "etherscan.eth", columns, source_name, lines)]
@@ -229,7 +229,7 @@ def _completion(
     assumed = _assumed(day_end, options)
     if COMPLETION not in table.columns:
         return assumed
-    seconds = checks.numbers(place, COMPLETION, table[COMPLETION], empty=True)
+    seconds = checks.numbers(place, COMPLETION, table.columns[COMPLETION], empty=True)
     stated = np.isfinite(seconds)
     place.refuse(
         stated & ((seconds < 1.2e9) | (seconds > 1e11)),

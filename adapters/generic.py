@@ -226,7 +226,7 @@ class _Fields:
     def __init__(self, source: SourceFile, columns: GenericColumns) -> None:
         self.columns = columns
         wanted = [columns.time.column, *columns.columns.values()]
-        self._texts: Mapping[str, tuple[str, ...]] = {}
+        self._columns: Mapping[str, pa.Array] = {}
         self._table: pa.Table | None = None
         if source.format in {"parquet", "feather"}:
             self._table = read_table(source)
@@ -235,7 +235,7 @@ class _Fields:
         else:
             table = read_text(source)
             checks.require_columns(source.name, tuple(table.columns), wanted)
-            self._texts = table.columns
+            self._columns = table.columns
             self.place = Place(source.name, table.lines)
         checks.require_rows(source.name, len(self.place.lines))
 
@@ -270,7 +270,7 @@ class _Fields:
     def texts_or(self, field: str, constant: str | None) -> NDArray[np.object_]:
         """Return a mapped column of texts, or a constant where none is mapped."""
         if field in self.columns.columns:
-            texts = self._as_texts(self.columns.columns[field])
+            texts = checks.strings(self._as_texts(self.columns.columns[field]))
             return np.array([text.strip() for text in texts], dtype=object)
         return np.full(len(self.place.lines), constant, dtype=object)
 
@@ -303,7 +303,7 @@ class _Fields:
             score,
         )
 
-    def _as_texts(self, name: str) -> tuple[str, ...]:
-        if self._table is None:
-            return self._texts[name]
-        return texts_of(self.place, self._table, name)
+    def _as_texts(self, name: str) -> checks.Texts:
+        if self._table is not None:
+            return texts_of(self.place, self._table, name)
+        return self._columns[name]

@@ -50,7 +50,7 @@ def read_fear_greed(source: SourceFile, options: ImportOptions) -> list[Batch]:
     )
     checks.check_ascending(place, published, "a date")
     checks.check_times(place, published, options.clock_ns(), "a date")
-    level = checks.numbers(place, "fear_greed_index", table["fear_greed_index"])
+    level = checks.numbers(place, "fear_greed_index", table.columns["fear_greed_index"])
     place.refuse(
         (level < 0.0) | (level > 100.0),
         "fear_greed_index must be between 0 and 100",

@@ -187,7 +187,9 @@ def _parse_scored(source: SourceFile, table: TextTable) -> Headlines:
         (source.stem,) * count,
         (asset,) * count,
         _stripped(table["Short Description"]),
-        checks.numbers(place, "Accurate Sentiments", table["Accurate Sentiments"], empty=True),
+        checks.numbers(
+            place, "Accurate Sentiments", table.columns["Accurate Sentiments"], empty=True
+        ),
     )
 
 

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from adapters import checks
+from adapters.checks import Place
 from adapters.sources import open_source, read_table, read_text
 from catalog.errors import DataError
 
@@ -133,3 +140,61 @@ def test_the_first_version_of_feather_says_what_to_do(tmp_path):
     source = open_source(path)
     assert source.format == "unreadable"
     assert "write it again as version 2" in source.problem
+
+
+def test_column_names_must_differ(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("a,b,a\n1,2,3\n")
+    with pytest.raises(DataError, match="column names must differ, were a, b, a"):
+        read_text(open_source(path))
+
+
+FIELD = st.text(st.sampled_from('ab1 .-"é\n'), max_size=4)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(FIELD, FIELD), max_size=6), quoting=st.sampled_from([0, 1]))
+def test_the_fast_and_the_slow_way_read_what_was_written(tmp_path, rows, quoting):
+    written = io.StringIO(newline="")
+    writer = csv.writer(written, quoting=quoting, lineterminator="\n")
+    writer.writerows([("one", "two"), *rows])
+    path = tmp_path / "table.csv"
+    path.write_text(written.getvalue(), encoding="utf-8", newline="")
+    table = read_text(open_source(path))
+    assert list(zip(table["one"], table["two"], strict=True)) == rows
+    starts = [2]
+    for row in rows:
+        starts.append(starts[-1] + 1 + sum(field.count("\n") for field in row))
+    assert table.lines.tolist() == starts[:-1]
+
+
+@pytest.mark.parametrize("text", ["1.5", " 1.5 ", "+1.5", "15e-1", "1.50000", "0.15E+1"])
+def test_numbers_as_people_write_them(text):
+    place = Place("x", np.array([1]))
+    assert checks.numbers(place, "x", (text,)).tolist() == [1.5]
+
+
+@pytest.mark.parametrize("text", ["1_000", "0x10", "1,5", "nan", "inf", "1e999", "--1", "1 5", "é"])
+def test_numbers_that_are_none(text):
+    place = Place("x", np.array([9]))
+    with pytest.raises(DataError, match="x, line 9: x must be a finite number, was "):
+        checks.numbers(place, "x", (text,))
+
+
+@pytest.mark.parametrize("text", ["1.0", "0x10", "1_0", "", "1e3", "9999999999999999999"])
+def test_whole_numbers_that_are_none(text):
+    place = Place("x", np.array([9]))
+    with pytest.raises(DataError, match="x, line 9: x must be a whole number, was "):
+        checks.whole_numbers(place, "x", (text,))
+
+
+@given(st.lists(st.integers(-(2**62), 2**62), min_size=1))
+def test_whole_numbers_keep_every_digit(values):
+    place = Place("x", np.arange(len(values)))
+    assert checks.whole_numbers(place, "x", tuple(map(str, values))).tolist() == values
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
+def test_numbers_keep_every_bit(values):
+    place = Place("x", np.arange(len(values)))
+    assert checks.numbers(place, "x", tuple(map(repr, values))).tolist() == values

@@ -84,6 +84,10 @@ class ReplayConfig(Config):
 class ReplayVenue(Protocol):
     """The exchange of a replay: fills orders from the records that strategies are about to see."""
 
+    @property
+    def emitted(self) -> int:
+        """A number that grows with every emission, in answer to records or to orders."""
+
     def acts_on(self, record: Any) -> bool:
         """Return whether the record makes the venue emit something (a fill, a settlement)."""
 
@@ -245,16 +249,24 @@ class ReplaySession:
             # What was sent before must be seen before the events of this record: the node would
             # handle those first.
             await self._flush(closes=False)
-            self._unanswered += 1
+        before = self.venue.emitted
         self.venue.on_record(record)
+        self._unanswered += self.venue.emitted - before
         if type(record) in self.subscribed:
             self._emit(record)
             self._unanswered += 1
 
     async def _flush(self, *, closes: bool) -> None:
-        """Wait until everything sent was handled and every order that followed has arrived."""
-        if self._unanswered == 0:
-            return
+        """Wait until all that was sent was handled, and all that followed from it, and so on."""
+        assert self.venue is not None
+        while self._unanswered > 0:
+            before = self.venue.emitted
+            await self._pass_fence(closes=closes)
+            # An order that arrived was answered with events, which somebody may answer in turn.
+            self._unanswered = self.venue.emitted - before
+            closes = False
+
+    async def _pass_fence(self, *, closes: bool) -> None:
         assert self._emit is not None
         self._answered.clear()
         self._fence += 1
@@ -266,7 +278,6 @@ class ReplaySession:
             raise RunFailedError(self._stuck()) from None
         if self.failure is not None:
             raise self.failure
-        self._unanswered = 0
 
     def _stuck(self) -> str:
         return (

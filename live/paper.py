@@ -103,6 +103,8 @@ class PaperExecutionClient(ExecutionClient):
         self.book = PaperBook(terms, wiring.execution)
         self.received = 0
         """Orders taken in."""
+        self.emitted = 0
+        """Grows with every emission of events."""
 
     def acts_on(self, record: Any) -> bool:
         """Return whether a record could make this client emit an event."""
@@ -171,6 +173,7 @@ class PaperExecutionClient(ExecutionClient):
         for event in events:
             name = event.order.client_order_id
             order = self._orders.pop(name)
+            self.emitted += 1
             if isinstance(event, PaperFill):
                 self._publish_fill(order, event)
             elif isinstance(event, PaperCancel):
@@ -201,6 +204,7 @@ class PaperExecutionClient(ExecutionClient):
     def _publish_account(self, ts_event: int) -> None:
         total = Money(self.book.ledger.cash, self._currency)
         balance = AccountBalance(total, Money(0.0, self._currency), total)
+        self.emitted += 1
         self.generate_account_state([balance], [], True, ts_event)
 
     async def _connect(self) -> None:
@@ -220,6 +224,7 @@ class PaperExecutionClient(ExecutionClient):
         name = str(order.client_order_id)
         now = self._wiring.now()
         self.received += 1
+        self.emitted += 1
         self.generate_order_submitted(order)
         if order.order_type not in _ORDER_TYPES:
             reason = f"paper exchange takes market and stop-market orders, was {order.order_type}"
@@ -253,6 +258,7 @@ class PaperExecutionClient(ExecutionClient):
         name = str(client_order_id)
         if not self.book.cancel(name, now):
             order = self.cache.order(client_order_id)
+            self.emitted += 1
             reason = f"order {name} must be open to be cancelled, has ended or was never received"
             self.generate_order_cancel_rejected(order, None, reason, now)
 

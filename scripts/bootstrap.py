@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
 
@@ -32,6 +33,8 @@ SOURCES = (LOCK, UV_LOCK, "pyproject.toml", "scripts/bootstrap.py")
 
 # The oldest uv whose options are the ones used here.
 OLDEST_UV = (0, 5, 0)
+# How many Pythons' pips are tried for it: one may be too old, but a network that is down stays so.
+PIP_ATTEMPTS = 3
 
 INSTALL_PYTHON = """Install one (3.12 or 3.13) in any of these ways and run make again:
   pyenv:          pyenv install 3.12
@@ -210,7 +213,7 @@ def uv_version(uv: str, environment: Dict[str, str]) -> Tuple[int, ...]:
 def fetch_uv(environment: Dict[str, str]) -> str:
     """Install uv into .tools with the pip of any Python 3, and return its path."""
     failures = []
-    for python in pips(environment):
+    for python in islice(pips(environment), PIP_ATTEMPTS):
         say(f"installing uv into .tools with {python} -m pip")
         try:
             pip_install_uv(python, environment)

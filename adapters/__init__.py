@@ -8,5 +8,6 @@ news             headlines with and without scores      generic          anythin
 synthetic        a made-up market with a known edge     replay           history as a live feed
 sources          what a file is, by its content         checks           rules that name the line
 options          what importers assume                  report           what an import did
+tables           typed columns of table files
 http, errors     one patient client; retry, skip, stop
 """

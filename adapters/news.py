@@ -11,6 +11,9 @@ moment it was first seen, or at its publication where nobody recorded that, plus
 more often a date without a time than a midnight (in the outlets' file it is the most frequent
 minute of all): such a headline counts as known at the END of that day.
 
+The first two forms do not say what a headline is about: a file whose name begins with ``bitcoin``
+or ``btc`` is about ``btc``, any other about the whole market (``crypto``).
+
 The scores are models' outputs, not truth. A headline without one has the score NaN.
 
 A row that repeats time, outlet, asset and text of an earlier row is dropped, and counted in the

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+PREDICTED_ROWS = 32_768
+"""Rows copied and predicted at a time."""
+
 
 class WalkForwardConfig(Config):
     """Everything that decides what a model is, how it is tested and how that is measured.
@@ -275,7 +278,9 @@ def fit_rows(
     score = np.full(len(rows), np.nan)
     for block, (train, held_out) in enumerate(blocks):
         progress("fit", block, len(blocks) + 1)
-        score[held_out] = binned.fit(train).predict(values[held_out])
+        expert = binned.fit(train)
+        for part in np.array_split(held_out, 1 + len(held_out) // PREDICTED_ROWS):
+            score[part] = expert.predict(values[part])
     progress("fit", len(blocks), len(blocks) + 1)
     model = FittedModel(
         config=config,

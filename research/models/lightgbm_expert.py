@@ -27,6 +27,11 @@ SMALL_BATCH_ROWS = 2048
 class LightGBMConfig(Config):
     """Settings of the boosted trees.
 
+    The defaults were chosen on 2023 alone: the perpetuals' 15-minute bars, one bar ahead, five
+    purged blocks of that year, two dozen settings tried there and on three forward folds. A few
+    trees with random thresholds beat more and greedier ones (log-loss skill 0.0091 in the blocks
+    with these, 0.0080 with 120 trees without them).
+
     Parameters
     ----------
     n_trees : int
@@ -39,6 +44,11 @@ class LightGBMConfig(Config):
         Fewest rows in a leaf; large, because one row says next to nothing.
     max_bin : int
         Histogram bins of a feature.
+    binning_rows : int
+        Rows drawn to find the bins' borders; all rows are then binned.
+    random_thresholds : bool
+        Try one random threshold per feature and leaf instead of all (extremely randomised trees;
+        Geurts et al., 2006): with little signal, the best of many thresholds is mostly luck.
     feature_frac : float
         Fraction of the features offered to each tree.
     row_frac : float
@@ -52,13 +62,15 @@ class LightGBMConfig(Config):
         is why it is no part of a model's identity.
     """
 
-    n_trees: int = Field(default=120, ge=1, le=100_000)
-    learning_rate: float = Field(default=0.05, gt=0.0, le=1.0)
+    n_trees: int = Field(default=60, ge=1, le=100_000)
+    learning_rate: float = Field(default=0.07, gt=0.0, le=1.0)
     num_leaves: int = Field(default=31, ge=2, le=4096)
     min_rows_in_leaf: int = Field(default=500, ge=1)
     max_bin: int = Field(default=63, ge=3, le=255)
+    binning_rows: int = Field(default=20_000, ge=100)
+    random_thresholds: bool = True
     feature_frac: float = Field(default=0.5, gt=0.0, le=1.0)
-    row_frac: float = Field(default=0.5, gt=0.0, le=1.0)
+    row_frac: float = Field(default=1.0, gt=0.0, le=1.0)
     l2: float = Field(default=10.0, ge=0.0)
     seed: int = Field(default=7, ge=0, le=2**31 - 1)
     num_threads: int = Field(default=2, ge=1, le=256)
@@ -82,6 +94,7 @@ class LightGBMConfig(Config):
             "bagging_fraction": self.row_frac,
             "bagging_freq": 1 if self.row_frac < 1.0 else 0,
             "lambda_l2": self.l2,
+            "extra_trees": self.random_thresholds,
             "seed": self.seed,
             "deterministic": True,
             "force_row_wise": True,
@@ -93,7 +106,7 @@ class LightGBMConfig(Config):
         """Return the settings that must be the same for a Dataset and every model on it."""
         return {
             "max_bin": self.max_bin,
-            "min_data_in_bin": 3,
+            "bin_construct_sample_cnt": self.binning_rows,
             "feature_pre_filter": False,
             "verbosity": -1,
             "num_threads": self.num_threads,
@@ -210,8 +223,8 @@ class LightGBMExpert:
                 f"features must have the shape (n_rows, {len(self.names)}), had {values.shape}"
             )
         threads = 1 if len(values) < SMALL_BATCH_ROWS else self.num_threads
-        found = self._booster.predict(values, num_threads=threads)
-        return np.asarray(found, dtype=np.float64)
+        found: Float64Array = self._booster.predict(values, num_threads=threads)
+        return found
 
     def to_text(self) -> str:
         """Return the model in LightGBM's text format."""

@@ -11,7 +11,10 @@ from catalog.arrays import Float64Array
 from catalog.errors import DataError
 
 STEPS = 30
-TOLERANCE = 1e-8
+TOLERANCE = 1e-6
+"""Newton's method doubles the digits with every step: what is left is far below this."""
+CHUNK_ROWS = 16_384
+"""Rows standardised at a time: copies of all rows would cost more memory than the model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,21 +57,20 @@ class LogisticReference:
         DataError
             If Newton's method does not converge.
         """
-        known = np.isfinite(values)
-        count = np.maximum(known.sum(axis=0), 1)
-        filled = np.where(known, values, 0.0)
-        mean = filled.sum(axis=0) / count
-        spread = np.sqrt((np.where(known, values - mean, 0.0) ** 2).sum(axis=0) / count)
-        scale = np.where(spread > 0.0, spread, 1.0)
-        design = _design(values, mean, scale)
-        penalty = np.full(design.shape[1], l2)
+        mean, scale = _moments(values)
+        width = values.shape[1] + 1
+        penalty = np.full(width, l2)
         penalty[-1] = 0.0
-        coefficient = np.zeros(design.shape[1])
+        coefficient = np.zeros(width)
         for _ in range(STEPS):
-            probability = _sigmoid(design @ coefficient)
-            gradient = design.T @ (probability - label) + penalty * coefficient
-            curvature = (design.T * (probability * (1.0 - probability))) @ design
-            step = np.linalg.solve(curvature + np.diag(penalty + 1e-12), gradient)
+            gradient, curvature = penalty * coefficient, np.diag(penalty + 1e-12)
+            for first in range(0, len(values), CHUNK_ROWS):
+                rows = slice(first, first + CHUNK_ROWS)
+                design = _design(values[rows], mean, scale)
+                probability = _sigmoid(design @ coefficient)
+                gradient += design.T @ (probability - label[rows])
+                curvature += (design.T * (probability * (1.0 - probability))) @ design
+            step = np.linalg.solve(curvature, gradient)
             coefficient = coefficient - step
             if np.abs(step).max() < TOLERANCE:
                 return cls(mean, scale, coefficient)
@@ -83,10 +85,25 @@ class LogisticReference:
         return np.clip(probability, 1e-9, 1.0 - 1e-9)
 
 
+def _moments(values: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Return each column's mean and standard deviation (1 if constant) over its defined values."""
+    width = values.shape[1]
+    mean, scale = np.zeros(width), np.ones(width)
+    for column in range(width):
+        known = values[:, column]
+        known = known[np.isfinite(known)]
+        if len(known):
+            mean[column] = known.mean()
+            spread = float(known.std())
+            scale[column] = spread if spread > 0.0 else 1.0
+    return mean, scale
+
+
 def _design(values: Float64Array, mean: Float64Array, scale: Float64Array) -> Float64Array:
-    standard = (values - mean) / scale
-    standard[~np.isfinite(standard)] = 0.0
-    return np.column_stack((standard, np.ones(len(values))))
+    design = np.ones((len(values), values.shape[1] + 1))
+    np.divide(values - mean, scale, out=design[:, :-1])
+    design[~np.isfinite(design)] = 0.0
+    return design
 
 
 def _sigmoid(score: Float64Array) -> Float64Array:

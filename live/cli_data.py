@@ -70,8 +70,8 @@ def fetch(
         settings: dict[str, Any] = {
             "symbols": tuple(name.strip() for name in symbols.split(",") if name.strip()),
             "interval": interval,
-            "first_month": from_,
-            "last_month": to,
+            "start_month": from_,
+            "end_month": to,
         }
         if base_url is not None:
             settings["base_url"] = base_url

@@ -58,9 +58,23 @@ class Bundle:
     manifest: dict[str, Any]
     model: FittedModel
 
+    @property
+    def version(self) -> str:
+        """The bundle's model version, which every prediction carries."""
+        return str(self.manifest["model_version"])
+
+    @property
+    def profile(self) -> dict[str, Any]:
+        """The run profile that it was saved with, as JSON; empty if it was saved without one."""
+        return dict(self.manifest["profile"])
+
 
 def save_bundle(
-    path: Path, model: FittedModel, metrics: Mapping[str, Estimate] | None = None
+    path: Path,
+    model: FittedModel,
+    metrics: Mapping[str, Estimate] | None = None,
+    *,
+    profile: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a bundle: completely, or not at all.
 
@@ -72,6 +86,9 @@ def save_bundle(
         From `research.training.train_until`.
     metrics : Mapping of Estimate, optional
         Out-of-sample figures to keep beside it.
+    profile : Mapping, optional
+        The run profile that it was trained for, as JSON, so that the bundle can be evaluated by
+        itself. Kept as it is; research does not look inside.
 
     Returns
     -------
@@ -93,7 +110,8 @@ def save_bundle(
         "references.json": model.references.to_json(),
     }
     hashes = {name: _sha256(text.encode()) for name, text in texts.items()}
-    manifest = _manifest(model, hashes, metrics or {})
+    manifest = {**_manifest(model, hashes, metrics or {}), "profile": dict(profile or {})}
+    manifest["digest"] = _digest(manifest)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
@@ -182,7 +200,7 @@ def _manifest(
     identity = _sha256(json.dumps(hashes, sort_keys=True).encode())
     day = datetime.fromtimestamp(model.until // 1_000_000_000, tz=UTC).strftime("%Y%m%d")
     config = model.config
-    manifest = {
+    return {
         "schema_version": SCHEMA_VERSION,
         "model_version": f"lightgbm-{day}-{identity[:12]}",
         "feature_table_hash": feature_table_hash(config.features),
@@ -201,7 +219,6 @@ def _manifest(
         },
         "files": hashes,
     }
-    return {**manifest, "digest": _digest(manifest)}
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

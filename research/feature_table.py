@@ -54,6 +54,8 @@ def _clock(name: str, description: str) -> Feature:
 
 _EMA = "distance of the log close from its EMA of {n} bars, per vol of {n} bars"
 _EMA_BARS = kernels.EMA_ANCHOR - 1
+# No row is valid before this, so that the largest warm-up of a table is what a run needs.
+_LONGEST = kernels.WARMUP_SLOTS + kernels.MAX_CARRIED
 
 BASE_FEATURES: tuple[Feature, ...] = (
     _seen("return_1", "close", 97, "vol", "log return of the last bar"),
@@ -65,9 +67,9 @@ BASE_FEATURES: tuple[Feature, ...] = (
     _seen("return_96", "close", 97, "vol", "log return over 96 bars, per vol of 96 bars"),
     _seen("ema_distance_20", "close", max(97, 80 + _EMA_BARS), "vol", _EMA.format(n=20)),
     _seen("ema_distance_50", "close", 200 + _EMA_BARS, "vol", _EMA.format(n=50)),
-    _seen("ema_distance_200", "close", 800 + _EMA_BARS, "vol", _EMA.format(n=200)),
+    _seen("ema_distance_200", "close", _LONGEST, "vol", _EMA.format(n=200)),
     _seen("ema_slope_20", "close", 95 + _EMA_BARS, "vol", "change of the EMA of 20 in 15 bars"),
-    _seen("ema_slope_200", "close", 815 + _EMA_BARS, "vol", "change of the EMA of 200 in 15 bars"),
+    _seen("ema_slope_200", "close", _LONGEST, "vol", "change of the EMA of 200 in 15 bars"),
     _seen("zscore_20", "close", 97, "standard deviation", "log close against its last 20"),
     _seen("true_range", "high low close", 97, "vol", "log true range of the last bar"),
     _seen("volatility_20", "close", 97, "fraction per bar", "root mean square return, 20 bars"),

@@ -190,7 +190,10 @@ def load_panel(
         If the interval is unknown.
     DataError
         If the span is empty, a symbol is not in the catalog, its bars begin after `start` (less
-        the warm-up) or end before `end`, or funding is missing for a part of the span.
+        the warm-up) or end before `end`, funding is missing for a part of the span, or what is
+        stored has a fatal fault.
+    IntegrityError
+        If a file of the catalog is missing or damaged.
     """
     if not instruments:
         raise DataError("instruments must name at least one, were none")
@@ -206,14 +209,16 @@ def load_panel(
     rates: dict[str, SeriesArrays] = {}
     for name in instruments:
         _check_bar_span(name, stored, span)
-        bars.append(catalog.bars(name, interval, span.first_needed, end))
         requests.append(("bars", bar_type(name, interval), span.first_needed, end))
+        _check_soundness(catalog, requests[-1:])
+        bars.append(catalog.bars(name, interval, span.first_needed, end))
         if funding:
             # One interval more, so that the first bar knows the rate that was settled before it.
             since = span.first_needed - FUNDING_INTERVAL_NS
             rates[name] = _load_funding(catalog, name, since, end)
             _check_funding_span(rates[name], span)
             requests.append(("funding", name, since, end))
+            _check_soundness(catalog, requests[-1:])
     for one in bars:
         if not len(one.between(start, end)):
             raise DataError(
@@ -227,6 +232,18 @@ def load_panel(
         data_hash=catalog.data_hash(requests),
         synthetic=catalog.is_synthetic(instruments),
     )
+
+
+def _check_soundness(
+    source: PanelSource, requests: Sequence[tuple[Any, str, int | None, int | None]]
+) -> None:
+    """Refuse what `levibot data check` calls a fatal fault; sources in memory have no files."""
+    # Imported here, because live processes use panels' types but store nothing.
+    from catalog.quality import require_sound
+    from catalog.store import Catalog
+
+    if isinstance(source, Catalog):
+        require_sound(source, requests)
 
 
 def _check_bar_span(name: str, stored: Mapping[str, SeriesLike], span: _Span) -> None:

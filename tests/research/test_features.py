@@ -383,6 +383,9 @@ def test_the_table_lists_the_columns_in_order_and_without_repetition() -> None:
     assert len(feature_table(FeatureConfig(funding=False, instrument_code=False))) == 27
     assert len(table) == 27 + 2 + 5 + 2 + 2 + 1
     assert {feature.role for feature in table} == {"observed", "known_ahead", "static"}
+    for config in (EVERYTHING, FeatureConfig(funding=False, instrument_code=False)):
+        # A caller who asks the table how much history is needed must get all of it.
+        assert max(feature.warmup_bars for feature in feature_table(config)) == WARMUP_BARS
     for feature in table:
         assert feature.description
         assert feature.inputs

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from catalog.arrays import BarArrays, SeriesArrays
-from catalog.errors import ConfigError, DataError
+from catalog.arrays import BarArrays, Ohlcv, SeriesArrays
+from catalog.errors import ConfigError, DataError, IntegrityError
 from catalog.instruments import bar_type
+from catalog.records import Batch
+from catalog.store import Catalog
 from catalog.timestamps import NS_PER_HOUR, NS_PER_MINUTE, parse_time
 from research.panel import Panel, load_panel
 
@@ -222,3 +225,47 @@ def test_parts_that_do_not_fit_together_are_refused() -> None:
     unsorted = make_funding()
     with pytest.raises(DataError, match=r"funding of .* must be sorted"):
         panel_of(bars, funding={BTC: replace(unsorted, ts_init=unsorted.ts_init[::-1])})
+
+
+# ---------------------------------------------------------------------------------------------
+# A real catalog on disk.
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Catalog:
+    catalog = Catalog.open(tmp_path / "catalog", create=True)
+    batches = []
+    for name in (BTC, ETH):
+        bars, funding = make_bars(name), make_funding(name)
+        columns = {key: getattr(bars, key) for key in ("ts_init", *Ohlcv._fields)}
+        columns["ts_event"] = bars.ts_init
+        batches.append(Batch("bars", bar_type(name, "15m"), columns, f"{name}.csv", synthetic=True))
+        rates = {"ts_init": funding.ts_init, "ts_event": funding.ts_event, "rate": funding.value}
+        batches.append(Batch("funding", name, rates, f"{name}-funding.csv", synthetic=True))
+    catalog.ingest(batches)
+    return catalog
+
+
+def test_what_a_catalog_stores_is_what_a_panel_holds(stored: Catalog) -> None:
+    start, end = parse_time("2023-01-03"), parse_time("2023-01-05")
+    panel = load_panel(stored, [BTC, ETH], "15m", start, end, funding=True)
+    again = load_panel(stored, [BTC, ETH], "15m", start, end, funding=True)
+    other = load_panel(stored, [BTC, ETH], "15m", start, end - INTERVAL, funding=True)
+    assert panel.synthetic
+    assert panel.data_hash == again.data_hash != other.data_hash
+    for bars in panel.bars:
+        expected = make_bars(bars.instrument_id).between(start, end)
+        for key in ("ts_init", *Ohlcv._fields):
+            np.testing.assert_array_equal(getattr(bars, key), getattr(expected, key))
+    with pytest.raises(DataError, match=r"did you mean BTCUSDT-PERP"):
+        load_panel(stored, ["BTCUSD-PERP.BINANCE"], "15m", start, end, funding=False)
+
+
+def test_damaged_files_are_refused(stored: Catalog) -> None:
+    for path in stored.path.rglob("*.parquet"):
+        if "BTCUSDT" in str(path):
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 0xFF
+            path.write_bytes(content)
+    with pytest.raises(IntegrityError, match="BTCUSDT"):
+        load_panel(stored, [BTC], "15m", START, END, funding=False)

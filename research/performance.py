@@ -192,7 +192,7 @@ class TradingSpan:
     exposure_change: float
 
     @classmethod
-    def cut(cls, frames: TradingFrames, *, start: int, end: int, starting_balance: float) -> Self:
+    def cut(cls, frames: OutcomeFrames, *, start: int, end: int, starting_balance: float) -> Self:
         """Cut a span out of a run.
 
         Parameters
@@ -341,8 +341,8 @@ def trading_metrics(
         * `net_sharpe`: mean over standard deviation (n - 1) of daily returns, times the root of
           365; no risk-free rate. NaN where it is not defined (see `undefined_reasons`).
         * `max_drawdown`: largest fall from a peak between daily marks, fraction, never positive.
-        * `trades`: positions, those open at the end included. `fees`, `slippage`: USDT, paid positive. `funding`: USDT,
-          received positive. Interval: sums of bootstrapped days.
+        * `trades`: positions, those open at the end included. `fees`, `slippage`: USDT, paid
+          positive. `funding`: USDT, received positive. Interval: sums of bootstrapped days.
 
     Raises
     ------

@@ -377,12 +377,10 @@ def step(
         Where the optional columns start; pairs of instrument codes.
     shared : (RATIO_VALUES + n_ratios,) float64
         Scratch.
-    rows : (n_rows, n_features) float64
-        Receives the features; NaN during warm-up.
+    rows, valid : (n_rows, n_features) float64, (n_rows,) bool
+        Receive the features, NaN during warm-up, and whether a row may be used.
     at : (n_instruments,) int64
         Which row of `rows` belongs to an instrument.
-    valid : (n_rows,) bool
-        Receives whether the row may be used.
     """
     count = len(floats)
     for index in range(count):
@@ -436,12 +434,10 @@ def run(
         Next row and end of each instrument's bars, then of its funding; changed in place.
     state : tuple
         `floats` and `ints` of `step`.
-    settings, ratios : arrays
-        As in `step`.
     scratch : tuple
         `present`, `bars` and `shared` of `step`.
-    rows, valid : arrays
-        As in `step`, one row per bar.
+    settings, ratios, rows, valid : arrays
+        As in `step`; one row per bar.
     """
     ts_init, recorded = feed
     funding_ts, funding_rate = funding
@@ -490,20 +486,8 @@ def run(
 
 
 HELPERS = (
-    slide,
-    restart_ema,
-    log_return,
-    push,
-    summarise,
-    advance,
-    ratio_zscore,
-    share,
-    write_trend,
-    write_candle,
-    write_row,
-    write_funding,
-    write_others,
-    step,
+    *(slide, restart_ema, log_return, push, summarise, advance, ratio_zscore, share),
+    *(write_trend, write_candle, write_row, write_funding, write_others, step),
 )
 """What the entry points call."""
 

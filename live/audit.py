@@ -257,9 +257,10 @@ def _on_tick(bars: BarArrays, instrument: Any) -> BarArrays:
 def _settled_until(series: SeriesArrays, end: int) -> SeriesArrays:
     """Go on with settlements of zero where a changed future has none: the replay demands them."""
     last = int(series.ts_init[-1])
-    later = np.arange(last + SETTLEMENT_NS, end + 1, SETTLEMENT_NS, dtype=np.int64)
-    if not len(later):
+    if last >= end:
         return series
+    # numpy counts the steps of a range in floating point, which is too coarse for nanoseconds.
+    later = last + SETTLEMENT_NS * np.arange(1, (end - last) // SETTLEMENT_NS + 1, dtype=np.int64)
     return replace(
         series,
         ts_event=np.concatenate([series.ts_event, later]),

@@ -243,7 +243,7 @@ class LightGBMExpert:
         import lightgbm
 
         try:
-            booster = lightgbm.Booster(model_str=text, params={"verbosity": -1})
+            booster = lightgbm.Booster(model_str=text)
         except lightgbm.basic.LightGBMError as error:
             raise IntegrityError(f"model text must be LightGBM's, was refused: {error}") from error
         found = tuple(booster.feature_name())

@@ -1,0 +1,162 @@
+"""Bundles: exactly what was saved, or a refusal that says which part differs."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from catalog.errors import ConfigError, DataError, IntegrityError
+from research import bundle
+from research.bundle import FILES, MANIFEST, load_bundle, save_bundle, verify_bundle
+from research.walkforward import evaluate
+from tests.research.experiments import model, panel, result, texts, time_at
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save_bundle(tmp_path / "model", model(), result().metrics)
+    return tmp_path / "model"
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    """Change the manifest as someone would who also puts its digest right."""
+    manifest = {**json.loads((path / MANIFEST).read_text()), **changes}
+    manifest["digest"] = bundle._digest(manifest)
+    (path / MANIFEST).write_text(bundle._render(manifest))
+
+
+def test_round_trip_keeps_every_bit(saved: Path) -> None:
+    loaded = load_bundle(saved).model
+    assert texts(loaded)[1:] == texts(model())[1:]
+    values = np.random.default_rng(0).normal(size=(500, len(model().expert.names)))
+    np.testing.assert_array_equal(loaded.expert.predict(values), model().expert.predict(values))
+    assert loaded.config == model().config
+    assert loaded.spec.spec_hash == model().spec.spec_hash
+    assert loaded.train_end == model().train_end
+
+
+def test_a_loaded_bundle_evaluates_like_the_model_that_was_saved(saved: Path) -> None:
+    span = (time_at(0.6), time_at(0.9))
+    one = evaluate(panel(), model(), *span)
+    two = evaluate(panel(), load_bundle(saved).model, *span)
+    assert one.predictions.equals(two.predictions)
+
+
+def test_the_manifest_says_what_it_is(saved: Path) -> None:
+    manifest = load_bundle(saved).manifest
+    assert manifest["schema_version"] == 1
+    assert manifest["feature_names"] == list(model().expert.names)
+    assert manifest["training"]["data_hash"] == panel().data_hash
+    assert manifest["training"]["train_end"] == model().train_end
+    assert manifest["training"]["synthetic"] is True
+    assert manifest["metrics"]["auc"]["value"] == result().metrics["auc"].value
+    assert manifest["metrics"]["n"]["low"] is None
+    assert manifest["versions"]["lightgbm"]
+    assert manifest["seeds"]["model"] == model().config.model.seed
+    assert set(manifest["files"]) == set(FILES)
+
+
+def test_saving_twice_writes_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        save_bundle(tmp_path / name, model())
+    for name in (*FILES, MANIFEST):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+def test_one_byte_changed_anywhere_is_refused(saved: Path, name: str) -> None:
+    content = (saved / name).read_bytes()
+    random = np.random.default_rng(0)
+    for position in [0, len(content) - 1, *random.integers(0, len(content), 40)]:
+        changed = bytearray(content)
+        changed[position] ^= 1
+        (saved / name).write_bytes(bytes(changed))
+        with pytest.raises(IntegrityError, match=name.replace(".", r"\.")):
+            verify_bundle(saved)
+    (saved / name).write_bytes(content)
+    verify_bundle(saved)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    with pytest.raises(IntegrityError, match=rf"missing: \['{name}'\], extra: none"):
+        load_bundle(saved)
+
+
+def test_an_extra_file_is_named(saved: Path) -> None:
+    (saved / "model.pkl").write_bytes(b"boo")
+    with pytest.raises(IntegrityError, match=r"missing: none, extra: \['model.pkl'\]"):
+        load_bundle(saved)
+
+
+def test_another_schema_is_refused(saved: Path) -> None:
+    rewrite(saved, schema_version=2)
+    with pytest.raises(IntegrityError, match=r"schema_version of .* must be 1, was 2"):
+        load_bundle(saved)
+
+
+def test_another_feature_table_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "feature_table_hash", lambda _: "f" * 64)
+    with pytest.raises(IntegrityError, match=r"feature table of the bundle .*ffffffffffff"):
+        load_bundle(saved)
+
+
+def test_a_changed_part_of_the_specification_is_named(saved: Path) -> None:
+    parts = json.loads((saved / MANIFEST).read_text())["parts"]
+    rewrite(saved, parts={**parts, "label": "0" * 64})
+    with pytest.raises(IntegrityError, match="differs from this code's in: label"):
+        load_bundle(saved)
+
+
+def test_an_unknown_setting_is_refused(saved: Path) -> None:
+    config = json.loads((saved / MANIFEST).read_text())["config"]
+    rewrite(saved, config={**config, "surprise": 1})
+    with pytest.raises(IntegrityError, match="does not fit this version"):
+        load_bundle(saved)
+
+
+def test_other_features_in_the_model_than_in_the_manifest_are_refused(saved: Path) -> None:
+    names = json.loads((saved / MANIFEST).read_text())["feature_names"]
+    rewrite(saved, feature_names=names[::-1])
+    with pytest.raises(IntegrityError, match="the model's features must be the manifest's"):
+        load_bundle(saved)
+
+
+def test_no_bundle_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"must be a bundle folder with a manifest\.json"):
+        load_bundle(tmp_path)
+    with pytest.raises(DataError, match="must be a bundle folder"):
+        load_bundle(tmp_path / "absent")
+
+
+def test_an_older_bundle_is_never_written_over(saved: Path) -> None:
+    before = (saved / MANIFEST).read_bytes()
+    with pytest.raises(ConfigError, match="must not exist yet"):
+        save_bundle(saved, model())
+    assert (saved / MANIFEST).read_bytes() == before
+
+
+@pytest.mark.parametrize("writes", range(len(FILES) + 1))
+def test_a_full_disk_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    done: list[int] = []
+    sync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if len(done) == writes:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        done.append(descriptor)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match="No space left on device; nothing was left behind"):
+        save_bundle(tmp_path / "model", model())
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,131 @@
+"""Boosted trees: repeatable, row by row, and readable as text."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from catalog.errors import DataError, IntegrityError
+from research.models.lightgbm_expert import BinnedRows, LightGBMConfig, LightGBMExpert
+from research.models.logistic import LogisticReference
+
+NAMES = tuple(f"feature_{number}" for number in range(6))
+CONFIG = LightGBMConfig(n_trees=20, min_rows_in_leaf=20, num_threads=1)
+
+
+def rows(n_rows: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    values = random.normal(size=(n_rows, len(NAMES)))
+    truth = 1.0 / (1.0 + np.exp(-values[:, 0] + 0.5 * values[:, 1]))
+    label = (random.random(n_rows) < truth).astype(np.float64)
+    return values, label, random.uniform(0.5, 1.5, n_rows)
+
+
+def fitted(config: LightGBMConfig = CONFIG) -> LightGBMExpert:
+    values, label, weight = rows()
+    return BinnedRows(values, label, weight, NAMES, config).fit()
+
+
+def trees(expert: LightGBMExpert) -> str:
+    """Return the model's text without the list of settings."""
+    return re.split(r"\nparameters:", expert.to_text())[0]
+
+
+def test_learns_what_is_there() -> None:
+    values, label, _ = rows(seed=1)
+    found = fitted().predict(values)
+    assert found[label == 1.0].mean() > found[label == 0.0].mean() + 0.05
+
+
+def test_a_second_fit_has_the_same_text() -> None:
+    assert fitted().to_text() == fitted().to_text()
+
+
+@pytest.mark.parametrize("frac", [1.0, 0.5])
+def test_the_number_of_threads_changes_no_bit(frac: float) -> None:
+    one = CONFIG.model_copy(update={"row_frac": frac})
+    three = one.model_copy(update={"num_threads": 3})
+    assert trees(fitted(one)) == trees(fitted(three))
+    values = rows(seed=2)[0]
+    np.testing.assert_array_equal(fitted(one).predict(values), fitted(three).predict(values))
+    assert one.identity_hash() == three.identity_hash()
+
+
+def test_every_other_setting_is_part_of_the_identity() -> None:
+    for name, value in {"seed": 8, "n_trees": 21, "l2": 1.0, "random_thresholds": False}.items():
+        assert CONFIG.model_copy(update={name: value}).identity_hash() != CONFIG.identity_hash()
+
+
+def test_each_row_is_answered_alone() -> None:
+    expert, values = fitted(), rows(5000, seed=3)[0]
+    together = expert.predict(values)
+    alone = np.concatenate([expert.predict(values[row : row + 1]) for row in range(0, 5000, 97)])
+    np.testing.assert_array_equal(alone, together[::97])
+
+
+def test_text_keeps_every_bit() -> None:
+    expert, values = fitted(), rows(seed=4)[0]
+    again = LightGBMExpert.from_text(expert.to_text(), NAMES)
+    np.testing.assert_array_equal(again.predict(values), expert.predict(values))
+
+
+def test_undefined_features_are_answered() -> None:
+    values, label, weight = rows()
+    values[::7, 2] = np.nan
+    expert = BinnedRows(values, label, weight, NAMES, CONFIG).fit()
+    assert np.isfinite(expert.predict(np.full((1, len(NAMES)), np.nan))).all()
+
+
+def test_an_inner_fit_looks_at_its_rows_only() -> None:
+    values, label, weight = rows()
+    inside = np.arange(0, 4000, 2)
+    other = label.copy()
+    other[1::2] = 1.0 - other[1::2]
+    one = BinnedRows(values, label, weight, NAMES, CONFIG).fit(inside)
+    two = BinnedRows(values, other, weight, NAMES, CONFIG).fit(inside)
+    assert one.to_text() == two.to_text()
+
+
+def test_unusable_rows_are_refused() -> None:
+    values, label, weight = rows(200)
+    with pytest.raises(DataError, match="labels of training rows must be 0 or 1"):
+        BinnedRows(values, np.full(200, np.nan), weight, NAMES, CONFIG)
+    with pytest.raises(DataError, match="must be finite or NaN"):
+        BinnedRows(np.where(values > 0, np.inf, values), label, weight, NAMES, CONFIG)
+    with pytest.raises(DataError, match="must hold ups and downs, all 200 were 1"):
+        BinnedRows(values, np.ones(200), weight, NAMES, CONFIG).fit()
+    with pytest.raises(DataError, match=r"shape \(n_rows, 6\), had \(3, 5\)"):
+        fitted().predict(np.zeros((3, 5)))
+
+
+def test_other_text_is_refused() -> None:
+    with pytest.raises(IntegrityError, match="model text must be LightGBM's"):
+        LightGBMExpert.from_text("nothing", NAMES)
+    with pytest.raises(IntegrityError, match="model's features must be the manifest's"):
+        LightGBMExpert.from_text(fitted().to_text(), NAMES[::-1])
+
+
+def test_logistic_reference_equals_scikit_learn() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    values, label, _ = rows(20_000)
+    values = values * np.arange(1, 7) + 5.0
+    found = LogisticReference.fit(values, label, l2=2.0)
+    standard = (values - values.mean(axis=0)) / values.std(axis=0)
+    reference = LogisticRegression(C=0.5, tol=1e-10, max_iter=1000).fit(standard, label)
+    np.testing.assert_allclose(found.coefficient[:-1], reference.coef_[0], atol=1e-6)
+    np.testing.assert_allclose(
+        found.predict(values), reference.predict_proba(standard)[:, 1], atol=1e-6
+    )
+
+
+def test_logistic_reference_takes_undefined_for_the_mean() -> None:
+    values, label, _ = rows(500)
+    found = LogisticReference.fit(values, label)
+    holes = values[:1].copy()
+    holes[0, 3] = np.nan
+    filled = values[:1].copy()
+    filled[0, 3] = values[:, 3].mean()
+    np.testing.assert_allclose(found.predict(holes), found.predict(filled), rtol=1e-12)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from nautilus_trader.backtest import BacktestEngine, BacktestEngineConfig
 from nautilus_trader.common import CacheConfig, LoggerConfig
-from nautilus_trader.execution import StaticLatencyModel
+from nautilus_trader.execution import ExecutionEngineConfig, StaticLatencyModel
 from nautilus_trader.model import AccountType, Currency, Money, OmsType, Venue
 from nautilus_trader.risk import RiskEngineConfig
 
@@ -245,6 +245,11 @@ def _engine_config() -> BacktestEngineConfig:
         run_analysis=False,
         # Nothing here reads the past from the cache.
         cache=CacheConfig(tick_capacity=1, bar_capacity=1),
+        # The account keeps every event and is copied on every fill: without this the cost of an
+        # order grows with the length of the run.
+        exec_engine=ExecutionEngineConfig(
+            purge_account_events_interval_mins=1440, purge_account_events_lookback_mins=0
+        ),
         # A hundred orders a second would be denied although replayed seconds are not real ones.
         risk_engine=RiskEngineConfig(max_order_submit_rate="1000000/00:00:01"),
     )

@@ -35,7 +35,8 @@ _RAW_DECIMALS = 16
 _RAW_SCALE = 10**_RAW_DECIMALS
 _QUOTE_SIZE = 1e9
 """Size on both sides of a quote: the fill model, not the quote's depth, prices an order."""
-_TOLERANCE = 1e-6
+_TOLERANCE = 1e-3
+"""Of a unit of the last decimal: above binary noise, below anything that was ever written."""
 
 
 def price_number(value: Any) -> float:
@@ -183,14 +184,14 @@ def _decimals(values: Float64Array, precision: int, bars: BarArrays, name: str) 
 def _check_exact(
     values: Float64Array, units: Float64Array, precision: int, bars: BarArrays, name: str
 ) -> None:
-    wrong = ~(np.abs(values * 10.0**precision - units) <= _TOLERANCE * np.maximum(units, 1.0))
+    wrong = ~(np.abs(values * 10.0**precision - units) <= np.maximum(_TOLERANCE, 1e-15 * units))
     wrong |= ~(units >= 0.0)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         when = format_time(int(bars.ts_init[min(row, len(bars) - 1)]))
         raise DataError(
             f"{name} of {bars.instrument_id} must be a number of at least 0 with at most "
-            f"{precision} decimals, was {values[row]!r} at {when}; correct the instrument's "
+            f"{precision} decimals, was {float(values[row])!r} at {when}; correct the instrument's "
             f"definition or the data, a rounded price would be another price"
         )
 

@@ -124,7 +124,10 @@ def _open_row(
     price = slipped_price(closing, last, execution.slippage_bps, terms.tick)
     cost = commission(left, price, execution.taker_fee_bps)
     cost += slippage_cost(closing, left, price, last)
-    value = position.closed_value + left * last
+    average = last
+    if position.closed_quantity > 0.0:
+        whole = position.closed_quantity + left
+        average = (position.closed_value + left * last) / whole
     unrealized = round(side * left * (last - position.average_open), MONEY_DECIMALS)
     return PositionRow(
         instrument_id=bars.instrument_id,
@@ -133,7 +136,7 @@ def _open_row(
         side=side,
         quantity=position.peak,
         average_open=position.average_open,
-        average_close=value / (position.closed_quantity + left),
+        average_close=average,
         realized_pnl=round(position.realized_pnl + unrealized, MONEY_DECIMALS),
         commission=position.commission,
         funding=position.funding,

@@ -1,0 +1,211 @@
+"""The command line as a user meets it: a real process, its exit codes and what it prints."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def levibot(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "live.cli", *map(str, arguments)]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "COLUMNS": "100"}
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env=environment, check=False, timeout=250
+    )
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalog with a small synthetic market, made by the command itself."""
+    catalog = tmp_path_factory.mktemp("cli") / "catalog"
+    done = levibot("data", "synth", "--catalog", catalog, "--days", "80", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["synthetic"] is True
+    return catalog
+
+
+SMALL = (
+    "--set=data.end=2024-03-20",
+    "--set=validation.test_start=2024-02-20",
+    "--set=validation.n_folds=2",
+    "--set=model.n_trees=20",
+    "--set=bootstrap.samples=50",
+)
+
+
+@pytest.fixture(scope="module")
+def run(market: Path) -> Path:
+    """A walk-forward over it."""
+    out = market.parent / "run"
+    done = levibot("walkforward", "-p", "synthetic", *SMALL, "-c", market, "-o", out, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == str(out)
+    return out
+
+
+def test_help_lists_every_command() -> None:
+    text = levibot("--help").stdout
+    for command in ("demo", "walkforward", "backtest", "train", "evaluate", "data", "audit"):
+        assert command in text
+
+
+def test_metrics_json_keeps_its_keys(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    wanted = {
+        "prediction": (
+            "n auc accuracy accuracy_at_10pct log_loss_skill brier ece"
+        ).split(),
+        "trading": "net_return net_sharpe max_drawdown trades fees slippage funding".split(),
+    }
+    parts = [metrics, *metrics["folds"]]
+    assert len(parts) == 3
+    for part in parts:
+        for name, keys in wanted.items():
+            assert list(part[name]) == keys
+            for key in keys:
+                assert list(part[name][key]) == ["value", "low", "high"]
+    assert list(metrics["provenance"]) == ["synthetic", "data_hash", "config_hash", "seed", "version"]
+    assert metrics["provenance"]["synthetic"] is True
+    assert metrics["seconds"]["total"] > 0
+    assert metrics["peak_memory_mb"] > 0
+
+
+def test_run_folder_is_complete_and_marked_synthetic(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    tables = "predictions decisions orders fills positions funding equity".split()
+    assert {f"{name}.parquet" for name in tables} < names
+    assert {"profile.yaml", "run.json", "metrics.json", "tearsheet.html"} < names
+    assert "SYNTHETIC" in (run / "tearsheet.html").read_text()
+
+
+def test_a_run_repeats_bit_for_bit_from_its_folder(run: Path, market: Path) -> None:
+    done = levibot("repeat", run, "-c", market, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["identical"] is True
+
+
+def test_backtest_over_kept_predictions_with_another_threshold(run: Path, market: Path) -> None:
+    out = run.parent / "wider"
+    again = "--set=strategy.entry_threshold=0.53"
+    done = levibot(
+        "backtest", "-p", "synthetic", *SMALL, again, "-c", market, "-o", out, "--predictions", run
+    )
+    assert done.returncode == 0, done.stderr
+    first = json.loads((run / "metrics.json").read_text())
+    second = json.loads((out / "metrics.json").read_text())
+    assert second["prediction"] == first["prediction"]
+    assert second["trading"]["trades"]["value"] > first["trading"]["trades"]["value"]
+
+
+def test_kept_predictions_are_refused_after_the_target_changed(run: Path, market: Path) -> None:
+    out = run.parent / "stale"
+    other = "--set=label.horizon_bars=4"
+    done = levibot(
+        "backtest", "-p", "synthetic", *SMALL, other, "-c", market, "-o", out, "--predictions", run
+    )
+    assert done.returncode == 4
+    assert "another question" in done.stderr
+    assert "label was" in done.stderr
+    assert not out.exists()
+
+
+def test_train_then_evaluate_on_a_span_that_it_has_not_seen(market: Path) -> None:
+    bundle = market.parent / "bundle"
+    until = ("--until", "2024-03-01")
+    done = levibot("train", "-p", "synthetic", *SMALL, "-c", market, *until, "--out", bundle)
+    assert done.returncode == 0, done.stderr
+
+    out = market.parent / "evaluated"
+    span = ("--from", "2024-03-01", "--to", "2024-03-15")
+    done = levibot("evaluate", bundle, "-c", market, "-o", out, *span)
+    assert done.returncode == 0, done.stderr
+    n_rows = json.loads((out / "metrics.json").read_text())["prediction"]["n"]["value"]
+    assert n_rows == pytest.approx(3 * 14 * 96, rel=0.02)
+
+    span = ("--from", "2024-02-20", "--to", "2024-03-15")
+    done = levibot("evaluate", bundle, "-c", market, "-o", market.parent / "seen", *span)
+    assert done.returncode == 2
+    assert "2024-03-01" in done.stderr
+
+    # Bar by bar through the bundle, as live does, the same decisions come out.
+    online = market.parent / "online"
+    span = ("--from", "2024-03-01", "--to", "2024-03-15")
+    done = levibot(
+        "backtest", "-p", "synthetic", *SMALL, "-c", market, "-o", online, "--bundle", bundle, *span
+    )
+    assert done.returncode == 0, done.stderr
+    for table in ("decisions", "fills", "equity"):
+        name = f"{table}.parquet"
+        assert (online / name).read_bytes() == (out / name).read_bytes()
+
+    model = bundle / "model.txt"
+    text = model.read_text()
+    model.write_text(text[:-2] + ("0" if text[-2] != "0" else "1") + text[-1])
+    done = levibot("evaluate", bundle, "-c", market, "-o", market.parent / "broken", *span)
+    assert done.returncode == 4
+    assert "model.txt" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("-p", "synthetic", "--set=data.interval=7m"), 2, "interval must be one of"),
+        (("-p", "syntetic"), 2, "did you mean 'synthetic'"),
+        (("-p", "synthetic", "--set=strategy.speed=1"), 2, "unknown key"),
+        (
+            ("-p", "synthetic", '--set=data.instruments=["BTCUSD-PERP.BINANCE"]'),
+            3,
+            "did you mean BTCUSDT-PERP.BINANCE",
+        ),
+        (("-p", "synthetic", "--set=data.start=2023-12-01"), 3, "2023-12-01"),
+        (("-p", "synthetic", "--set=data.end=2030-01-01"), 3, "2030-01-01"),
+        (("-p", "synthetic", *SMALL, "--set=validation.test_start=2024-01-05"), 2, "test_start"),
+    ],
+)
+def test_mistakes_end_with_a_message_and_nothing_written(
+    market: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    out = market.parent / "none"
+    done = levibot("walkforward", *arguments, "-c", market, "-o", out)
+    assert done.returncode == code, done.stderr
+    assert "error:" in done.stderr
+    assert message in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
+
+
+def test_a_catalog_that_does_not_exist_is_not_made(tmp_path: Path) -> None:
+    done = levibot("data", "info", "--catalog", tmp_path / "none")
+    assert done.returncode == 3
+    assert not (tmp_path / "none").exists()
+
+
+def test_data_info_and_check_speak_json(market: Path) -> None:
+    info = json.loads(levibot("data", "info", "-c", market, "--json").stdout)
+    assert info
+    checked = levibot("data", "check", "-c", market, "--json")
+    assert checked.returncode == 0, checked.stderr
+    json.loads(checked.stdout)
+
+
+def test_lookahead_audit_passes_on_the_synthetic_market(market: Path) -> None:
+    done = levibot(
+        "audit", "lookahead", "-p", "synthetic", *SMALL, "-c", market, "--cuts", "1", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["passed"] is True
+
+
+def test_parity_audit_passes_on_the_synthetic_market(market: Path) -> None:
+    span = ("--from", "2024-03-10", "--to", "2024-03-20")
+    done = levibot("audit", "parity", "-p", "synthetic", *SMALL, "-c", market, *span, "--json")
+    assert done.returncode == 0, done.stderr + done.stdout
+    report = json.loads(done.stdout)
+    assert report["identical"] is True
+    assert report["compared"]["fills"] > 0

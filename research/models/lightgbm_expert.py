@@ -223,8 +223,7 @@ class LightGBMExpert:
                 f"features must have the shape (n_rows, {len(self.names)}), had {values.shape}"
             )
         threads = 1 if len(values) < SMALL_BATCH_ROWS else self.num_threads
-        found: Float64Array = self._booster.predict(values, num_threads=threads)
-        return found
+        return np.asarray(self._booster.predict(values, num_threads=threads), dtype=np.float64)
 
     def to_text(self) -> str:
         """Return the model in LightGBM's text format."""

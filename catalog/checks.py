@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from catalog.encoding import (
@@ -410,12 +409,9 @@ def key_order(kind: Kind, records: Records, tie: NDArray[np.int64]) -> NDArray[n
 
 def ranks(texts: AnyArray) -> NDArray[np.int64]:
     """Return each text's place in the sorted order of the distinct texts."""
-    encoded = pa.array(texts, pa.string()).dictionary_encode()
-    words = np.array(encoded.dictionary.to_pylist(), dtype=object)
-    place = np.empty(len(words), dtype=np.int64)
-    place[np.argsort(words)] = np.arange(len(words))
-    found: NDArray[np.int64] = place[encoded.indices.to_numpy()]
-    return found
+    words = texts.tolist()
+    place = {word: number for number, word in enumerate(sorted(set(words)))}
+    return np.fromiter((place[word] for word in words), dtype=np.int64, count=len(words))
 
 
 def same_key(kind: Kind, ordered: Records) -> Mask:

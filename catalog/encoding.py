@@ -103,9 +103,10 @@ def _to_decimal(values: Float64Array, decimals: int) -> pa.Array:
 
 def _from_decimal(column: pa.ChunkedArray, decimals: int) -> Float64Array:
     """Return the engine's doubles of a column of 128-bit decimals."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    buffer = array.buffers()[1]
-    words = np.frombuffer(buffer, dtype="<u8")[2 * array.offset :][: 2 * len(array)].reshape(-1, 2)
+    array = _one_chunk(column)
+    words = np.frombuffer(array.buffers()[1], dtype="<u8")[2 * array.offset :][
+        : 2 * len(array)
+    ].reshape(-1, 2)
     shift = FIXED_DECIMALS - decimals
     # raw = mantissa * 2**shift * 5**shift: shift the 128 bits, then divide exactly by 5**shift,
     # which modulo 2**64 is a multiplication by its inverse.
@@ -156,10 +157,23 @@ def encode(
 
 
 def _times(records: Records) -> list[pa.Array]:
-    return [
-        pa.array(records[name].astype(np.int64), pa.int64()).cast(_TIME)
-        for name in ("ts_event", "ts_init")
-    ]
+    return [_column(records[name], _TIME) for name in ("ts_event", "ts_init")]
+
+
+def _column(values: AnyArray, kind: pa.DataType) -> pa.Array:
+    """Return a column, from buffers: `pa.array` would import pandas, which costs half a second."""
+    if kind == pa.string():
+        return _texts(values.tolist())
+    buffer = pa.py_buffer(np.ascontiguousarray(values).tobytes())
+    return pa.Array.from_buffers(kind, len(values), [None, buffer])
+
+
+def _texts(texts: list[str]) -> pa.Array:
+    encoded = [text.encode() for text in texts]
+    offsets = np.zeros(len(encoded) + 1, dtype=np.int32)
+    np.cumsum([len(text) for text in encoded], out=offsets[1:])
+    buffers = [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
 
 
 _TIME_FIELDS = [pa.field("ts_event", _TIME, False), pa.field("ts_init", _TIME, False)]
@@ -183,7 +197,7 @@ def _bars_table(series: str, records: Records, precisions: tuple[int, int]) -> p
 
 def _funding_table(series: str, records: Records) -> pa.Table:
     times = _times(records)
-    rates = pa.array([decimal_text(rate) for rate in records["rate"].tolist()], pa.string())
+    rates = _texts([decimal_text(rate) for rate in records["rate"].tolist()])
     fields = [
         pa.field("rate", pa.string(), False),
         pa.field("interval", pa.uint64()),
@@ -234,7 +248,7 @@ def _custom_table(kind: Kind, series: str, records: Records) -> pa.Table:
             text = series.rpartition(".")[2] if kind == "onchain" else series
             arrays.append(_repeated(text, n_records))
         else:
-            arrays.append(pa.array(records[name], types[name]))
+            arrays.append(_column(records[name], types[name]))
         fields.append(pa.field(name, types.get(name, pa.string())))
     identity = json.dumps(
         {"type_name": type_name, "metadata": None, "identifier": series}, separators=(",", ":")
@@ -247,7 +261,7 @@ def _custom_table(kind: Kind, series: str, records: Records) -> pa.Table:
 
 
 def _repeated(text: str, count: int) -> pa.Array:
-    return pa.repeat(pa.scalar(text, pa.string()), count)
+    return _texts([text] * count)
 
 
 def decode(kind: Kind, data: bytes) -> Records:
@@ -264,7 +278,7 @@ def decode(kind: Kind, data: bytes) -> Records:
     table = file.read(columns=wanted, use_threads=False)
     records: Records = {}
     for name in ("ts_event", "ts_init"):
-        records[name] = table[name].cast(pa.int64()).to_numpy()
+        records[name] = _values(table[name], np.int64)
     metadata = {
         key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()
     }
@@ -280,12 +294,24 @@ def _decoded(column: pa.ChunkedArray, name: str, metadata: Mapping[str, str]) ->
     if name == "rate":
         return np.array([float(text) for text in column.to_pylist()], dtype=np.float64)
     if pa.types.is_dictionary(column.type):
-        combined = column.combine_chunks()
-        combined = combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
+        combined = _one_chunk(column)
         words = np.array(combined.dictionary.to_pylist(), dtype=object)
-        return words[combined.indices.to_numpy()] if len(words) else np.empty(0, dtype=object)
-    values: AnyArray = column.to_numpy()
-    return values
+        return words[_values(combined.indices, np.int32)]
+    return _values(column, np.int64 if pa.types.is_integer(column.type) else np.float64)
+
+
+def _one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    combined = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def _values(column: pa.ChunkedArray | pa.Array, dtype: type[np.generic]) -> AnyArray:
+    """Return a column without nulls as a writable array; `to_numpy` would import pandas."""
+    array = _one_chunk(column)
+    if array.null_count:
+        raise pa.ArrowInvalid(f"{array.null_count} values are missing")
+    values = np.frombuffer(array.buffers()[1], dtype=dtype)
+    return values[array.offset : array.offset + len(array)].copy()
 
 
 def file_name(ts_init: Int64Array, digest: str) -> str:

@@ -100,7 +100,7 @@ class Replay:
     def run(self, progress: Progress) -> BacktestOutcome:
         """Build, run, read, dispose: one engine may be alive per thread."""
         started = time.perf_counter()
-        engine = BacktestEngine(_engine_config())
+        engine = BacktestEngine(engine_config())
         try:
             strategy = self.strategy()
             self.add_venue(engine, lambda: int(strategy.clock.timestamp_ns()))
@@ -238,7 +238,8 @@ class Replay:
         return due
 
 
-def _engine_config() -> BacktestEngineConfig:
+def engine_config() -> BacktestEngineConfig:
+    """Return the engine's settings: silent, stopping at the first error."""
     return BacktestEngineConfig(
         logging=LoggerConfig(bypass_logging=True),
         shutdown_on_error=True,

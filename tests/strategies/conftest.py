@@ -48,7 +48,9 @@ def make_bars(
     )
 
 
-def flat_bars(count: int, price: float = 30_000.0, name: str = BTC, **keywords: object) -> BarArrays:
+def flat_bars(
+    count: int, price: float = 30_000.0, name: str = BTC, **keywords: object
+) -> BarArrays:
     return make_bars([(price, price, price, price)] * count, name, **keywords)
 
 
@@ -59,7 +61,9 @@ def make_funding(rates: Mapping[int, float], name: str = BTC) -> SeriesArrays:
     return SeriesArrays(name, "fraction", times, times.copy(), values)
 
 
-def make_spec(names: Sequence[str] = (BTC,), *, horizon: int = 1, **changes: object) -> PredictorSpec:
+def make_spec(
+    names: Sequence[str] = (BTC,), *, horizon: int = 1, **changes: object
+) -> PredictorSpec:
     fields = {
         "instruments": tuple(names),
         "interval_ns": INTERVAL,
@@ -84,7 +88,9 @@ def make_predictor(
         by_name = found if isinstance(found, Mapping) else {BTC: found}
         ts = close_time(index)
         by_time[ts] = tuple(
-            Prediction(name, ts, by_name[name], horizon, "test") for name in names if name in by_name
+            Prediction(name, ts, by_name[name], horizon, "test")
+            for name in names
+            if name in by_name
         )
     return PrecomputedPredictions(make_spec(names, horizon=horizon), by_time)
 

@@ -2,9 +2,11 @@
 
 import pandas as pd
 import pytest
+from nautilus_trader.model import Bar
 
-from catalog.errors import ConfigError, DataError
-from strategies.backtest import FusionPolicy, run_backtest
+from catalog.errors import ConfigError, DataError, RunFailedError
+from strategies.backtest import FusionPolicy, Replay, run_backtest
+from strategies.replay_data import record_groups
 
 HOUR = 3600 * 10**9
 LATENCY = 50_000_000
@@ -49,9 +51,7 @@ def test_an_exit_fills_at_the_next_open_and_the_position_tells_its_costs(market)
         [(100, 100, 100, 100), (101, 101, 101, 101), (103, 103, 103, 103), (104, 104, 104, 104)],
         market.SOL,
     )
-    predictor = market.predictor(
-        {0: {market.SOL: 0.7}, 1: {market.SOL: 0.2}}, (market.SOL,)
-    )
+    predictor = market.predictor({0: {market.SOL: 0.7}, 1: {market.SOL: 0.2}}, (market.SOL,))
     out = run_backtest(
         market.inputs(bars), predictor, policy(allow_short=False), market.execution()
     )
@@ -132,9 +132,7 @@ def test_settlements_are_paid_on_the_mark_price(market):
     # 1 BTC long over two settlements of 0.1 % at 30,000 loses 60 USDT.
     count = 66
     times = {market.START + hours * HOUR: 0.001 for hours in (0, 8, 16)}
-    inputs = market.inputs(
-        market.flat(count), funding={market.BTC: market.funding(times)}
-    )
+    inputs = market.inputs(market.flat(count), funding={market.BTC: market.funding(times)})
     execution = market.execution(funding="recorded", starting_balance=60_000.1, taker_fee_bps=0.0)
     out = run_backtest(
         inputs, market.predictor({0: 1 - 1e-12}), policy(min_holding_bars=999), execution
@@ -166,9 +164,7 @@ def test_recorded_funding_without_records_is_refused_and_not_taken_as_zero(marke
     funding = {market.BTC: market.funding(times)} if times else {}
     inputs = market.inputs(market.flat(66), funding=funding)
     with pytest.raises(DataError, match=r"funding of BTCUSDT-PERP.BINANCE must .*had none|absent"):
-        run_backtest(
-            inputs, market.predictor({}), policy(), market.execution(funding="recorded")
-        )
+        run_backtest(inputs, market.predictor({}), policy(), market.execution(funding="recorded"))
 
 
 def test_a_position_open_at_the_end_is_marked_and_its_closing_cost_shown(market):
@@ -223,9 +219,7 @@ def test_predictions_wait_for_all_instruments_and_a_missing_bar_degrades_them(ma
 
 def test_an_order_sent_before_a_gap_fills_at_the_last_close_and_not_after_it(market):
     names = (market.BTC, market.ETH)
-    btc = market.bars(
-        [(30_000,) * 4, (1.0,) * 4, (40_000,) * 4, (40_000,) * 4], missing=(1,)
-    )
+    btc = market.bars([(30_000,) * 4, (1.0,) * 4, (40_000,) * 4, (40_000,) * 4], missing=(1,))
     eth = market.flat(4, 2_000.0, market.ETH)
     out = run_backtest(
         market.inputs(btc, eth),
@@ -268,7 +262,7 @@ def test_an_empty_run_has_frames_with_types(market):
 
 def test_prices_off_the_tick_are_refused_instead_of_rounded(market):
     inputs = market.inputs(market.bars([(30_000.05,) * 4]))
-    with pytest.raises(DataError, match="at most 1 decimals, was 30000.05"):
+    with pytest.raises(DataError, match=r"at most 1 decimals, was 30000\.05"):
         run_backtest(inputs, market.predictor({}), policy(), market.execution())
 
 
@@ -332,3 +326,41 @@ def test_a_time_that_was_predicted_is_reported(market):
         progress=lambda *call: seen.append(call),
     )
     assert seen[-1] == ("replay", 3, 3)
+
+
+@pytest.mark.parametrize("fault", ["no quotes", "no latency"])
+def test_the_test_of_the_next_open_would_notice_a_replay_without_it(market, fault):
+    class Wrong(Replay):
+        def add_data(self, engine):
+            if fault == "no latency":
+                return super().add_data(engine)
+            bars_only = [
+                batch
+                for batch in record_groups(self.inputs, self.execution)
+                if isinstance(batch[0], Bar)
+            ]
+            for batch in bars_only:
+                engine.add_data(batch)
+            return sum(map(len, bars_only))
+
+        def add_venue(self, engine, now):
+            wanted = {"latency_model": None} if fault == "no latency" else {}
+
+            class Proxy:
+                def __getattr__(self, name):
+                    return getattr(engine, name)
+
+                def add_venue(self, *arguments, **keywords):
+                    engine.add_venue(*arguments, **{**keywords, **wanted})
+
+            super().add_venue(Proxy(), now)
+
+    bars = market.bars([(30_000,) * 4, (30_500, 30_900, 30_400, 30_800), (31_000,) * 4])
+    arguments = (market.inputs(bars), market.predictor({0: 0.7}), policy(), market.execution())
+    right = run_backtest(*arguments).fills.iloc[0]
+    assert (right.ts_event, right.price) == (market.close_time(0) + LATENCY, 30_500.0)
+    try:
+        wrong = Wrong(*arguments).run(lambda *_: None).fills.iloc[0]
+    except RunFailedError:
+        return
+    assert (wrong.ts_event, wrong.price) != (right.ts_event, right.price)

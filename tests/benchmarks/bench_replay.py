@@ -1,0 +1,190 @@
+"""Speed of the replay, as ratios to the engine alone and to an idle strategy on the same data."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from nautilus_trader.backtest import BacktestEngine
+from nautilus_trader.model import Bar, BarType
+from nautilus_trader.trading import Strategy, StrategyConfig
+
+from catalog.arrays import BarArrays, SeriesArrays
+from catalog.instruments import bar_type, instrument
+from catalog.progress import no_progress
+from catalog.timestamps import NS_PER_HOUR
+from research.predictor import PrecomputedPredictions, Prediction, PredictorSpec
+from strategies.backtest import FusionPolicy, Replay, ReplayInputs, engine_config
+from strategies.execution import ExecutionConfig
+from strategies.predictor_actor import PREDICTION_TYPE
+from strategies.replay_data import record_groups
+from tests.benchmarks.harness import BenchmarkResult, main
+
+INTERVAL = 900 * 10**9
+START = 1_672_531_200 * 10**9
+PRICES = {
+    "BTCUSDT-PERP.BINANCE": (30_000.0, 1),
+    "ETHUSDT-PERP.BINANCE": (2_000.0, 2),
+    "SOLUSDT-PERP.BINANCE": (100.0, 3),
+}
+BARS = 83_000
+REPEATS = 3
+EXECUTION = ExecutionConfig(
+    maker_fee_bps=2,
+    taker_fee_bps=5,
+    latency_ms=50,
+    slippage_bps=1,
+    funding="recorded",
+    starting_balance=1e6,
+    leverage=10,
+)
+# Random probabilities beyond these thresholds give about one order per 50 bars.
+POLICY = FusionPolicy(
+    entry_threshold=0.99, exit_threshold=0.01, position_frac=0.5, min_holding_bars=0
+)
+
+
+def market(count: int) -> tuple[ReplayInputs, PrecomputedPredictions]:
+    """Return three random walks, their funding and random predictions for each bar."""
+    rng = np.random.default_rng(7)
+    times = START + (np.arange(count, dtype=np.int64) + 1) * INTERVAL
+    bars, funding = [], {}
+    for name, (price, decimals) in PRICES.items():
+        close = np.round(price * np.exp(np.cumsum(rng.normal(0, 5e-4, count))), decimals)
+        open_ = np.round(close * (1 + rng.normal(0, 1e-4, count)), decimals)
+        high = np.round(np.maximum(open_, close) * 1.001, decimals)
+        low = np.round(np.minimum(open_, close) * 0.999, decimals)
+        volume = np.round(rng.random(count) * 100, 2)
+        bars.append(BarArrays(name, INTERVAL, times, open_, high, low, close, volume))
+        due = np.arange(START, times[-1] + 1, 8 * NS_PER_HOUR, dtype=np.int64)
+        rates = np.round(rng.normal(0, 1e-4, len(due)), 8)
+        funding[name] = SeriesArrays(name, "fraction", due, due.copy(), rates)
+    names = tuple(PRICES)
+    spec = PredictorSpec(names, INTERVAL, 16, 0, "bench", False, "0" * 64)
+    probs = rng.uniform(0.001, 0.999, (count, len(names))).tolist()
+    by_time = {
+        ts: tuple(Prediction(n, ts, p, 16, "bench") for n, p in zip(names, row, strict=True))
+        for ts, row in zip(times.tolist(), probs, strict=True)
+    }
+    instruments = tuple(instrument(name) for name in names)
+    inputs = ReplayInputs(instruments, tuple(bars), funding)
+    return inputs, PrecomputedPredictions(spec, by_time)
+
+
+class Idle(Strategy):
+    """Take bars, and predictions if asked, and do nothing."""
+
+    def __new__(cls, predictions: bool) -> Idle:
+        return super().__new__(cls)
+
+    def __init__(self, predictions: bool) -> None:
+        super().__init__(StrategyConfig(order_id_tag="IDLE"))
+        self._predictions = predictions
+
+    def on_start(self) -> None:
+        for name in PRICES:
+            self.subscribe_bars(BarType.from_str(bar_type(name, "15m")))
+        if self._predictions:
+            self.subscribe_data(PREDICTION_TYPE)
+
+    def on_bar(self, bar: Any) -> None:
+        pass
+
+    def on_data(self, data: Any) -> None:
+        pass
+
+
+class Timed(Replay):
+    """A replay that knows how long its engine ran, in CPU seconds."""
+
+    engine_seconds = 0.0
+
+    def run_engine(self, engine: Any) -> None:
+        self.engine_seconds = timed(lambda: super(Timed, self).run_engine(engine))
+
+
+def timed(call: Any) -> float:
+    gc.collect()
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def idle_seconds(replay: Replay, *, everything: bool) -> float:
+    """Return the CPU seconds of an idle strategy, on bars only or on everything."""
+    engine = BacktestEngine(engine_config())
+    try:
+        replay.add_venue(engine, lambda: 0)
+        if everything:
+            replay.add_data(engine)
+            engine.add_actor(replay.actor(lambda _: None))
+        else:
+            for batch in record_groups(replay.inputs, replay.execution):
+                if isinstance(batch[0], Bar):
+                    engine.add_data(batch, validate=False, sort=False)
+            engine.sort_data()
+        engine.add_strategy(Idle(everything))
+        return timed(engine.run)
+    finally:
+        engine.dispose()
+
+
+def measure(count: int) -> tuple[float, float, float, int]:
+    """Return CPU seconds of empty, control and real run, and the number of orders."""
+    inputs, predictor = market(count)
+
+    def fresh() -> Timed:
+        return Timed(inputs, predictor, POLICY, EXECUTION)
+
+    empty = idle_seconds(fresh(), everything=False)
+    control = idle_seconds(fresh(), everything=True)
+    replay = fresh()
+    outcome = replay.run(no_progress)
+    return empty, control, replay.engine_seconds, len(outcome.orders)
+
+
+def benchmarks() -> Iterator[BenchmarkResult]:
+    """Compare back to back, and take the median of the paired ratios."""
+    rounds = [measure(BARS) for _ in range(REPEATS)]
+    orders = rounds[0][3]
+    note = f"3 x {BARS:,} bars, {orders:,} orders, CPU time of one core"
+    yield BenchmarkResult(
+        name="replay against the engine with an empty strategy",
+        value=statistics.median(empty / real for empty, _, real, _ in rounds),
+        unit="ratio",
+        budget=0.10,
+        tolerance=0.1,
+        note=note,
+    )
+    yield BenchmarkResult(
+        name="replay against an idle strategy on the same data",
+        value=statistics.median(control / real for _, control, real, _ in rounds),
+        unit="ratio",
+        budget=0.50,
+        tolerance=0.1,
+        note=note,
+    )
+    half = measure(BARS // 2)
+    yield BenchmarkResult(
+        name="replay of twice the span",
+        value=statistics.median(real / half[2] for _, _, real, _ in rounds),
+        unit="times",
+        budget=2.5,
+        better="lower",
+        tolerance=0.1,
+        note=f"against 3 x {BARS // 2:,} bars",
+    )
+    yield BenchmarkResult(
+        name="replay",
+        value=3 * BARS / statistics.median(real for _, _, real, _ in rounds),
+        unit="bars/s",
+        note=note,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(benchmarks))

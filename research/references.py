@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from catalog.arrays import Float64Array
+from catalog.arrays import Float64Array, Int64Array
 from catalog.errors import IntegrityError
 from research.models.logistic import LogisticReference
 
@@ -42,20 +42,24 @@ class References:
     logistic: LogisticReference
 
     @classmethod
-    def fit(cls, values: Float64Array, label: Float64Array, last_sign: Float64Array) -> Self:
+    def fit(
+        cls, table: Float64Array, rows: Int64Array, label: Float64Array, last_sign: Float64Array
+    ) -> Self:
         """Fit on training rows.
 
         Parameters
         ----------
-        values : (n_rows, n_features) float64
-            Features, NaN where undefined.
+        table : (n_table, n_features) float64
+            Features of all rows there are, NaN where undefined.
+        rows : (n_rows,) int64
+            Which of them are the training rows; the others are never read.
         label : (n_rows,) float64
             1 for up, 0 for down.
         last_sign : (n_rows,) float64
             Sign of the return of the row's own bar: -1, 0 or 1.
         """
         shares = [_laplace(label[last_sign == sign]) for sign in (-1.0, 0.0, 1.0)]
-        logistic = LogisticReference.fit(values, label)
+        logistic = LogisticReference.fit(table, rows, label)
         return cls(_laplace(label), np.array(shares), logistic)
 
     def predict(self, values: Float64Array, last_sign: Float64Array) -> dict[str, Float64Array]:

@@ -7,6 +7,8 @@ get the scores on which the calibration is fitted; the model itself is then fitt
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -230,6 +232,13 @@ def train_until(
             f"until must not be after the last bar ({format_time(last)}), was {format_time(until)}"
         )
     table = build_table(panel.truncated(until), config, progress=progress)
+    with one_blas_thread():
+        return _fit_until(table, config, until, progress)
+
+
+def _fit_until(
+    table: TrainingTable, config: WalkForwardConfig, until: int, progress: Progress
+) -> FittedModel:
     rows = np.flatnonzero(table.trainable & _allowed(table, config, until))
     if len(rows) < config.validation.min_train_rows:
         raise DataError(
@@ -238,6 +247,18 @@ def train_until(
             "train until a later time or load more history"
         )
     return fit_rows(table, rows, config, until, progress=progress)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep matrix products on one thread: how they round depends on the number of threads.
+
+    For the whole process, so enter it outside of any pool of workers.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
 
 
 def _allowed(table: TrainingTable, config: WalkForwardConfig, until: int) -> NDArray[np.bool_]:
@@ -267,12 +288,12 @@ def fit_rows(
     until : int
         The model may be used after this time.
     """
-    values = table.matrix.values[rows]  # noqa: PD011 (an array, no frame)
+    features = table.matrix.values  # noqa: PD011 (an array, no frame)
     label = table.labels.value[rows]
     ts_init, ts_end = table.matrix.ts_init[rows], table.labels.ts_end[rows]
     weight = table.labels.weight[rows]
     weight = weight / weight.mean()  # so that penalties mean the same at every horizon
-    binned = BinnedRows(values, label, weight, table.matrix.names, config.model)
+    binned = BinnedRows(features, rows, label, weight, table.matrix.names, config.model)
     embargo = config.validation.embargo_bars * table.interval_ns
     blocks = inner_blocks(ts_init, ts_end, config.calibration.inner_folds, embargo)
     score = np.full(len(rows), np.nan)
@@ -280,7 +301,7 @@ def fit_rows(
         progress("fit", block, len(blocks) + 1)
         expert = binned.fit(train)
         for part in np.array_split(held_out, 1 + len(held_out) // PREDICTED_ROWS):
-            score[part] = expert.predict(values[part])
+            score[part] = expert.predict(features[rows[part]])
     progress("fit", len(blocks), len(blocks) + 1)
     model = FittedModel(
         config=config,
@@ -289,7 +310,7 @@ def fit_rows(
         calibration=IsotonicCalibration.fit(
             score, label, weight, tail_frac=config.calibration.tail_frac
         ),
-        references=References.fit(values, label, table.last_sign[rows]),
+        references=References.fit(features, rows, label, table.last_sign[rows]),
         n_rows=len(rows),
         train_start=int(ts_init.min()),
         train_end=int(ts_end.max()),

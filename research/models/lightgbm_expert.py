@@ -6,7 +6,8 @@ manifest or a configuration costs nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+import re
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from pydantic import Field
@@ -122,8 +123,11 @@ class BinnedRows:
 
     Parameters
     ----------
-    values : (n_rows, n_features) float64
-        Feature values, NaN where undefined.
+    table : (n_table, n_features) float64
+        Feature values of all rows there are, NaN where undefined.
+    rows : (n_rows,) int64
+        Which of them are the training rows; the others are never read. They are read piece by
+        piece, because a copy of all of them would take more memory than the model.
     label : (n_rows,) float64
         1 for up, 0 for down.
     weight : (n_rows,) float64
@@ -141,7 +145,8 @@ class BinnedRows:
 
     def __init__(
         self,
-        values: Float64Array,
+        table: Float64Array,
+        rows: Int64Array,
         label: Float64Array,
         weight: Float64Array,
         names: Sequence[str],
@@ -151,13 +156,12 @@ class BinnedRows:
 
         if not np.isin(label, (0.0, 1.0)).all():
             raise DataError("labels of training rows must be 0 or 1, some were neither")
-        if np.isinf(values).any():
-            raise DataError("features of training rows must be finite or NaN, some were infinite")
         self.config = config
         self.label = label
         self.names = tuple(names)
+        _quieten()
         self._data = lightgbm.Dataset(
-            values,
+            _sequence(table, rows),
             label=label,
             weight=None if (weight == 1.0).all() else weight,
             feature_name=list(names),
@@ -184,6 +188,35 @@ class BinnedRows:
         data = self._data if rows is None else self._data.subset(rows.tolist())
         booster = lightgbm.train(self.config.parameters(), data, self.config.n_trees)
         return LightGBMExpert(booster, self.names, self.config.num_threads)
+
+
+def _quieten() -> None:
+    """Make LightGBM heed `verbosity` in this thread from its next call on.
+
+    It keeps the level by thread and, when it reads batches, sets it only after its first warning.
+    """
+    import lightgbm
+
+    lightgbm.Dataset(np.zeros((2, 1)), params={"verbosity": -1}).construct()
+
+
+def _sequence(table: Float64Array, rows: Int64Array) -> Any:
+    """Let LightGBM read some rows of a table batch by batch."""
+    import lightgbm
+
+    class Rows(lightgbm.Sequence):
+        batch_size = 16_384
+
+        def __len__(self) -> int:
+            return len(rows)
+
+        def __getitem__(self, place: Any) -> Float64Array:
+            found: Float64Array = table[rows[place]]
+            if np.isinf(found).any():
+                raise DataError("features of training rows must be finite or NaN, some were not")
+            return found
+
+    return Rows()
 
 
 class LightGBMExpert:
@@ -226,9 +259,8 @@ class LightGBMExpert:
         return np.asarray(self._booster.predict(values, num_threads=threads), dtype=np.float64)
 
     def to_text(self) -> str:
-        """Return the model in LightGBM's text format."""
-        text: str = self._booster.model_to_string()
-        return text
+        """Return the model in LightGBM's text format, the same whatever the threads."""
+        return re.sub(r"\[num_threads: \d+\]", "[num_threads: 1]", self._booster.model_to_string())
 
     @classmethod
     def from_text(cls, text: str, names: Sequence[str], num_threads: int = 1) -> Self:

@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from catalog.arrays import Float64Array
+from catalog.arrays import Float64Array, Int64Array
 from catalog.errors import DataError
 
 STEPS = 30
@@ -37,7 +37,9 @@ class LogisticReference:
     coefficient: Float64Array
 
     @classmethod
-    def fit(cls, values: Float64Array, label: Float64Array, l2: float = 1.0) -> Self:
+    def fit(
+        cls, table: Float64Array, rows: Int64Array, label: Float64Array, l2: float = 1.0
+    ) -> Self:
         """Fit on training rows.
 
         Minimises ``sum of log losses + l2 / 2 * |coefficients without intercept|^2``, the form
@@ -45,8 +47,10 @@ class LogisticReference:
 
         Parameters
         ----------
-        values : (n_rows, n_features) float64
+        table : (n_table, n_features) float64
             NaN where undefined.
+        rows : (n_rows,) int64
+            Which of them are the training rows; the others are never read.
         label : (n_rows,) float64
             1 for up, 0 for down.
         l2 : float
@@ -57,18 +61,18 @@ class LogisticReference:
         DataError
             If Newton's method does not converge.
         """
-        mean, scale = _moments(values)
-        width = values.shape[1] + 1
+        mean, scale = _moments(table, rows)
+        width = table.shape[1] + 1
         penalty = np.full(width, l2)
         penalty[-1] = 0.0
         coefficient = np.zeros(width)
         for _ in range(STEPS):
             gradient, curvature = penalty * coefficient, np.diag(penalty + 1e-12)
-            for first in range(0, len(values), CHUNK_ROWS):
-                rows = slice(first, first + CHUNK_ROWS)
-                design = _design(values[rows], mean, scale)
+            for first in range(0, len(rows), CHUNK_ROWS):
+                part = slice(first, first + CHUNK_ROWS)
+                design = _design(table[rows[part]], mean, scale)
                 probability = _sigmoid(design @ coefficient)
-                gradient += design.T @ (probability - label[rows])
+                gradient += design.T @ (probability - label[part])
                 curvature += (design.T * (probability * (1.0 - probability))) @ design
             step = np.linalg.solve(curvature, gradient)
             coefficient = coefficient - step
@@ -85,12 +89,12 @@ class LogisticReference:
         return np.clip(probability, 1e-9, 1.0 - 1e-9)
 
 
-def _moments(values: Float64Array) -> tuple[Float64Array, Float64Array]:
+def _moments(table: Float64Array, rows: Int64Array) -> tuple[Float64Array, Float64Array]:
     """Return each column's mean and standard deviation (1 if constant) over its defined values."""
-    width = values.shape[1]
+    width = table.shape[1]
     mean, scale = np.zeros(width), np.ones(width)
     for column in range(width):
-        known = values[:, column]
+        known = table[rows, column]
         known = known[np.isfinite(known)]
         if len(known):
             mean[column] = known.mean()

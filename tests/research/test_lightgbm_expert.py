@@ -23,9 +23,19 @@ def rows(n_rows: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.
     return values, label, random.uniform(0.5, 1.5, n_rows)
 
 
+def binned(
+    values: np.ndarray,
+    label: np.ndarray,
+    weight: np.ndarray,
+    names: tuple[str, ...],
+    config: LightGBMConfig,
+) -> BinnedRows:
+    return BinnedRows(values, np.arange(len(values)), label, weight, names, config)
+
+
 def fitted(config: LightGBMConfig = CONFIG) -> LightGBMExpert:
     values, label, weight = rows()
-    return BinnedRows(values, label, weight, NAMES, config).fit()
+    return binned(values, label, weight, NAMES, config).fit()
 
 
 def trees(expert: LightGBMExpert) -> str:
@@ -74,7 +84,7 @@ def test_text_keeps_every_bit() -> None:
 def test_undefined_features_are_answered() -> None:
     values, label, weight = rows()
     values[::7, 2] = np.nan
-    expert = BinnedRows(values, label, weight, NAMES, CONFIG).fit()
+    expert = binned(values, label, weight, NAMES, CONFIG).fit()
     assert np.isfinite(expert.predict(np.full((1, len(NAMES)), np.nan))).all()
 
 
@@ -83,19 +93,29 @@ def test_an_inner_fit_looks_at_its_rows_only() -> None:
     inside = np.arange(0, 4000, 2)
     other = label.copy()
     other[1::2] = 1.0 - other[1::2]
-    one = BinnedRows(values, label, weight, NAMES, CONFIG).fit(inside)
-    two = BinnedRows(values, other, weight, NAMES, CONFIG).fit(inside)
+    one = binned(values, label, weight, NAMES, CONFIG).fit(inside)
+    two = binned(values, other, weight, NAMES, CONFIG).fit(inside)
+    assert one.to_text() == two.to_text()
+
+
+def test_rows_outside_the_training_span_are_never_read() -> None:
+    values, label, weight = rows()
+    inside = np.arange(1000, 3000)
+    other = values.copy()
+    other[:1000], other[3000:] = np.inf, np.nan
+    one = BinnedRows(values, inside, label[inside], weight[inside], NAMES, CONFIG).fit()
+    two = BinnedRows(other, inside, label[inside], weight[inside], NAMES, CONFIG).fit()
     assert one.to_text() == two.to_text()
 
 
 def test_unusable_rows_are_refused() -> None:
     values, label, weight = rows(200)
     with pytest.raises(DataError, match="labels of training rows must be 0 or 1"):
-        BinnedRows(values, np.full(200, np.nan), weight, NAMES, CONFIG)
+        binned(values, np.full(200, np.nan), weight, NAMES, CONFIG)
     with pytest.raises(DataError, match="must be finite or NaN"):
-        BinnedRows(np.where(values > 0, np.inf, values), label, weight, NAMES, CONFIG)
+        binned(np.where(values > 0, np.inf, values), label, weight, NAMES, CONFIG)
     with pytest.raises(DataError, match="must hold ups and downs, all 200 were 1"):
-        BinnedRows(values, np.ones(200), weight, NAMES, CONFIG).fit()
+        binned(values, np.ones(200), weight, NAMES, CONFIG).fit()
     with pytest.raises(DataError, match=r"shape \(n_rows, 6\), had \(3, 5\)"):
         fitted().predict(np.zeros((3, 5)))
 
@@ -112,7 +132,7 @@ def test_logistic_reference_equals_scikit_learn() -> None:
 
     values, label, _ = rows(20_000)
     values = values * np.arange(1, 7) + 5.0
-    found = LogisticReference.fit(values, label, l2=2.0)
+    found = LogisticReference.fit(values, np.arange(len(values)), label, l2=2.0)
     standard = (values - values.mean(axis=0)) / values.std(axis=0)
     reference = LogisticRegression(C=0.5, tol=1e-10, max_iter=1000).fit(standard, label)
     np.testing.assert_allclose(found.coefficient[:-1], reference.coef_[0], atol=1e-6)
@@ -123,7 +143,7 @@ def test_logistic_reference_equals_scikit_learn() -> None:
 
 def test_logistic_reference_takes_undefined_for_the_mean() -> None:
     values, label, _ = rows(500)
-    found = LogisticReference.fit(values, label)
+    found = LogisticReference.fit(values, np.arange(len(values)), label)
     holes = values[:1].copy()
     holes[0, 3] = np.nan
     filled = values[:1].copy()

@@ -67,6 +67,13 @@ def test_a_second_run_has_the_same_bits() -> None:
     assert repr(again.metrics) == repr(result().metrics)
 
 
+def test_folds_beside_one_another_have_the_same_bits() -> None:
+    threaded = walk_forward(panel(), config(threads=3))
+    pd.testing.assert_frame_equal(threaded.predictions, result().predictions, check_exact=True)
+    assert [texts(f.model) for f in threaded.folds] == [texts(f.model) for f in result().folds]
+    assert threaded.folds[0].model.config == config(threads=3)
+
+
 def test_training_until_a_fold_gives_the_folds_own_model() -> None:
     for fold in result().folds:
         alone = train_until(panel(), config(), fold.test_start)
@@ -178,11 +185,10 @@ def test_a_failing_fold_shows_its_name_span_and_real_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fit = walkforward.fit_rows
-    calls = []
+    wanted = result().folds[1].test_start
 
     def planted(*arguments: Any, **named: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
+        if arguments[3] == wanted:
             raise ZeroDivisionError("planted")
         return fit(*arguments, **named)
 
@@ -201,7 +207,7 @@ def test_a_fold_that_data_cannot_fill_keeps_its_kind_of_error(
         raise DataError("labels are all alike")
 
     monkeypatch.setattr(walkforward, "fit_rows", planted)
-    with pytest.raises(DataError, match=r"fold 0 \(.*failed: labels are all alike") as e:
+    with pytest.raises(DataError, match=r"fold \d \(.*failed: labels are all alike") as e:
         walk_forward(panel(), config())
     assert isinstance(e.value.__cause__, DataError)
 

@@ -13,7 +13,10 @@ checks        what a batch must satisfy
 manifest      the commit record
 transactions  lock, stage, publish, recover
 vintages      first, latest, as known at a time
+merging       what is new, known or restated
 ingest        batches in, one commit out
+reading       records of one state of the catalog
+inventory     what there is, and where it came from
 store         `Catalog`: open and read
 quality       faults of what is stored
 query         DuckDB views over the catalog

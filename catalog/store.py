@@ -327,9 +327,10 @@ class Catalog:
         from nautilus_trader.persistence import ParquetDataCatalog
 
         series = bar_type(instrument_id, interval)
-        self._prepare_engine(Query("bars", series, start, end))
+        rows = self._prepare_engine(Query("bars", series, start, end))
         engine = ParquetDataCatalog(str(self.path.absolute()))
-        return engine.query_bars([series], None if start is None else start + 1, end)
+        found = engine.query_bars([series], None if start is None else start + 1, end)
+        return _complete(found, rows, f"bars {series}")
 
     def nautilus_funding(
         self, instrument_id: str, start: int | None = None, end: int | None = None
@@ -338,13 +339,13 @@ class Catalog:
         from nautilus_trader.model import NautilusDataType
         from nautilus_trader.persistence import ParquetDataCatalog
 
-        self._prepare_engine(Query("funding", instrument_id, start, end))
+        rows = self._prepare_engine(Query("funding", instrument_id, start, end))
         engine = ParquetDataCatalog(str(self.path.absolute()))
         first = None if start is None else start + 1
         found: list[FundingRateUpdate] = engine.query(
             NautilusDataType.FundingRateUpdate, [instrument_id], first, end
         )
-        return found
+        return _complete(found, rows, f"funding {instrument_id}")
 
     def data_hash(self, requests: Sequence[Request]) -> str:
         """Return the SHA-256 of the content that these reads return, as 64 hex digits.
@@ -386,16 +387,17 @@ class Catalog:
                 self.refresh()
                 settle(self.path, self.manifest)
 
-    def _prepare_engine(self, query: Query) -> None:
-        """Check what the engine is about to read: it would not notice missing or damaged files."""
+    def _prepare_engine(self, query: Query) -> int:
+        """Check what the engine is about to read (it would not notice damage); count it."""
         self.settle()
-        self.reader.records(query)
+        rows = len(self.reader.records(query)["ts_init"])
         strays = self.reader.strays(self.reader.series(query.kind, query.series))
         if strays:
             raise IntegrityError(
                 f"folder of {query.kind} {query.series} must hold the catalog's files alone, also "
                 f"held {', '.join(strays[:3])}, which the engine would read as well; move them away"
             )
+        return rows
 
     def _slow(self, query: Query, column: str) -> PointInTimeSeries:
         rows, changes = self.reader.records_and_changes(query)
@@ -410,6 +412,17 @@ class Catalog:
             shown=str(query.choice),
             restatements=changes,
         )
+
+
+def _complete[T](found: list[T], rows: int, what: str) -> list[T]:
+    """Return the engine's records if they are as many as ours."""
+    if len(found) != rows:
+        raise DataError(
+            f"{what} must lie in the first vintage to be replayed, was {len(found)} of {rows} "
+            f"records there; the others came with a later vintage. Import a first download that "
+            f"holds them, into a new catalog"
+        )
+    return found
 
 
 def _request_order(request: Request) -> tuple[str, str, int, int]:

@@ -133,6 +133,8 @@ def resolve(kind: Kind, layers: Layers, choice: Choice) -> Records:
         known_at = np.array([_known_at(layer) for layer, _ in layers], dtype=np.int64)
         visible = (known_at[position] <= choice.as_of) & (ordered["ts_init"] <= choice.as_of)
         ordered = take(ordered, visible)
+        if not visible.any():
+            return ordered
     starts = np.flatnonzero(~same_key(kind, ordered))
     ends = np.append(starts[1:], len(ordered["ts_init"])) - 1
     chosen = take(ordered, starts if str(choice) == FIRST else ends)

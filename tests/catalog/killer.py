@@ -4,7 +4,8 @@ Run as ``python -m tests.catalog.killer SCENARIO TEMPLATE FOLDER``: copies the c
 to FOLDER/0, FOLDER/1, … and in each copy lets a forked child do the scenario's work, which
 SIGKILLs itself just before its n-th call of a function that changes the disk. Prints how many kills
 there were and which calls they came before. The scenario ``committed`` only stops a writer between
-its commit and the moving of its files, in FOLDER/committed; ``recover`` starts from there. A process of its own, because it forks.
+its commit and the moving of its files, in FOLDER/committed; ``recover`` starts from there. A
+process of its own, because it forks.
 """
 
 from __future__ import annotations

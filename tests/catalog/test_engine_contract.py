@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nautilus_trader.model import CustomData, DataType, NautilusDataType
 from nautilus_trader.persistence import ParquetDataCatalog
 
-from catalog.errors import IntegrityError
+from catalog.errors import DataError, IntegrityError
 from catalog.records import Batch
 from catalog.store import Catalog
 from catalog.types import BarFlow, IndexLevel, NewsSentiment, OnchainMetrics, register_types
@@ -222,3 +222,12 @@ def test_damage_is_found_before_the_engine_reads(filled: Catalog) -> None:
 def test_funding_alone_defines_its_instrument(catalog: Catalog) -> None:
     catalog.ingest([funding()])
     assert catalog.instruments() == [BTC]
+
+
+def test_bars_that_only_a_later_vintage_has_are_not_left_out_silently(catalog: Catalog) -> None:
+    catalog.ingest([bars(0, 4)])
+    catalog.ingest([bars(2, 6, vintage="redo", known_at=START)])
+    assert len(catalog.bars(BTC, "15m")) == 8
+    assert len(catalog.nautilus_bars(BTC, "15m", None, START + 4 * 900 * 10**9)) == 4
+    with pytest.raises(DataError, match="was 4 of 8 records there; the others came with a later"):
+        catalog.nautilus_bars(BTC, "15m")

@@ -28,7 +28,7 @@ def test_views_hold_what_the_catalog_reads(filled: Catalog) -> None:
         "SELECT epoch_ns(ts_init), open, high, low, close, volume FROM bars ORDER BY ts_init"
     ).fetchnumpy()
     columns = filled.bars(BTC, "15m")
-    assert list(rows.values())[0].tolist() == columns.ts_init.tolist()
+    assert next(iter(rows.values())).tolist() == columns.ts_init.tolist()
     for name in ("open", "high", "low", "close", "volume"):
         np.testing.assert_allclose(rows[name], getattr(columns, name), rtol=1e-15)
 
@@ -40,20 +40,22 @@ def test_columns_have_names_and_types_for_people(filled: Catalog) -> None:
     assert (instrument, interval) == (BTC, "15m")
     assert ts_event == ts_init == datetime(2024, 1, 1, 0, 15)  # noqa: DTZ001 - UTC by contract
     assert isinstance(close, float)
-    assert connection.sql("SELECT instrument, rate FROM funding").fetchone() == (BTC, 0.0)
+    assert connection.sql("SELECT instrument, rate FROM funding").limit(1).fetchall() == [
+        (BTC, 0.0)
+    ]
     assert connection.sql("SELECT DISTINCT series, unit FROM index_levels").fetchall() == [
         ("dvol.btc", "percent per year")
     ]
-    assert connection.sql("SELECT ts_published FROM news ORDER BY 1").fetchone() == (
-        datetime(2024, 1, 1),  # noqa: DTZ001 - UTC by contract
-    )
+    assert connection.sql("SELECT ts_published FROM news ORDER BY 1").limit(1).fetchall() == [
+        (datetime(2024, 1, 1),)  # noqa: DTZ001 - UTC by contract
+    ]
 
 
 def test_a_session_in_another_zone_shows_the_same_times(filled: Catalog) -> None:
     connection = connect(filled.path)
-    before = connection.sql("SELECT min(ts_init) FROM bars").fetchone()
+    before = connection.sql("SELECT min(ts_init) FROM bars").fetchall()
     connection.execute("SET TimeZone = 'America/New_York'")
-    assert connection.sql("SELECT min(ts_init) FROM bars").fetchone() == before
+    assert connection.sql("SELECT min(ts_init) FROM bars").fetchall() == before
 
 
 def test_empty_kinds_are_empty_views_of_the_same_columns(catalog: Catalog, tmp_path: Path) -> None:

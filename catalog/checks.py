@@ -20,7 +20,7 @@ from catalog.encoding import (
     LARGEST_QUANTITY,
     Records,
     decimals_needed,
-    engine_doubles,
+    stored_doubles,
 )
 from catalog.errors import ConfigError, DataError
 from catalog.instruments import InstrumentSpec, parse_bar_type
@@ -345,8 +345,8 @@ def _as_stored(records: Records, decimals: tuple[int, int]) -> Records:
     """Return bars with the doubles that reading them back will give, so that they compare equal."""
     stored = dict(records)
     for name in _PRICES:
-        stored[name] = engine_doubles(records[name], decimals[0])
-    stored["volume"] = engine_doubles(records["volume"], decimals[1])
+        stored[name] = stored_doubles(records[name], decimals[0])
+    stored["volume"] = stored_doubles(records["volume"], decimals[1])
     return stored
 
 

@@ -6,10 +6,11 @@ custom data cost 0.14 ms a record (NAUTILUS.md 20), its funding 0.08 ms (NAUTILU
 contract test tests/catalog/test_engine_contract.py proves that the engine reads these files and
 agrees.
 
-The engine stores prices and quantities as 128-bit integers with 16 decimals, and
-``float(price)`` is that integer as a double divided by 1e16, which differs from the nearest
-double of the decimal text in the last bit for one price in four. Reads return the engine's
-doubles, so that features computed from columns and from live bars agree bit for bit.
+The engine stores prices and quantities as 128-bit integers with 16 decimals. Reads return the
+double nearest to the decimal number, which is what people read and type: 61570.6. The engine's own
+``float(price)`` rounds twice and misses it in the last bit for one price in four, so whoever turns
+live bars into features must use ``price.raw / 10**16``, as the strategies do; columns and live
+bars then agree bit for bit.
 """
 
 from __future__ import annotations
@@ -78,14 +79,14 @@ def _represented(values: Float64Array, decimals: int) -> NDArray[np.bool_]:
     return np.asarray(close & (np.abs(mantissas) < _MOST_DIGITS))
 
 
-def engine_doubles(values: Float64Array, decimals: int) -> Float64Array:
-    """Return what ``float(Price)`` gives for each value at this precision (see above)."""
+def stored_doubles(values: Float64Array, decimals: int) -> Float64Array:
+    """Return what reading gives back for each value stored with this precision (see above)."""
     return _doubles(np.rint(values * 10.0**decimals), decimals)
 
 
 def _doubles(mantissas: Float64Array, decimals: int) -> Float64Array:
-    # Both factors are exact, so that the product is rounded once, as the engine's conversion is.
-    return (mantissas * 10.0 ** (FIXED_DECIMALS - decimals)) / 10.0**FIXED_DECIMALS
+    # Both are exact doubles (10**22 is the largest such power), so that this rounds only once.
+    return mantissas / 10.0**decimals
 
 
 def _to_decimal(values: Float64Array, decimals: int) -> pa.Array:
@@ -102,7 +103,7 @@ def _to_decimal(values: Float64Array, decimals: int) -> pa.Array:
 
 
 def _from_decimal(column: pa.ChunkedArray, decimals: int) -> Float64Array:
-    """Return the engine's doubles of a column of 128-bit decimals."""
+    """Return the nearest doubles of a column of 128-bit decimals."""
     array = _one_chunk(column)
     words = np.frombuffer(array.buffers()[1], dtype="<u8")[2 * array.offset :][
         : 2 * len(array)

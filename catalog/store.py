@@ -76,9 +76,9 @@ class Catalog:
     """A folder of Parquet files with a commit record that says which of them count.
 
     Reads take `start` and `end` as ``start < ts_init <= end``, and return one consistent state:
-    the newest when the catalog was opened or refreshed. Prices and volumes are bit for bit
-    ``float(bar.close)`` of the engine's bars, so that a kernel fed with columns and one fed with
-    live bars agree.
+    the newest when the catalog was opened or refreshed. Prices and volumes are the
+    doubles nearest to the stored decimals, bit for bit ``bar.close.raw / 10**16`` of the engine's
+    bars, so that a kernel fed with columns and one fed with live bars agree.
 
     Where a series has several vintages a read returns the first, which is what was known at the
     time; ``vintage="latest"`` (or a label), or `as_of` in UTC nanoseconds, say otherwise. See

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nautilus_trader.model import Price, Quantity
+from nautilus_trader.model import Price
 
 from catalog.encoding import (
     content_digest,
@@ -12,8 +12,8 @@ from catalog.encoding import (
     decimals_needed,
     decode,
     encode,
-    engine_doubles,
     file_name,
+    stored_doubles,
 )
 from tests.catalog.builders import (
     BTC,
@@ -39,7 +39,9 @@ def decimals(draw: st.DrawFn) -> tuple[list[int], int]:
 
 @given(decimals())
 @settings(max_examples=300)
-def test_columns_are_the_engines_doubles_bit_for_bit(case: tuple[list[int], int]) -> None:
+def test_columns_are_the_doubles_nearest_to_the_decimals(
+    case: tuple[list[int], int],
+) -> None:
     mantissas, places = case
     texts = [_text(number, places) for number in mantissas]
     values = np.array([float(text) for text in texts])
@@ -48,10 +50,11 @@ def test_columns_are_the_engines_doubles_bit_for_bit(case: tuple[list[int], int]
     columns |= dict.fromkeys(("open", "high", "low", "close", "volume"), values)
     data = encode("bars", f"{BTC}-1-MINUTE-LAST-EXTERNAL", columns, (places, places))
     back = decode("bars", data)
-    expected = [float(Price.from_str(text)) for text in texts]
+    expected = values.tolist()
+    assert [Price.from_str(text).raw / 10**16 for text in texts] == expected
     assert back["close"].tolist() == expected
-    assert back["volume"].tolist() == [float(Quantity.from_str(text)) for text in texts]
-    assert engine_doubles(values, places).tolist() == expected
+    assert back["volume"].tolist() == expected
+    assert stored_doubles(values, places).tolist() == expected
     assert back["ts_init"].tolist() == stamps.tolist()
 
 
@@ -72,7 +75,7 @@ def test_decimals_needed_is_the_smallest_that_represents_all(
 
 def test_values_that_passed_through_the_engine_need_no_more_decimals() -> None:
     numbers = np.round(np.random.default_rng(1).uniform(1, 1e5, 1000), 2)
-    assert decimals_needed(engine_doubles(numbers, 2), 0)[0] == 2
+    assert decimals_needed(stored_doubles(numbers, 2), 0)[0] == 2
 
 
 def test_a_value_that_no_decimal_represents_is_found() -> None:

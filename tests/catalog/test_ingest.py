@@ -199,7 +199,7 @@ def test_an_unknown_instrument_is_inferred_and_widened_when_data_need_it(catalog
     found = catalog.nautilus_bars("PEPEUSDT-PERP.BINANCE", "15m")
     assert {bar.close.precision for bar in found} == {3}
     assert len(found) == 8
-    expected = [float(bar.close) for bar in found]
+    expected = [bar.close.raw / 10**16 for bar in found]
     assert catalog.bars("PEPEUSDT-PERP.BINANCE", "15m").close.tolist() == expected
     engine_files = list((catalog.path / "data").rglob("crypto_perpetual/*/*.parquet"))
     assert len(engine_files) == 1

@@ -33,6 +33,9 @@ def guarded[Self_: HasRecorder, **P, R](
     @wraps(callback)
     def call(self: Self_, /, *arguments: P.args, **keywords: P.kwargs) -> R:
         try:
+            # Unpacking an empty mapping is not free, and the engine passes no keywords.
+            if not keywords:
+                return callback(self, *arguments)  # type: ignore[call-arg]
             return callback(self, *arguments, **keywords)
         except Exception as error:
             where = f"{type(self).__name__}.{callback.__name__}"

@@ -165,7 +165,8 @@ class FusionStrategy(Strategy):
         self.recorder.received += 1
         complete = prediction.ts_init == self._ts and self._seen == len(self._states)
         if complete or prediction.degraded:
-            self._pay(prediction.ts_init)
+            if self._due:
+                self._pay(prediction.ts_init)
             self._decide(prediction)
         else:
             self._pending.append(prediction)
@@ -277,6 +278,12 @@ class FusionStrategy(Strategy):
     def _decide(self, prediction: _Record) -> None:
         name = prediction.instrument_id
         state = self._states[name]
+        if not state.under_way and name not in self.recorder.ledger.positions:
+            up = prediction.prob_up
+            # What `decide` says nine times out of ten, at a third of the price.
+            if up < self.policy.entry_threshold and 1.0 - up < self.policy.entry_threshold:
+                self.recorder.no_signal(prediction.ts_init, name, up)
+                return
         held = self.recorder.ledger.quantity(name)
         side = (held > 0.0) - (held < 0.0)
         if state.under_way:

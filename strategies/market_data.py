@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,29 @@ class OpenQuotes:
         if row < 0:
             raise LookupError(f"{self.instrument_id} has no quote until {format_time(ts)}")
         return float(self.price[row])
+
+
+def exact_bars(bars: BarArrays, instrument: Any) -> BarArrays:
+    """Return bars whose numbers are the floats nearest to their decimals.
+
+    A store that keeps decimals may hand out ``39317.299999999996`` for ``39317.3``; the engine's
+    records hold the decimal, and what is computed from the columns must equal what is computed
+    from the records.
+
+    Raises
+    ------
+    DataError
+        If a price or volume has more decimals than the instrument allows: rounding it would
+        change the data unnoticed.
+    """
+    columns = {}
+    for name in ("open", "high", "low", "close", "volume"):
+        precision = instrument.size_precision if name == "volume" else instrument.price_precision
+        values = getattr(bars, name)
+        units = np.rint(values * 10.0**precision)
+        _check_exact(values, units, precision, bars, name)
+        columns[name] = units / 10.0**precision
+    return replace(bars, **columns)
 
 
 def open_quotes(bars: Sequence[BarArrays], latency_ns: int) -> tuple[OpenQuotes, ...]:

@@ -16,6 +16,7 @@ from research.predictor import Predictor
 from strategies.execution import ExecutionConfig
 from strategies.market_data import (
     bar_records,
+    exact_bars,
     funding_records,
     mark_records,
     open_quotes,
@@ -47,6 +48,13 @@ class ReplayInputs:
     bars: tuple[BarArrays, ...]
     funding: Mapping[str, SeriesArrays] = field(default_factory=dict)
     predictions_expected: int | None = None
+
+    def __post_init__(self) -> None:
+        """Make the numbers exact; `DataError` where that would change them."""
+        pairs = zip(self.bars, self.instruments, strict=False)
+        exact = tuple(exact_bars(one, instrument) for one, instrument in pairs)
+        # A wrong count of instruments is `check_inputs`' affair, which can say more.
+        object.__setattr__(self, "bars", exact + self.bars[len(exact) :])
 
     @property
     def ts_end(self) -> int:

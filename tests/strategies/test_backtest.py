@@ -261,9 +261,21 @@ def test_an_empty_run_has_frames_with_types(market):
 
 
 def test_prices_off_the_tick_are_refused_instead_of_rounded(market):
-    inputs = market.inputs(market.bars([(30_000.05,) * 4]))
     with pytest.raises(DataError, match=r"at most 1 decimals, was 30000\.05"):
-        run_backtest(inputs, market.predictor({}), policy(), market.execution())
+        market.inputs(market.bars([(30_000.05,) * 4]))
+
+
+def test_binary_noise_in_the_columns_changes_nothing(market):
+    noisy = 39_317.299999999996
+    assert noisy != 39_317.3
+    out = run_backtest(
+        market.inputs(market.flat(4, noisy)),
+        market.predictor({0: 0.7}),
+        policy(),
+        market.execution(),
+    )
+    assert out.fills.reference_price.tolist() == [39_317.3]
+    assert out.positions.average_close.tolist() == [39_317.3]
 
 
 @pytest.mark.parametrize(

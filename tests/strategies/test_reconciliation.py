@@ -195,7 +195,7 @@ def test_a_fill_after_the_last_record_would_fail_the_run(market, monkeypatch):
         run_backtest(*arguments)
 
 
-def test_an_order_that_finds_no_market_fails_the_run(market, monkeypatch):
+def test_an_order_that_finds_no_market_is_listed(market, monkeypatch):
     # An empty book: the exchange refuses.
     def empty(self, instrument, order, best_bid=None, best_ask=None):
         return OrderBook(instrument.id, fill_model.BookType.L2_MBP)
@@ -207,8 +207,10 @@ def test_an_order_that_finds_no_market_fails_the_run(market, monkeypatch):
         POLICY,
         market.execution(),
     )
-    with pytest.raises(RunFailedError, match="orders neither closed nor explained"):
-        run_backtest(*arguments)
+    out = run_backtest(*arguments)
+    (refused,) = out.reconciliation.refused
+    assert refused.startswith("F1-E")
+    assert out.orders.status.tolist() == ["REJECTED"]
 
 
 def test_a_denied_order_is_listed_with_its_reason(market, monkeypatch):

@@ -302,7 +302,6 @@ db.execute(
 
 # %%
 restatement = catalog.restated("onchain", vendor)[0]
-print(restatement)
 day = restatement.end - 17 * NS_PER_DAY
 moments = {
     "at the day's end": day,
@@ -318,7 +317,7 @@ for when, as_of in moments.items():
         here = read.value[read.ts_event == day]
         row[f"{metric} ({read.unit})"] = f"{here[0]:,.0f}" if len(here) else "not known yet"
     rows.append(row)
-print(f"{SYNTHETIC}the day that ended at {format_time(day)} UTC:")
+print(f"{restatement}\n\n{SYNTHETIC}the day that ended at {format_time(day)} UTC:")
 pd.DataFrame(rows).set_index("as of")
 
 # %%
@@ -363,10 +362,13 @@ with tempfile.TemporaryDirectory(prefix="levibot-") as elsewhere:
     for part in (slice(half, None), slice(None, half)):
         piece = {column: values[part] for column, values in records.items()}
         copy.ingest([Batch("bars", series, piece, source="a copy", synthetic=bool(SYNTHETIC))])
-    print("here:        ", catalog.data_hash(whole)[:16])
-    print("elsewhere:   ", copy.data_hash(whole)[:16])
     shorter = [("bars", series, None, int(records["ts_init"][-2]))]
-    print("one bar less:", copy.data_hash(shorter)[:16])
+    hashes = {
+        "here": catalog.data_hash(whole),
+        "elsewhere": copy.data_hash(whole),
+        "elsewhere, one bar less": copy.data_hash(shorter),
+    }
+pd.Series(hashes, name="SHA-256 of the content, first half").str[:32].to_frame()
 
 # %%
 db.close()

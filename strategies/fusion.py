@@ -282,12 +282,12 @@ class FusionStrategy(Strategy):
             up = prediction.prob_up
             # What `decide` says nine times out of ten, at a third of the price.
             if up < self.policy.entry_threshold and 1.0 - up < self.policy.entry_threshold:
-                self.recorder.no_signal(prediction.ts_init, name, up)
+                self.recorder.unchanged(prediction)
                 return
         held = self.recorder.ledger.quantity(name)
         side = (held > 0.0) - (held < 0.0)
         if state.under_way:
-            self._record(prediction, Verdict(side, "order_pending"), state.weight, 0.0, "")
+            self.recorder.unchanged(prediction, side, state.weight, "order_pending")
             return
         bars = (prediction.ts_init - state.since) // self.settings.interval_ns
         signal = Signal(prediction.prob_up, prediction.horizon_bars, prediction.degraded)
@@ -295,7 +295,8 @@ class FusionStrategy(Strategy):
         if verdict.side == side:
             if verdict.renew:
                 state.since = prediction.ts_init
-            self._record(prediction, verdict, state.weight if side else 0.0, 0.0, "")
+            weight = state.weight if side else 0.0
+            self.recorder.unchanged(prediction, side, weight, verdict.reason)
         else:
             self._change(prediction, verdict, held)
 

@@ -67,7 +67,6 @@ _TYPES = {
 """Types of columns by name; all others are float64."""
 _CHUNK = 16_384
 _REASON_CODES = {reason: code for code, reason in enumerate(REASONS)}
-_NO_SIGNAL = _REASON_CODES["no_signal"]
 
 
 class Decision(NamedTuple):
@@ -156,19 +155,32 @@ class RunRecorder:
         if row.client_order_id:
             self._order_ids[self.decision_count] = (row.quantity, row.client_order_id)
         self._append(
-            row.ts_init,
-            self._codes[row.instrument_id],
-            row.prob_up,
-            row.side,
-            row.target_weight,
-            _REASON_CODES[row.reason],
+            (
+                row.ts_init,
+                self._codes[row.instrument_id],
+                row.prob_up,
+                row.side,
+                row.target_weight,
+                _REASON_CODES[row.reason],
+            )
         )
 
-    def no_signal(self, ts_init: int, instrument_id: str, prob_up: float) -> None:
-        """Append the commonest decision, to stay flat, without the detour over a row."""
-        self._append(ts_init, self._codes[instrument_id], prob_up, 0, 0.0, _NO_SIGNAL)
+    def unchanged(
+        self, prediction: Any, side: int = 0, weight: float = 0.0, reason: str = "no_signal"
+    ) -> None:
+        """Append a decision that orders nothing: most do, and this spares them the row."""
+        self._append(
+            (
+                prediction.ts_init,
+                self._codes[prediction.instrument_id],
+                prediction.prob_up,
+                side,
+                weight,
+                _REASON_CODES[reason],
+            )
+        )
 
-    def _append(self, *row: Any) -> None:
+    def _append(self, row: tuple[int, int, float, int, float, int]) -> None:
         self._recent.append(row)
         if len(self._recent) >= _CHUNK:
             self._pack()

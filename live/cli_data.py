@@ -10,11 +10,10 @@ import typer
 
 from catalog.errors import ConfigError, DataError
 from catalog.timestamps import format_time
-from live.console import emit, out, print_json, progress_bars, table, user_errors
-from live.options import CatalogOption, JsonOption
+from live.console import aligned, emit, out, print_json, progress_bars, user_errors
+from live.options import CatalogOption, JsonOption, optional_time
 
 if TYPE_CHECKING:
-    from adapters.generic import GenericColumns
     from adapters.report import ImportReport
 
 app = typer.Typer(
@@ -32,19 +31,48 @@ def import_(
         Path | None,
         typer.Option(help="YAML or JSON file that maps the columns of a CSV or Parquet file."),
     ] = None,
+    market: Annotated[
+        str | None,
+        typer.Option(help="um (USDT perpetuals) or spot, for archive files whose path is silent."),
+    ] = None,
+    known_at: Annotated[
+        str | None,
+        typer.Option(help="When a restated series was downloaded, such as 2025-08-18."),
+    ] = None,
+    publication_delay_hours: Annotated[
+        float | None,
+        typer.Option(help="From a day's end to its on-chain metrics, where no file says it."),
+    ] = None,
+    scoring_delay_secs: Annotated[
+        float | None, typer.Option(help="From a headline to its score.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Import history. Repeating it adds nothing; a file with a fault is refused whole."""
     with user_errors():
+        from adapters.generic import load_columns
         from adapters.importing import import_path
+        from adapters.options import ImportOptions
         from catalog.store import Catalog
 
         if not path.exists():
-            raise DataError(f"PATH must be a file or a folder, {path} does not exist")
-        column_map = _column_map(columns)
+            raise ConfigError(
+                f"PATH must be a file or a folder, {path} does not exist; check its spelling"
+            )
+        settings: dict[str, Any] = {"market": market, "known_at_ns": optional_time(known_at)}
+        if publication_delay_hours is not None:
+            settings["publication_delay_hours"] = publication_delay_hours
+        if scoring_delay_secs is not None:
+            settings["scoring_delay_secs"] = scoring_delay_secs
+        options = parse_config(ImportOptions, settings)
+        column_map = None if columns is None else load_columns(columns)
         with progress_bars() as progress:
             report = import_path(
-                path, Catalog.open(catalog, create=True), progress=progress, columns=column_map
+                path,
+                Catalog.open(catalog, create=True),
+                progress=progress,
+                columns=column_map,
+                options=options,
             )
         _finish(report, json)
 
@@ -59,6 +87,10 @@ def fetch(
     base_url: Annotated[
         str | None, typer.Option(help="Another archive of the same layout (a mirror).")
     ] = None,
+    market: Annotated[str, typer.Option(help="um (USDT perpetuals, with funding) or spot.")] = "um",
+    recheck: Annotated[
+        bool, typer.Option(help="Compare months that are there with the archive's checksums.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Fetch klines and funding of USDT-M perpetuals from the exchange's monthly archive."""
@@ -72,6 +104,8 @@ def fetch(
             "interval": interval,
             "start_month": from_,
             "end_month": to,
+            "market": market,
+            "recheck": recheck,
         }
         if base_url is not None:
             settings["base_url"] = base_url
@@ -91,20 +125,29 @@ def synth(
     start: Annotated[str, typer.Option(help="First bar's open.")] = "2024-01-01",
     interval: Annotated[str, typer.Option(help="Bar interval.")] = "15m",
     seed: Annotated[int, typer.Option(help="Same seed and settings, same market.")] = 7,
+    instruments: Annotated[
+        str | None,
+        typer.Option(help="Instrument ids, the leading one first; BTC, ETH and SOL perpetuals."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Make a synthetic market with a known edge, and the oracle's probability beside it."""
     with user_errors():
-        from adapters.synthetic import SyntheticConfig, generate
-        from catalog.store import Catalog
+        from adapters.synthetic import SyntheticConfig
+        from live.synthesis import make_market
 
-        config = parse_config(
-            SyntheticConfig,
-            {"edge": edge, "days": days, "start": start, "interval": interval, "seed": seed},
-        )
-        store = Catalog.open(catalog, create=True)
+        settings: dict[str, Any] = {
+            "edge": edge,
+            "days": days,
+            "start": start,
+            "interval": interval,
+            "seed": seed,
+        }
+        if instruments is not None:
+            settings["instruments"] = tuple(instruments.split(","))
+        config = parse_config(SyntheticConfig, settings)
         with progress_bars() as progress:
-            report = store.ingest(generate(config), progress=progress)
+            report = make_market(catalog, config, progress=progress)
         emit(
             {"synthetic": True, "rows": report.rows, "added": report.added},
             json,
@@ -141,7 +184,7 @@ def info(catalog: CatalogOption, json: JsonOption = False) -> None:
             return
         rows = [
             [
-                ("SYNTHETIC " if found.synthetic else "") + found.series,
+                found.series + (" (SYNTHETIC)" if found.synthetic else ""),
                 found.kind,
                 format_time(found.start),
                 format_time(found.end),
@@ -151,7 +194,8 @@ def info(catalog: CatalogOption, json: JsonOption = False) -> None:
             ]
             for found in store.series()
         ]
-        out.print(table("", ["series", "kind", "from", "to", "rows", "vintages", "MB"], rows))
+        header = ["series", "kind", "from", "to", "rows", "vintages", "MB"]
+        out.print("\n".join(aligned(header, rows)), markup=False, soft_wrap=True)
 
 
 def parse_config[C](kind: type[C], settings: dict[str, Any]) -> C:
@@ -161,20 +205,22 @@ def parse_config[C](kind: type[C], settings: dict[str, Any]) -> C:
     try:
         return kind(**settings)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc']))}: "
-            f"{fault['msg'].removeprefix('Value error, ')}, was {fault['input']!r:.60}"
-            for fault in error.errors()
-        )
-        raise ConfigError(faults) from None
+        raise ConfigError("; ".join(map(_fault, error.errors()))) from None
 
 
-def _column_map(path: Path | None) -> GenericColumns | None:
-    if path is None:
-        return None
-    from adapters.generic import load_columns
+_OPTION_OF = {"start_month": "--from", "end_month": "--to", "known_at_ns": "--known-at"}
 
-    return load_columns(path)
+
+def _fault(fault: Any) -> str:
+    """Say what is wrong with which option; a check of our own names the value itself."""
+    name = str(fault["loc"][0]) if fault["loc"] else ""
+    option = _OPTION_OF.get(name, "--" + name.replace("_", "-"))
+    message = fault["msg"].removeprefix("Value error, ")
+    for field, other in _OPTION_OF.items():
+        message = message.replace(field, other)
+    if fault["type"] != "value_error":
+        message = f"{message}, was {fault['input']!r:.60}"
+    return f"{option}: {message}" if name else message
 
 
 def _finish(report: ImportReport, json: bool) -> None:

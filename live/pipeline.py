@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.synthetic import SyntheticConfig, generate
+from adapters.synthetic import SyntheticConfig
 from catalog.arrays import BarArrays, SeriesArrays
 from catalog.errors import AuditFailedError, ConfigError
 from catalog.progress import Progress, no_progress
@@ -25,6 +25,7 @@ from live.runs import (
     run_folder,
     table_hashes,
 )
+from live.synthesis import make_market
 from live.warm_start import feed_history
 from research.bundle import load_bundle, save_bundle
 from research.features import feature_table
@@ -217,26 +218,15 @@ def repeat_run(
 def make_demo(catalog: Path, out: Path, *, progress: Progress = no_progress) -> RunSummary:
     """Make the synthetic market if it is not there yet, and walk forward over it."""
     profile = load_profile(DEMO_PROFILE)
-    store = Catalog.open(catalog, create=True)
-    names = profile.data.instruments
-    if not store.series() or not store.is_synthetic(names):
-        if store.series():
-            raise ConfigError(
-                f"--catalog of the demonstration must be empty or synthetic, {catalog} holds real "
-                "data; choose another folder"
-            )
-        store.ingest(
-            generate(
-                SyntheticConfig(
-                    seed=profile.seed,
-                    instruments=names,
-                    interval=profile.data.interval,
-                    start=format_time(profile.data.start),
-                    end=format_time(profile.data.end),
-                )
-            ),
-            progress=progress,
-        )
+    data = profile.data
+    market = SyntheticConfig(
+        seed=profile.seed,
+        instruments=data.instruments,
+        interval=data.interval,
+        start=format_time(data.start),
+        end=format_time(data.end),
+    )
+    make_market(catalog, market, progress=progress)
     return run_walkforward(profile, catalog, out, overwrite=True, progress=progress)
 
 

@@ -26,19 +26,21 @@ def feed_history(
     predictor : Predictor
         Fresh; afterwards its next update may be that of the first bar after `until`.
     bars : sequence of BarArrays
-        One for each instrument, with at least `predictor.spec.warmup_bars` bars up to `until`.
+        One for each instrument. The last `predictor.spec.warmup_bars` up to `until` are fed: more
+        would change nothing, since no feature remembers more.
     funding : mapping of str to SeriesArrays
         Rates by instrument id; at equal stamps funding comes before bars, as everywhere.
     until : int
         UTC nanoseconds, inclusive.
     """
-    past = [one.between(None, until) for one in bars]
+    start = until - predictor.spec.warmup_bars * predictor.spec.interval_ns
+    past = [one.between(start, until) for one in bars]
     rows = {one.instrument_id: _rows(one) for one in past}
     settled = sorted(
         (int(ts), name, float(rate))
         for name, series in funding.items()
         for ts, rate in zip(
-            series.between(None, until).ts_init, series.between(None, until).value, strict=True
+            series.between(start, until).ts_init, series.between(start, until).value, strict=True
         )
     )
     times = np.unique(np.concatenate([one.ts_init for one in past])).tolist()

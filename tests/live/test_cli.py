@@ -58,10 +58,24 @@ def test_help_lists_every_command() -> None:
 def test_metrics_json_keeps_its_keys(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     wanted = {
-        "prediction": (
-            "n auc accuracy accuracy_at_10pct log_loss_skill brier ece"
-        ).split(),
-        "trading": "net_return net_sharpe max_drawdown trades fees slippage funding".split(),
+        "prediction": [
+            "n",
+            "auc",
+            "accuracy",
+            "accuracy_at_10pct",
+            "log_loss_skill",
+            "brier",
+            "ece",
+        ],
+        "trading": [
+            "net_return",
+            "net_sharpe",
+            "max_drawdown",
+            "trades",
+            "fees",
+            "slippage",
+            "funding",
+        ],
     }
     parts = [metrics, *metrics["folds"]]
     assert len(parts) == 3
@@ -70,7 +84,13 @@ def test_metrics_json_keeps_its_keys(run: Path) -> None:
             assert list(part[name]) == keys
             for key in keys:
                 assert list(part[name][key]) == ["value", "low", "high"]
-    assert list(metrics["provenance"]) == ["synthetic", "data_hash", "config_hash", "seed", "version"]
+    assert list(metrics["provenance"]) == [
+        "synthetic",
+        "data_hash",
+        "config_hash",
+        "seed",
+        "version",
+    ]
     assert metrics["provenance"]["synthetic"] is True
     assert metrics["seconds"]["total"] > 0
     assert metrics["peak_memory_mb"] > 0
@@ -78,7 +98,7 @@ def test_metrics_json_keeps_its_keys(run: Path) -> None:
 
 def test_run_folder_is_complete_and_marked_synthetic(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
-    tables = "predictions decisions orders fills positions funding equity".split()
+    tables = ["predictions", "decisions", "orders", "fills", "positions", "funding", "equity"]
     assert {f"{name}.parquet" for name in tables} < names
     assert {"profile.yaml", "run.json", "metrics.json", "tearsheet.html"} < names
     assert "SYNTHETIC" in (run / "tearsheet.html").read_text()

@@ -40,9 +40,14 @@ def test_failure_leaves_nothing_and_keeps_the_old_run(tmp_path: Path) -> None:
     with run_folder(out) as folder:
         fill(folder, 1.0)
     before = table_hashes(out)
-    with pytest.raises(RuntimeError, match="boom"), run_folder(out, overwrite=True) as folder:
-        fill(folder, 2.0)
-        raise RuntimeError("boom")
+
+    def break_off() -> None:
+        with run_folder(out, overwrite=True) as folder:
+            fill(folder, 2.0)
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        break_off()
     assert table_hashes(out) == before
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
 

@@ -143,9 +143,7 @@ def load_bundle(path: Path) -> Bundle:
     model = FittedModel(
         config=config,
         spec=spec,
-        expert=LightGBMExpert.from_text(
-            texts["model.txt"], manifest["feature_names"], config.model.num_threads
-        ),
+        expert=LightGBMExpert.from_text(texts["model.txt"], manifest["feature_names"]),
         calibration=IsotonicCalibration.from_json(texts["calibration.json"]),
         references=References.from_json(texts["references.json"]),
         **{name: manifest["training"][name] for name in _TRAINING_FIELDS},

@@ -8,6 +8,7 @@ get the scores on which the calibration is fitted; the model itself is then fitt
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -287,39 +288,109 @@ def fit_rows(
         Settings.
     until : int
         The model may be used after this time.
+    progress : Progress
+        Told when it begins and ends, under the stage ``fit``.
     """
-    features = table.matrix.values  # noqa: PD011 (an array, no frame)
-    label = table.labels.value[rows]
+    progress("fit", 0, 1)
+    with StepPool(config.model.num_threads) as pool:
+        model = submit_fit(pool, table, rows, config, until).result()
+    progress("fit", 1, 1)
+    return model
+
+
+class StepPool(ThreadPoolExecutor):
+    """Threads for the steps of fits; on an error, steps that have not begun never do.
+
+    A step may wait for one that was submitted before it: steps begin in the order of submission,
+    so what is waited for has begun.
+    """
+
+    def __exit__(self, *error: object) -> None:
+        """Wait for what runs."""
+        self.shutdown(wait=True, cancel_futures=error[0] is not None)
+
+
+def submit_fit(
+    pool: StepPool, table: TrainingTable, rows: Int64Array, config: WalkForwardConfig, until: int
+) -> Future[FittedModel]:
+    """Have the steps of `fit_rows` done beside one another, and beside those of other fits.
+
+    Every step runs on one thread and none depends on another's timing, so that the result is the
+    same for any number of threads. It becomes an error if any step fails.
+    """
+    prepared = pool.submit(_prepare, table, rows, config)
+    references = pool.submit(_fit_references, table, rows)
+    expert = pool.submit(lambda: prepared.result().binned.fit())
+    scores = [
+        pool.submit(_held_out_scores, prepared, table, rows, block)
+        for block in range(config.calibration.inner_folds)
+    ]
+
+    def finish() -> FittedModel:
+        found = prepared.result()
+        score = np.empty(len(rows))
+        for (_, held_out), part in zip(found.blocks, scores, strict=True):
+            score[held_out] = part.result()
+        tail_frac = config.calibration.tail_frac
+        return FittedModel(
+            config=config,
+            spec=predictor_spec(config, table.matrix.instruments, table.interval_ns),
+            expert=expert.result(),
+            calibration=IsotonicCalibration.fit(
+                score, found.binned.label, found.weight, tail_frac=tail_frac
+            ),
+            references=references.result(),
+            n_rows=len(rows),
+            train_start=int(table.matrix.ts_init[rows].min()),
+            train_end=int(table.labels.ts_end[rows].max()),
+            until=until,
+            data_hash=table.data_hash,
+            synthetic=table.synthetic,
+        )
+
+    return pool.submit(finish)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prepared:
+    """What all steps of one fit share: binned rows, their weights, and what is held out in turn."""
+
+    binned: BinnedRows
+    weight: Float64Array
+    blocks: list[tuple[Int64Array, Int64Array]]
+
+
+def _prepare(table: TrainingTable, rows: Int64Array, config: WalkForwardConfig) -> _Prepared:
     ts_init, ts_end = table.matrix.ts_init[rows], table.labels.ts_end[rows]
-    weight = table.labels.weight[rows]
-    weight = weight / weight.mean()  # so that penalties mean the same at every horizon
-    binned = BinnedRows(features, rows, label, weight, table.matrix.names, config.model)
     embargo = config.validation.embargo_bars * table.interval_ns
     blocks = inner_blocks(ts_init, ts_end, config.calibration.inner_folds, embargo)
-    score = np.full(len(rows), np.nan)
-    for block, (train, held_out) in enumerate(blocks):
-        progress("fit", block, len(blocks) + 1)
-        expert = binned.fit(train)
-        for part in np.array_split(held_out, 1 + len(held_out) // PREDICTED_ROWS):
-            score[part] = expert.predict(features[rows[part]])
-    progress("fit", len(blocks), len(blocks) + 1)
-    model = FittedModel(
-        config=config,
-        spec=predictor_spec(config, table.matrix.instruments, table.interval_ns),
-        expert=binned.fit(),
-        calibration=IsotonicCalibration.fit(
-            score, label, weight, tail_frac=config.calibration.tail_frac
-        ),
-        references=References.fit(features, rows, label, table.last_sign[rows]),
-        n_rows=len(rows),
-        train_start=int(ts_init.min()),
-        train_end=int(ts_end.max()),
-        until=until,
-        data_hash=table.data_hash,
-        synthetic=table.synthetic,
+    weight = table.labels.weight[rows]
+    weight = weight / weight.mean()  # so that penalties mean the same at every horizon
+    binned = BinnedRows(
+        table.matrix.values,
+        rows,
+        table.labels.value[rows],
+        weight,
+        table.matrix.names,
+        config.model,
     )
-    progress("fit", len(blocks) + 1, len(blocks) + 1)
-    return model
+    return _Prepared(binned, weight, blocks)
+
+
+def _fit_references(table: TrainingTable, rows: Int64Array) -> References:
+    features = table.matrix.values  # noqa: PD011 (an array, no frame)
+    return References.fit(features, rows, table.labels.value[rows], table.last_sign[rows])
+
+
+def _held_out_scores(
+    prepared: Future[_Prepared], table: TrainingTable, rows: Int64Array, block: int
+) -> Float64Array:
+    """Score the rows of one inner block by a model fitted on the others, (n_held_out,)."""
+    train, held_out = prepared.result().blocks[block]
+    expert = prepared.result().binned.fit(train)
+    parts = np.array_split(rows[held_out], 1 + len(held_out) // PREDICTED_ROWS)
+    features = table.matrix.values  # noqa: PD011 (an array, no frame)
+    return np.concatenate([expert.predict(features[part]) for part in parts])
 
 
 def predict_rows(

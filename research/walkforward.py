@@ -8,8 +8,9 @@ predicts rows that nothing in it has seen. The backtest is not called from here:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -33,12 +34,13 @@ from research.references import REFERENCES
 from research.splits import Fold, check_fold, walk_forward_splits
 from research.training import (
     FittedModel,
+    StepPool,
     TrainingTable,
     WalkForwardConfig,
     build_table,
-    fit_rows,
     one_blas_thread,
     predict_rows,
+    submit_fit,
 )
 
 if TYPE_CHECKING:
@@ -69,8 +71,6 @@ class FoldReport:
         First ts_init and last ts_end of the rows fitted on, UTC nanoseconds.
     n_train, n_test : int
         Rows fitted on; rows predicted (with or without a known label).
-    seconds : float
-        Time spent fitting, calibrating and predicting.
     metrics : dict of Estimate
         Keys as in `research.metrics.PREDICTION_METRICS`.
     model : FittedModel
@@ -84,7 +84,6 @@ class FoldReport:
     train_end: int
     n_train: int
     n_test: int
-    seconds: float
     metrics: dict[str, Estimate]
     model: FittedModel
 
@@ -234,7 +233,7 @@ def evaluate(
     prepared = time.perf_counter()
     with one_blas_thread():
         frame = predict_rows(table, rows, model, fold=0)
-    report = _report(Fold(0, start, end, np.empty(0, dtype=np.int64), rows), model, 0.0)
+    report = _report(Fold(0, start, end, np.empty(0, dtype=np.int64), rows), model)
     result = _assemble(panel, config, [frame], [report], progress)
     result.seconds.update(features=prepared - started, metrics=time.perf_counter() - prepared)
     return result
@@ -300,41 +299,39 @@ def usable_folds(table: TrainingTable, config: WalkForwardConfig) -> list[Fold]:
 def _run_folds(
     table: TrainingTable, folds: list[Fold], config: WalkForwardConfig, progress: Progress
 ) -> tuple[list[pd.DataFrame], list[FoldReport]]:
-    """Run folds beside one another, as many as there are threads, and return them in order.
-
-    The thread budget goes to folds first, for LightGBM's own threads wait for one another at
-    every histogram: on two busy cores its two threads took six times the processor time of one.
-    """
-    budget = config.model.num_threads
-    workers = min(budget, len(folds))
-    model = config.model.model_copy(update={"num_threads": max(1, budget // workers)})
-    share = config.model_copy(update={"model": model})
+    """Run the steps of all folds beside one another, and return the folds in order."""
     progress("folds", 0, len(folds))
-    with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
+    with one_blas_thread(), StepPool(config.model.num_threads) as pool:
         # The longest first, so that no long one is left over for the end.
         by_length = sorted(folds, key=lambda fold: len(fold.train), reverse=True)
-        tasks = {fold.index: pool.submit(_run_fold, table, fold, share) for fold in by_length}
-        try:
-            for done, task in enumerate(as_completed(tasks.values()), start=1):
-                task.result()
-                progress("folds", done, len(folds))
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        tasks = {fold.index: _submit_fold(pool, table, fold, config) for fold in by_length}
+        for done, task in enumerate(as_completed(tasks.values()), start=1):
+            task.result()
+            progress("folds", done, len(folds))
     found = [tasks[fold.index].result() for fold in folds]
-    reports = [replace(report, model=replace(report.model, config=config)) for _, report in found]
-    return [frame for frame, _ in found], reports
+    return [frame for frame, _ in found], [report for _, report in found]
 
 
-def _run_fold(
-    table: TrainingTable, fold: Fold, config: WalkForwardConfig
-) -> tuple[pd.DataFrame, FoldReport]:
-    """Fit and predict one fold; a failure names the fold and keeps the error that caused it."""
-    started = time.perf_counter()
+def _submit_fold(
+    pool: StepPool, table: TrainingTable, fold: Fold, config: WalkForwardConfig
+) -> Future[tuple[pd.DataFrame, FoldReport]]:
+    """Have one fold fitted and predicted."""
+    with _naming(fold):
+        fit = submit_fit(pool, table, fold.train, config, fold.test_start)
+
+    def finish() -> tuple[pd.DataFrame, FoldReport]:
+        with _naming(fold):
+            model = fit.result()
+            return predict_rows(table, fold.test, model, fold.index), _report(fold, model)
+
+    return pool.submit(finish)
+
+
+@contextmanager
+def _naming(fold: Fold) -> Iterator[None]:
+    """Let a failure name the fold, and keep the error that caused it."""
     try:
-        model = fit_rows(table, fold.train, config, fold.test_start)
-        frame = predict_rows(table, fold.test, model, fold.index)
-        return frame, _report(fold, model, time.perf_counter() - started)
+        yield
     except LeviBotError as error:
         raise type(error)(f"{fold.name} failed: {error}") from error
     except Exception as error:
@@ -344,7 +341,7 @@ def _run_fold(
         ) from error
 
 
-def _report(fold: Fold, model: FittedModel, seconds: float) -> FoldReport:
+def _report(fold: Fold, model: FittedModel) -> FoldReport:
     return FoldReport(
         index=fold.index,
         test_start=fold.test_start,
@@ -353,7 +350,6 @@ def _report(fold: Fold, model: FittedModel, seconds: float) -> FoldReport:
         train_end=model.train_end,
         n_train=model.n_rows,
         n_test=len(fold.test),
-        seconds=seconds,
         metrics={},
         model=model,
     )

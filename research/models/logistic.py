@@ -73,7 +73,9 @@ class LogisticReference:
                 design = _design(table[rows[part]], mean, scale)
                 probability = _sigmoid(design @ coefficient)
                 gradient += design.T @ (probability - label[part])
-                curvature += (design.T * (probability * (1.0 - probability))) @ design
+                # A matrix times its own transpose takes half the multiplications of any other.
+                design *= np.sqrt(probability * (1.0 - probability))[:, np.newaxis]
+                curvature += design.T @ design
             step = np.linalg.solve(curvature, gradient)
             coefficient = coefficient - step
             if np.abs(step).max() < TOLERANCE:
@@ -94,7 +96,7 @@ def _moments(table: Float64Array, rows: Int64Array) -> tuple[Float64Array, Float
     width = table.shape[1]
     mean, scale = np.zeros(width), np.ones(width)
     for column in range(width):
-        known = table[rows, column]
+        known = table[:, column][rows]
         known = known[np.isfinite(known)]
         if len(known):
             mean[column] = known.mean()
@@ -105,8 +107,10 @@ def _moments(table: Float64Array, rows: Int64Array) -> tuple[Float64Array, Float
 
 def _design(values: Float64Array, mean: Float64Array, scale: Float64Array) -> Float64Array:
     design = np.ones((len(values), values.shape[1] + 1))
-    np.divide(values - mean, scale, out=design[:, :-1])
-    design[~np.isfinite(design)] = 0.0
+    standard = design[:, :-1]
+    np.subtract(values, mean, out=standard)
+    standard /= scale
+    standard[~np.isfinite(standard)] = 0.0
     return design
 
 

@@ -184,15 +184,15 @@ def test_progress_tells_every_stage_to_its_end() -> None:
 def test_a_failing_fold_shows_its_name_span_and_real_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fit = walkforward.fit_rows
+    fit = walkforward.submit_fit
     wanted = result().folds[1].test_start
 
     def planted(*arguments: Any, **named: Any) -> Any:
-        if arguments[3] == wanted:
+        if arguments[4] == wanted:
             raise ZeroDivisionError("planted")
         return fit(*arguments, **named)
 
-    monkeypatch.setattr(walkforward, "fit_rows", planted)
+    monkeypatch.setattr(walkforward, "submit_fit", planted)
     with pytest.raises(
         RunFailedError, match=r"fold 1 \(20.* to 20.*ZeroDivisionError: planted"
     ) as e:
@@ -206,7 +206,7 @@ def test_a_fold_that_data_cannot_fill_keeps_its_kind_of_error(
     def planted(*_: Any, **__: Any) -> Any:
         raise DataError("labels are all alike")
 
-    monkeypatch.setattr(walkforward, "fit_rows", planted)
+    monkeypatch.setattr(walkforward, "submit_fit", planted)
     with pytest.raises(DataError, match=r"fold \d \(.*failed: labels are all alike") as e:
         walk_forward(panel(), config())
     assert isinstance(e.value.__cause__, DataError)

@@ -17,6 +17,7 @@ from nautilus_trader.backtest import BacktestEngine, BacktestEngineConfig
 from nautilus_trader.common import CacheConfig, LoggerConfig
 from nautilus_trader.execution import ExecutionEngineConfig, StaticLatencyModel
 from nautilus_trader.model import AccountType, Currency, Money, OmsType, Venue
+from nautilus_trader.portfolio import PortfolioConfig
 from nautilus_trader.risk import RiskEngineConfig
 
 from catalog.errors import RunFailedError
@@ -249,8 +250,14 @@ def engine_config() -> BacktestEngineConfig:
         # The account keeps every event and is copied on every fill: without this the cost of an
         # order grows with the length of the run.
         exec_engine=ExecutionEngineConfig(
-            purge_account_events_interval_mins=1440, purge_account_events_lookback_mins=0
+            purge_account_events_interval_mins=1440,
+            purge_account_events_lookback_mins=0,
+            # So do closed positions, each of which is looked at in every later fill.
+            purge_closed_positions_interval_mins=60,
+            purge_closed_positions_buffer_mins=0,
         ),
+        # Equity is computed from our ledger, and margins follow fills, not prices.
+        portfolio=PortfolioConfig(bar_updates=False, equity_curve=False),
         # A hundred orders a second would be denied although replayed seconds are not real ones.
         risk_engine=RiskEngineConfig(max_order_submit_rate="1000000/00:00:01"),
     )

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from functools import lru_cache
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator
@@ -131,7 +132,7 @@ def slipped_price(side: Side, reference: float, slippage_bps: float, tick: Decim
     tick : Decimal
         Price increment; the result is a positive multiple of it.
     """
-    exact = exact_decimal(reference) * (1 + side * exact_decimal(slippage_bps) / _BPS)
+    exact = exact_decimal(reference) * _moved(side, slippage_bps)
     rounding = ROUND_CEILING if side == BUY else ROUND_FLOOR
     ticks = max((exact / tick).to_integral_value(rounding), Decimal(1))
     return float(ticks * tick)
@@ -159,7 +160,7 @@ def stop_is_triggered(side: Side, trigger: float, high: float, low: float) -> bo
 
 def commission(quantity: float, price: float, fee_bps: float) -> float:
     """Return the fee of a fill in USDT, rounded to 8 decimals; a cost is positive."""
-    exact = exact_decimal(quantity) * exact_decimal(price) * exact_decimal(fee_bps) / _BPS
+    exact = exact_decimal(quantity) * exact_decimal(price) * _constant(fee_bps) / _BPS
     return float(round(exact, MONEY_DECIMALS))
 
 
@@ -176,6 +177,16 @@ def funding_payment(quantity: float, mark_price: float, rate: float) -> float:
     """
     exact = -exact_decimal(quantity) * exact_decimal(mark_price) * exact_decimal(rate)
     return float(round(exact, MONEY_DECIMALS))
+
+
+@lru_cache(maxsize=64)
+def _moved(side: Side, bps: float) -> Decimal:
+    return 1 + side * exact_decimal(bps) / _BPS
+
+
+@lru_cache(maxsize=64)
+def _constant(value: float) -> Decimal:
+    return exact_decimal(value)
 
 
 def exact_decimal(value: float) -> Decimal:

@@ -81,6 +81,7 @@ class ReplayFillModel(FillModel):
     def __init__(self, market: ReplayMarket, recorder: RunRecorder) -> None:
         self.recorder = recorder
         self._market = market
+        self._terms: dict[Any, InstrumentTerms] = {}
 
     @guarded
     def get_orderbook_for_fill_simulation(
@@ -91,7 +92,7 @@ class ReplayFillModel(FillModel):
         book = OrderBook(instrument.id, BookType.L2_MBP)
         if now > self._market.ts_end:
             return book
-        terms = InstrumentTerms.of(instrument)
+        terms = self._terms_of(instrument)
         side = BUY if order.side == OrderSide.BUY else SELL
         reference = self._market.quotes[terms.instrument_id].last(now)
         if order.order_type == OrderType.STOP_MARKET:
@@ -110,6 +111,14 @@ class ReplayFillModel(FillModel):
         )
         book.add(level, 0, 0, now)
         return book
+
+    def _terms_of(self, instrument: Any) -> InstrumentTerms:
+        """Return the terms, read once: reading them takes longer than the rest of a fill."""
+        identity = instrument.id
+        terms = self._terms.get(identity)
+        if terms is None:
+            terms = self._terms[identity] = InstrumentTerms.of(instrument)
+        return terms
 
 
 class ReplayFeeModel(FeeModel):
@@ -130,9 +139,10 @@ class ReplayFeeModel(FeeModel):
     def __init__(self, execution: ExecutionConfig, recorder: RunRecorder) -> None:
         self.recorder = recorder
         self._fee_bps = execution.taker_fee_bps
+        self._currency = Currency.from_str("USDT")
 
     @guarded
     def get_commission(self, order: Any, quantity: Any, price: Any, instrument: Any) -> Money:
         """Return the commission of a fill."""
         paid = commission(price_number(quantity), price_number(price), self._fee_bps)
-        return Money(paid, Currency.from_str("USDT"))
+        return Money(paid, self._currency)

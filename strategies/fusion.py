@@ -28,7 +28,7 @@ from strategies.callbacks import guarded, nothing
 from strategies.execution import BUY, SELL, InstrumentTerms, Side, stop_trigger
 from strategies.market_data import price_number
 from strategies.order_ids import OrderKind, check_tag, order_id
-from strategies.policy import STOP_LOSS, FusionPolicy, Holding, Signal, Verdict, decide
+from strategies.policy import STOP_LOSS, FusionPolicy, Verdict, decide
 from strategies.predictor_actor import PREDICTION_TYPE
 from strategies.recorder import FINAL_STATUSES, Decision, FillRow, OrderRow, RunRecorder
 from strategies.sizing import confidence, order_quantity, target_fraction
@@ -118,6 +118,8 @@ class FusionStrategy(Strategy):
             kind = BarType.from_str(bar_type(terms.instrument_id, interval))
             self._instrument_of[kind] = terms.instrument_id
         check_tag(settings.tag, tuple(self._states))
+        self._interval_ns = settings.interval_ns
+        self._count = len(self._states)
         self._ts = 0
         self._seen = 0
         self._pending: list[_Record] = []
@@ -148,9 +150,11 @@ class FusionStrategy(Strategy):
         if ts > self._ts:
             self._ts, self._seen = ts, 0
         self._seen += 1
-        if self._due and self._seen == len(self._states):
+        if self._seen != self._count:
+            return
+        if self._due:
             self._pay(ts)
-        if self._pending and self._seen == len(self._states):
+        if self._pending:
             waiting, self._pending = self._pending, []
             for prediction in waiting:
                 self._decide(prediction)
@@ -163,7 +167,7 @@ class FusionStrategy(Strategy):
         """
         prediction: _Record = data.data
         self.recorder.received += 1
-        complete = prediction.ts_init == self._ts and self._seen == len(self._states)
+        complete = prediction.ts_init == self._ts and self._seen == self._count
         if complete or prediction.degraded:
             if self._due:
                 self._pay(prediction.ts_init)
@@ -276,27 +280,22 @@ class FusionStrategy(Strategy):
             self.recorder.ledger.apply_funding(*self._due.pop(0))
 
     def _decide(self, prediction: _Record) -> None:
+        recorder = self.recorder
         name = prediction.instrument_id
         state = self._states[name]
-        if not state.under_way and name not in self.recorder.ledger.positions:
-            up = prediction.prob_up
-            # What `decide` says nine times out of ten, at a third of the price.
-            if up < self.policy.entry_threshold and 1.0 - up < self.policy.entry_threshold:
-                self.recorder.unchanged(prediction)
-                return
-        held = self.recorder.ledger.quantity(name)
+        position = recorder.ledger.positions.get(name)
+        held = 0.0 if position is None else position.quantity
         side = (held > 0.0) - (held < 0.0)
         if state.under_way:
-            self.recorder.unchanged(prediction, side, state.weight, "order_pending")
+            recorder.unchanged(prediction, side, state.weight, "order_pending")
             return
-        bars = (prediction.ts_init - state.since) // self.settings.interval_ns
-        signal = Signal(prediction.prob_up, prediction.horizon_bars, prediction.degraded)
-        verdict = decide(self.policy, signal, Holding(side, bars if side else 0))
-        if verdict.side == side:
-            if verdict.renew:
+        bars = (prediction.ts_init - state.since) // self._interval_ns if side else 0
+        verdict = decide(self.policy, prediction, side, bars)
+        wanted, reason, renew = verdict
+        if wanted == side:
+            if renew:
                 state.since = prediction.ts_init
-            weight = state.weight if side else 0.0
-            self.recorder.unchanged(prediction, side, weight, verdict.reason)
+            recorder.unchanged(prediction, side, state.weight if side else 0.0, reason)
         else:
             self._change(prediction, verdict, held)
 

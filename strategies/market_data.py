@@ -7,6 +7,7 @@ the engine's own wranglers make the objects.
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 _RAW_DECIMALS = 16
 _RAW_SCALE = 10**_RAW_DECIMALS
+_SCALES = tuple(10.0**decimals for decimals in range(_RAW_DECIMALS + 1))
+_EXACT = 2.0**50
+_ROUNDER = 1.5 * 2.0**52
 _QUOTE_SIZE = 1e9
 """Size on both sides of a quote: the fill model, not the quote's depth, prices an order."""
 _TOLERANCE = 1e-3
@@ -45,7 +49,12 @@ def price_number(value: Any) -> float:
     ``float(price)`` is not: it is off by a bit for about half of all prices with one decimal,
     which would make the streamed features differ from the batch.
     """
-    return float(value.raw / _RAW_SCALE)
+    # ``value.raw / 10**16`` in less time. A count of units below 2**50 is found exactly although
+    # the engine's double is a bit off (adding and subtracting 1.5 x 2**52 rounds to an integer),
+    # and a division of two exact doubles is rounded correctly.
+    scale = _SCALES[value.precision]
+    units = value.as_double() * scale + _ROUNDER - _ROUNDER
+    return units / scale if -_EXACT < units < _EXACT else float(value.raw / _RAW_SCALE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,8 @@ class OpenQuotes:
         LookupError
             If there is none.
         """
-        row = int(np.searchsorted(self.ts_init, ts, side="right")) - 1
+        # A tenth of what numpy takes to look up a single number.
+        row = bisect_right(self.ts_init.data, ts) - 1
         if row < 0:
             raise LookupError(f"{self.instrument_id} has no quote until {format_time(ts)}")
         return float(self.price[row])

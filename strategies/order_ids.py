@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 from catalog.errors import ConfigError
@@ -31,8 +32,7 @@ def order_id(tag: str, kind: OrderKind, instrument_id: str, ts: int) -> str:
     ts : int
         Decision time, UTC nanoseconds; whole seconds count.
     """
-    checksum = zlib.crc32(instrument_id.encode())
-    return f"{tag}-{kind}{_base36(ts // NS_PER_SECOND, 7)}-{_base36(checksum, 7)}"
+    return f"{tag}-{kind}{_base36(ts // NS_PER_SECOND, 7)}-{_checksum(instrument_id)}"
 
 
 def check_tag(tag: str, instruments: Sequence[str]) -> None:
@@ -58,6 +58,12 @@ def check_tag(tag: str, instruments: Sequence[str]) -> None:
             )
 
 
+@lru_cache(maxsize=1024)
+def _checksum(instrument_id: str) -> str:
+    return _base36(zlib.crc32(instrument_id.encode()), 7)
+
+
+@lru_cache(maxsize=16)
 def _base36(number: int, width: int) -> str:
     digits = []
     while number:

@@ -6,7 +6,7 @@ side that is wanted and a reason from a fixed vocabulary.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from pydantic import Field, model_validator
 
@@ -77,22 +77,20 @@ class FusionPolicy(Config):
         return self
 
 
-class Signal(NamedTuple):
+class Signal(Protocol):
     """What `decide` needs of a prediction."""
 
-    prob_up: float
-    horizon_bars: int
-    degraded: bool
+    @property
+    def prob_up(self) -> float:
+        """Probability of a rise."""
 
+    @property
+    def horizon_bars(self) -> int:
+        """Bars that it looks ahead."""
 
-class Holding(NamedTuple):
-    """What is held: `side` -1, 0 or 1; `bars` since the entry (or its renewal) was decided."""
-
-    side: int
-    bars: int
-
-
-FLAT = Holding(0, 0)
+    @property
+    def degraded(self) -> bool:
+        """Whether inputs were missing."""
 
 
 class Verdict(NamedTuple):
@@ -111,38 +109,68 @@ def entry_side(policy: FusionPolicy, prob_up: float) -> int:
     return -1 if 1.0 - prob_up >= policy.entry_threshold else 0
 
 
-def decide(policy: FusionPolicy, signal: Signal, holding: Holding) -> Verdict:
-    """Return what side is wanted, and why. A degraded prediction may only reduce."""
+_NO_SIGNAL = Verdict(0, "no_signal")
+_DEGRADED = Verdict(0, "degraded")
+_NO_SHORTS = Verdict(0, "short_not_allowed")
+_EXIT_OPPOSITE = Verdict(0, "exit_opposite")
+_EXIT_THRESHOLD = Verdict(0, "exit_threshold")
+_EXIT_HORIZON = Verdict(0, "exit_horizon")
+# By side; made once, for they are most of a run's decisions.
+_ENTER = {1: Verdict(1, "enter_long", renew=True), -1: Verdict(-1, "enter_short", renew=True)}
+_REVERSE = {
+    1: Verdict(1, "reverse_to_long", renew=True),
+    -1: Verdict(-1, "reverse_to_short", renew=True),
+}
+_HOLD_MINIMUM = {side: Verdict(side, "hold_minimum") for side in (-1, 1)}
+_HOLD = {side: Verdict(side, "hold") for side in (-1, 1)}
+_HOLD_ON = {side: Verdict(side, "hold", renew=True) for side in (-1, 1)}
+
+
+def decide(policy: FusionPolicy, signal: Signal, side: int, bars: int) -> Verdict:
+    """Return what side is wanted, and why. A degraded prediction may only reduce.
+
+    Parameters
+    ----------
+    policy : FusionPolicy
+        The rules.
+    signal : Signal
+        The prediction.
+    side : {-1, 0, 1}
+        What is held.
+    bars : int
+        Since the entry (or its renewal) was decided.
+    """
     wanted = entry_side(policy, signal.prob_up)
-    if holding.side == 0:
+    if side == 0:
         return _decide_flat(policy, signal, wanted)
-    return _decide_held(policy, signal, holding, wanted)
+    return _decide_held(policy, signal, side, bars, wanted)
 
 
 def _decide_flat(policy: FusionPolicy, signal: Signal, wanted: int) -> Verdict:
     if wanted == 0:
-        return Verdict(0, "no_signal")
+        return _NO_SIGNAL
     if signal.degraded:
-        return Verdict(0, "degraded")
+        return _DEGRADED
     if wanted < 0 and not policy.allow_short:
-        return Verdict(0, "short_not_allowed")
-    return Verdict(wanted, "enter_long" if wanted > 0 else "enter_short", renew=True)
+        return _NO_SHORTS
+    return _ENTER[wanted]
 
 
-def _decide_held(policy: FusionPolicy, signal: Signal, holding: Holding, wanted: int) -> Verdict:
-    side = holding.side
+def _decide_held(
+    policy: FusionPolicy, signal: Signal, side: int, bars: int, wanted: int
+) -> Verdict:
     if wanted == -side:
         if signal.degraded or (wanted < 0 and not policy.allow_short):
-            return Verdict(0, "exit_opposite")
-        return Verdict(wanted, "reverse_to_long" if wanted > 0 else "reverse_to_short", renew=True)
+            return _EXIT_OPPOSITE
+        return _REVERSE[wanted]
     minimum = policy.min_holding_bars
-    if holding.bars < (signal.horizon_bars if minimum is None else minimum):
-        return Verdict(side, "hold_minimum")
+    if bars < (signal.horizon_bars if minimum is None else minimum):
+        return _HOLD_MINIMUM[side]
     toward = signal.prob_up if side > 0 else 1.0 - signal.prob_up
     if toward < policy.exit_threshold:
-        return Verdict(0, "exit_threshold")
-    if policy.exit_after_horizon and holding.bars >= signal.horizon_bars:
+        return _EXIT_THRESHOLD
+    if policy.exit_after_horizon and bars >= signal.horizon_bars:
         if wanted == side and not signal.degraded:
-            return Verdict(side, "hold", renew=True)
-        return Verdict(0, "exit_horizon")
-    return Verdict(side, "hold")
+            return _HOLD_ON[side]
+        return _EXIT_HORIZON
+    return _HOLD[side]

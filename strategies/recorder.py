@@ -165,11 +165,10 @@ class RunRecorder:
             )
         )
 
-    def unchanged(
-        self, prediction: Any, side: int = 0, weight: float = 0.0, reason: str = "no_signal"
-    ) -> None:
+    def unchanged(self, prediction: Any, side: int, weight: float, reason: str) -> None:
         """Append a decision that orders nothing: most do, and this spares them the row."""
-        self._append(
+        recent = self._recent
+        recent.append(
             (
                 prediction.ts_init,
                 self._codes[prediction.instrument_id],
@@ -179,6 +178,8 @@ class RunRecorder:
                 _REASON_CODES[reason],
             )
         )
+        if len(recent) >= _CHUNK:
+            self._pack()
 
     def _append(self, row: tuple[int, int, float, int, float, int]) -> None:
         self._recent.append(row)

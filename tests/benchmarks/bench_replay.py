@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from nautilus_trader.backtest import BacktestEngine
-from nautilus_trader.model import Bar, BarType
+from nautilus_trader.model import Bar, BarType, InstrumentId
 from nautilus_trader.trading import Strategy, StrategyConfig
 
 from catalog.arrays import BarArrays, SeriesArrays
@@ -76,25 +76,34 @@ def market(count: int) -> tuple[ReplayInputs, PrecomputedPredictions]:
 
 
 class Idle(Strategy):
-    """Take bars, and predictions if asked, and do nothing."""
+    """Take bars, or everything that the real strategy takes, and do nothing."""
 
-    def __new__(cls, predictions: bool) -> Idle:
+    def __new__(cls, everything: bool) -> Idle:
         return super().__new__(cls)
 
-    def __init__(self, predictions: bool) -> None:
+    def __init__(self, everything: bool) -> None:
         super().__init__(StrategyConfig(order_id_tag="IDLE"))
-        self._predictions = predictions
+        self._everything = everything
 
     def on_start(self) -> None:
         for name in PRICES:
             self.subscribe_bars(BarType.from_str(bar_type(name, "15m")))
-        if self._predictions:
+            if self._everything:
+                self.subscribe_mark_prices(InstrumentId.from_str(name))
+                self.subscribe_funding_rates(InstrumentId.from_str(name))
+        if self._everything:
             self.subscribe_data(PREDICTION_TYPE)
 
     def on_bar(self, bar: Any) -> None:
         pass
 
     def on_data(self, data: Any) -> None:
+        pass
+
+    def on_mark_price(self, mark_price: Any) -> None:
+        pass
+
+    def on_funding_rate(self, funding_rate: Any) -> None:
         pass
 
 

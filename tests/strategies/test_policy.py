@@ -1,9 +1,25 @@
+from typing import NamedTuple
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from strategies.policy import FLAT, REASONS, FusionPolicy, Holding, Signal, decide, entry_side
+from strategies.policy import REASONS, FusionPolicy, decide, entry_side
+
+
+class Signal(NamedTuple):
+    prob_up: float
+    horizon_bars: int
+    degraded: bool
+
+
+class Holding(NamedTuple):
+    side: int
+    bars: int
+
+
+FLAT = Holding(0, 0)
 
 
 def make(**changes):
@@ -13,7 +29,7 @@ def make(**changes):
 
 
 def verdict(policy, prob, holding=FLAT, *, horizon=4, degraded=False):
-    found = decide(policy, Signal(prob, horizon, degraded), holding)
+    found = decide(policy, Signal(prob, horizon, degraded), *holding)
     return found.side, found.reason
 
 
@@ -55,7 +71,7 @@ def test_exit_after_the_horizon_unless_the_signal_stands_again():
     policy = make(exit_after_horizon=True)
     assert verdict(policy, 0.55, Holding(1, 3)) == (1, "hold_minimum")
     assert verdict(policy, 0.55, Holding(1, 4)) == (0, "exit_horizon")
-    again = decide(policy, Signal(0.7, 4, False), Holding(1, 4))
+    again = decide(policy, Signal(0.7, 4, False), *Holding(1, 4))
     assert (again.side, again.reason, again.renew) == (1, "hold", True)
 
 

@@ -198,10 +198,7 @@ def repeat(
 
 def main() -> None:
     """Run the command line."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    app()
 
 
 if __name__ == "__main__":

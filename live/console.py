@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -21,8 +22,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from catalog.errors import LeviBotError
+from catalog.errors import DataError, LeviBotError
 from catalog.progress import Progress as ProgressCallback
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+_MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
 
 # Progress and remarks go to standard error, so that `--json` leaves standard output to programs.
 notes = Console(stderr=True, highlight=False)
@@ -39,11 +44,19 @@ def fail(error: LeviBotError) -> Never:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn every `LeviBotError` into a message and an exit code; let our own bugs through."""
+    """Turn what a user can put right into a message and an exit code; let our bugs through."""
     try:
         yield
     except LeviBotError as error:
         fail(error)
+    except OSError as error:
+        if error.errno not in _MACHINE_ERRORS:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        fail(DataError(f"{error.strerror}{where}; make room or choose another folder, then repeat"))
+    except KeyboardInterrupt:
+        notes.print("interrupted: nothing was written that is not complete")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager

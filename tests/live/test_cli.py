@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -198,6 +201,23 @@ def test_mistakes_end_with_a_message_and_nothing_written(
     assert message in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
     assert not out.exists()
+
+
+def test_interrupting_a_run_leaves_nothing_behind(market: Path) -> None:
+    out = market.parent / "interrupted"
+    command = [sys.executable, "-m", "live.cli", "walkforward", "-p", "synthetic", *SMALL]
+    command += ["--set=model.n_trees=1500", "-c", str(market), "-o", str(out)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "100"}
+    )
+    assert process.stderr is not None
+    time.sleep(6.0)  # into the fits: imports and data take about two seconds
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert not [path for path in market.parent.iterdir() if "interrupted" in path.name]
 
 
 def test_a_catalog_that_does_not_exist_is_not_made(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapters.synthetic import SyntheticConfig
 from catalog.arrays import BarArrays, SeriesArrays
@@ -22,6 +22,7 @@ from live.runs import (
     check_free,
     code_version,
     read_run,
+    release_memory,
     run_folder,
     table_hashes,
 )
@@ -40,8 +41,11 @@ from research.predictor import (
 from research.training import predictor_spec, train_until
 from research.walkforward import check_unseen, walk_forward
 from research.walkforward import evaluate as evaluate_model
-from strategies.backtest import BacktestOutcome, ReplayInputs, run_backtest
 from strategies.outcome import RunFrames
+
+if TYPE_CHECKING:
+    from strategies.backtest import BacktestOutcome
+    from strategies.replay_data import ReplayInputs
 
 DEMO_PROFILE = "synthetic"
 
@@ -52,10 +56,17 @@ class Market:
 
     panel: Panel
     funding: dict[str, SeriesArrays]
-    instruments: tuple[Any, ...]
+    store: Catalog
+
+    @property
+    def instruments(self) -> tuple[Any, ...]:
+        """The engine's definitions, read when asked for: the engine need not be there to fit."""
+        return tuple(self.store.instrument(name) for name in self.panel.instruments())
 
     def replay_inputs(self, start: int, end: int, predictions: int | None) -> ReplayInputs:
         """Return the part in ``(start, end]`` for the replay."""
+        from strategies.replay_data import ReplayInputs
+
         return ReplayInputs(
             instruments=self.instruments,
             bars=self.bars(start, end),
@@ -97,8 +108,7 @@ def load_market(
         funding=needs_funding,
         warmup_bars=warmup_bars if warmup else 0,
     )
-    instruments = tuple(store.instrument(name) for name in profile.data.instruments)
-    return Market(panel, dict(panel.funding), instruments)
+    return Market(panel, dict(panel.funding), store)
 
 
 def run_walkforward(
@@ -115,6 +125,7 @@ def run_walkforward(
     with watch.stage("load"):
         market = load_market(profile, catalog)
     result = walk_forward(market.panel, profile.walk_forward_config(), progress=progress)
+    release_memory()
     watch.seconds.update(result.seconds)
     job = _Job(profile, market, (result.folds[0].test_start, result.folds[-1].test_end), watch)
     predictions = Predictions.of_result(result)
@@ -253,6 +264,9 @@ class _Job:
         self, predictor: Predictor, expected: int | None, progress: Progress
     ) -> BacktestOutcome:
         """Replay the span."""
+        # Imported here: the engine takes 60 MB, which nothing needs while models are fitted.
+        from strategies.backtest import run_backtest
+
         with self.watch.stage("replay"):
             return run_backtest(
                 self.market.replay_inputs(*self.span, expected),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
@@ -346,17 +346,8 @@ class PrecomputedPredictions:
         probability = frame["prob_up"].to_numpy(dtype=np.float64)
         _check_rows(frame, position, ts_init, probability)
         order = np.lexsort((position, ts_init))
-        by_time: dict[int, list[Prediction]] = {}
         columns = (ts_init[order], position[order].astype(np.int64), probability[order])
-        reasons = _reasons(frame)[order]
-        rows = zip(*(column.tolist() for column in (*columns, reasons)), strict=True)
-        horizon, version = spec.horizon_bars, spec.model_version
-        for ts, code, prob, reason in rows:
-            name = spec.instruments[code]
-            by_time.setdefault(ts, []).append(
-                Prediction(name, ts, prob, horizon, version, reason != "", reason)
-            )
-        return cls(spec, {ts: tuple(found) for ts, found in by_time.items()})
+        return cls(spec, _ByTime(spec, columns, _reasons(frame)[order]))
 
     @property
     def spec(self) -> PredictorSpec:
@@ -370,6 +361,59 @@ class PrecomputedPredictions:
         """Return the stored predictions of `ts_init` for the instruments that have a bar."""
         found = self._by_time.get(ts_init, ())
         return [prediction for prediction in found if prediction.instrument_id in bars]
+
+
+class _ByTime(Mapping[int, tuple[Prediction, ...]]):
+    """Predictions by time, made when asked for: all at once would take much of a run's memory.
+
+    Parameters
+    ----------
+    spec : PredictorSpec
+        Instruments by code, horizon and version.
+    columns : ts_init, instrument code and probability, (n_rows,) each
+        Sorted by time, then by code.
+    reasons : (n_rows,) str
+        Why each is degraded; empty if it is not.
+    """
+
+    def __init__(
+        self,
+        spec: PredictorSpec,
+        columns: tuple[Int64Array, Int64Array, Float64Array],
+        reasons: NDArray[np.object_],
+    ) -> None:
+        self._spec = spec
+        self._columns = columns
+        self._reasons = reasons
+        times, starts = np.unique(columns[0], return_index=True)
+        self._starts = dict(zip(times.tolist(), starts.tolist(), strict=True))
+
+    def __getitem__(self, ts_init: int) -> tuple[Prediction, ...]:
+        start = self._starts[ts_init]
+        times, codes, probability = self._columns
+        spec, found = self._spec, []
+        for row in range(start, min(start + len(spec.instruments), len(times))):
+            if times[row] != ts_init:
+                break
+            reason = self._reasons[row]
+            found.append(
+                Prediction(
+                    spec.instruments[codes[row]],
+                    ts_init,
+                    float(probability[row]),
+                    spec.horizon_bars,
+                    spec.model_version,
+                    reason != "",
+                    reason,
+                )
+            )
+        return tuple(found)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._starts)
+
+    def __len__(self) -> int:
+        return len(self._starts)
 
 
 def _reasons(frame: pd.DataFrame) -> NDArray[np.object_]:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-PREDICTED_ROWS = 32_768
+PREDICTED_ROWS = 2048
 """Rows copied and predicted at a time."""
 
 

@@ -179,6 +179,7 @@ def walk_forward(
     folds = usable_folds(table, config)
     prepared = time.perf_counter()
     frames, reports = _run_folds(table, folds, config, progress)
+    del table, folds  # the largest things of a run, and done with
     fitted = time.perf_counter()
     result = _assemble(panel, config, frames, reports, progress)
     result.seconds.update(

@@ -6,6 +6,7 @@ manifest or a configuration costs nothing.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -158,7 +159,7 @@ class BinnedRows:
         self.names = tuple(names)
         _quieten()
         self._data = lightgbm.Dataset(
-            _sequence(table, rows),
+            _sequence_class()(table, rows),
             label=label,
             weight=None if (weight == 1.0).all() else weight,
             feature_name=list(names),
@@ -198,23 +199,30 @@ def _quieten() -> None:
     lightgbm.Dataset(np.zeros((2, 1)), params={"verbosity": -1}).construct()
 
 
-def _sequence(table: Float64Array, rows: Int64Array) -> Any:
-    """Let LightGBM read some rows of a table batch by batch."""
+@cache
+def _sequence_class() -> Any:
+    """Return the class by which LightGBM reads some rows of a table batch by batch.
+
+    Made once: a class made at every fit would hold its table until the next garbage collection.
+    """
     import lightgbm
 
     class Rows(lightgbm.Sequence):
-        batch_size = 16_384
+        batch_size = 2048
+
+        def __init__(self, table: Float64Array, rows: Int64Array) -> None:
+            self.table, self.rows = table, rows
 
         def __len__(self) -> int:
-            return len(rows)
+            return len(self.rows)
 
         def __getitem__(self, place: Any) -> Float64Array:
-            found: Float64Array = table[rows[place]]
+            found: Float64Array = self.table[self.rows[place]]
             if np.isinf(found).any():
                 raise DataError("features of training rows must be finite or NaN, some were not")
             return found
 
-    return Rows()
+    return Rows
 
 
 class LightGBMExpert:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from nautilus_trader.backtest import BacktestEngine
 from nautilus_trader.model import Bar, BarType, InstrumentId
 from nautilus_trader.trading import Strategy, StrategyConfig
@@ -17,7 +18,8 @@ from catalog.arrays import BarArrays, SeriesArrays
 from catalog.instruments import bar_type, instrument
 from catalog.progress import no_progress
 from catalog.timestamps import NS_PER_HOUR
-from research.predictor import PrecomputedPredictions, Prediction, PredictorSpec
+from research.predictions import stamp_predictions
+from research.predictor import PrecomputedPredictions, PredictorSpec
 from strategies.backtest import FusionPolicy, Replay, ReplayInputs, engine_config
 from strategies.execution import ExecutionConfig
 from strategies.predictor_actor import PREDICTION_TYPE
@@ -65,14 +67,15 @@ def market(count: int) -> tuple[ReplayInputs, PrecomputedPredictions]:
         funding[name] = SeriesArrays(name, "fraction", due, due.copy(), rates)
     names = tuple(PRICES)
     spec = PredictorSpec(names, INTERVAL, 16, 0, "bench", False, "0" * 64)
-    probs = rng.uniform(0.001, 0.999, (count, len(names))).tolist()
-    by_time = {
-        ts: tuple(Prediction(n, ts, p, 16, "bench") for n, p in zip(names, row, strict=True))
-        for ts, row in zip(times.tolist(), probs, strict=True)
+    rows = {
+        "ts_init": np.repeat(times, len(names)),
+        "instrument_id": np.tile(np.array(names, dtype=object), count),
+        "prob_up": rng.uniform(0.001, 0.999, (count, len(names))).ravel(),
     }
+    frame = stamp_predictions(pd.DataFrame(rows), spec, "0" * 64)
     instruments = tuple(instrument(name) for name in names)
     inputs = ReplayInputs(instruments, tuple(bars), funding)
-    return inputs, PrecomputedPredictions(spec, by_time)
+    return inputs, PrecomputedPredictions.from_frame(frame, spec)
 
 
 class Idle(Strategy):

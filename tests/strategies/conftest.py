@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from catalog.arrays import BarArrays, SeriesArrays
 from catalog.instruments import instrument
-from research.predictor import PrecomputedPredictions, Prediction, PredictorSpec
+from research.predictions import stamp_predictions
+from research.predictor import PrecomputedPredictions, PredictorSpec
 from strategies.backtest import ReplayInputs
 from strategies.execution import ExecutionConfig
 
@@ -83,16 +85,13 @@ def make_predictor(
     horizon: int = 1,
 ) -> PrecomputedPredictions:
     """Predictions by bar index and instrument; a bare number means BTC."""
-    by_time = {}
+    rows = []
     for index, found in probabilities.items():
         by_name = found if isinstance(found, Mapping) else {BTC: found}
-        ts = close_time(index)
-        by_time[ts] = tuple(
-            Prediction(name, ts, by_name[name], horizon, "test")
-            for name in names
-            if name in by_name
-        )
-    return PrecomputedPredictions(make_spec(names, horizon=horizon), by_time)
+        rows += [(close_time(index), name, by_name[name]) for name in names if name in by_name]
+    frame = pd.DataFrame(rows, columns=["ts_init", "instrument_id", "prob_up"])
+    spec = make_spec(names, horizon=horizon)
+    return PrecomputedPredictions.from_frame(stamp_predictions(frame, spec, "0" * 64), spec)
 
 
 def make_inputs(

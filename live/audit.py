@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from catalog.arrays import BarArrays, SeriesArrays
-from catalog.errors import ConfigError
+from catalog.errors import AuditFailedError, ConfigError
 from catalog.progress import Progress, no_progress
 from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR, format_time
 from live.live_replay import run_live_replay
 from live.parity import ParityReport, compare
-from live.pipeline import load_market
+from live.pipeline import Market, load_market
 from live.profile import Profile
 from live.warm_start import feed_history
 from research.features import feature_table
@@ -28,15 +28,17 @@ from research.lookahead import (
 )
 from research.panel import Panel
 from research.predictor import BundlePredictor, PrecomputedPredictions
-from research.training import train_until
-from research.walkforward import evaluate, walk_forward
+from research.training import WalkForwardConfig, train_until
+from research.walkforward import WalkForwardResult, evaluate, walk_forward
 from strategies.backtest import ReplayInputs, run_backtest
+from strategies.outcome import RunFrames
 from strategies.policy import REASONS
 
 QUARTER_NS = 92 * NS_PER_DAY
 SETTLEMENT_NS = 8 * NS_PER_HOUR
 BARS_AFTER_CUT = 4
-"""How far past a cut decisions are replayed: its future is made up, and only the past is asked."""
+"""How far past a cut decisions are replayed: a made-up market soon ruins any account."""
+_FOLD_STAGE = "predictions, decisions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +103,15 @@ def audit_lookahead(
     )
     report.audited["label"] = 3
     report.cuts["label"] = len(times)
-    first_fold = _FirstFold(profile, market.instruments)
-    fold_cuts = first_fold.cuts(market.panel, cuts)
+    first_fold = _FirstFold.of(profile, market)
+    fold_cuts = first_fold.cuts(cuts)
     for number, cut in enumerate(fold_cuts):
-        progress("predictions, decisions", number, len(fold_cuts))
-        shortened = panel.truncated(cut + BARS_AFTER_CUT * panel.interval_ns)
-        report.violations.extend(audit_function(first_fold, shortened, [cut]))
-    progress("predictions, decisions", len(fold_cuts), len(fold_cuts))
-    report.audited["predictions, decisions"] = len(_DECISION_COLUMNS)
-    report.cuts["predictions, decisions"] = len(fold_cuts)
+        progress(_FOLD_STAGE, number, len(fold_cuts))
+        compute = replace(first_fold, replay_end=cut + BARS_AFTER_CUT * panel.interval_ns)
+        report.violations.extend(audit_function(compute, first_fold.block, [cut]))
+    progress(_FOLD_STAGE, len(fold_cuts), len(fold_cuts))
+    report.audited[_FOLD_STAGE] = len(_DECISION_COLUMNS)
+    report.cuts[_FOLD_STAGE] = len(fold_cuts)
     return report
 
 
@@ -155,7 +157,14 @@ def audit_parity(
         profile.execution,
         progress=_named(progress, "live node"),
     )
-    return compare(backtest, live)
+    report = compare(backtest, live)
+    if not report.compared["fills"]:
+        raise AuditFailedError(
+            f"parity must be shown on a span in which something is traded; from "
+            f"{format_time(start)} to {format_time(end)} nothing was: choose another span or "
+            "lower strategy.entry_threshold"
+        )
+    return report
 
 
 _DECISION_COLUMNS = (
@@ -171,31 +180,87 @@ _DECISION_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class _FirstFold:
-    """From a panel to the predictions and decisions of its first fold: what the audit repeats."""
+    """From a panel to the predictions and decisions of its first fold: what the audit repeats.
+
+    Parameters
+    ----------
+    profile : Profile
+        What is audited.
+    instruments : tuple
+        The engine's definitions.
+    block : Panel
+        The true data up to the end of the first tested block.
+    true_result : WalkForwardResult
+        What the true data give, computed once.
+    replay_end : int
+        Decisions are replayed to here, UTC nanoseconds; predictions are made to the block's end.
+    """
 
     profile: Profile
     instruments: tuple[Any, ...]
+    block: Panel
+    true_result: WalkForwardResult
+    replay_end: int
 
-    def cuts(self, panel: Panel, count: int) -> list[int]:
-        """Return times inside the first tested block, off its ends."""
-        validation = self.profile.validation
+    @classmethod
+    def of(cls, profile: Profile, market: Market) -> _FirstFold:
+        """Cut the data off at the end of the first fold and compute what is true."""
+        validation = profile.validation
         start = validation.test_start
-        end = self.profile.data.end if validation.test_end is None else validation.test_end
-        bars = (end - start) // validation.n_folds // panel.interval_ns
-        places = np.linspace(0.1, 0.9, count)
-        return [start + int(place * bars) * panel.interval_ns for place in places]
+        end = profile.data.end if validation.test_end is None else validation.test_end
+        block_end = start + (end - start) // validation.n_folds
+        block = market.panel.truncated(block_end)
+        true_result = walk_forward(block, _one_fold(profile))
+        return cls(profile, market.instruments, block, true_result, block_end)
+
+    def cuts(self, count: int) -> list[int]:
+        """Return times at which something is at stake.
+
+        One bar into the tested block, where the labels of rows that must be purged still lie in
+        the future; and bars at whose close an order is decided, spread over the block.
+        """
+        border = self.profile.validation.test_start + self.block.interval_ns
+        decisions = self.replay(self.block, self.true_result).decisions
+        ordered = np.unique(decisions["ts_init"][decisions["quantity"] != 0.0])
+        last = int(self.block.bars[0].ts_init[-1]) - self.block.interval_ns
+        ordered = ordered[(ordered > border) & (ordered < last)]
+        if not len(ordered):
+            raise AuditFailedError(
+                f"the audited fold must decide an order, so that decisions can be audited; "
+                f"profile {self.profile.name} decides none until {format_time(last)}: lower "
+                "strategy.entry_threshold"
+            )
+        places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).astype(np.int64)
+        return [border, *ordered[np.unique(places)].tolist()]
 
     def __call__(self, panel: Panel) -> Columns:
         """Fit, predict and replay on a panel with whatever future."""
-        validation = self.profile.validation.model_copy(update={"n_folds": 1, "test_end": None})
-        unmeasured = self.profile.bootstrap.model_copy(update={"samples": 0})
-        config = self.profile.walk_forward_config().model_copy(
-            update={"validation": validation, "bootstrap": unmeasured}
-        )
-        result = walk_forward(panel, config)
+        known = panel is self.block
+        result = self.true_result if known else walk_forward(panel, _one_fold(self.profile))
         frame = result.predictions
+        outcome = self.replay(panel, result)
+        keys = ["ts_init", "instrument_id"]
+        merged = frame[[*keys, "raw_prob", "prob_up"]].merge(
+            outcome.decisions[[*keys, "side", "target_weight", "reason", "quantity"]],
+            on=keys,
+            how="left",
+        )
+        merged = merged.merge(outcome.equity[["ts_init", "equity"]], on="ts_init", how="left")
+        codes = {name: code for code, name in enumerate(panel.instruments())}
+        reasons = {reason: code for code, reason in enumerate(REASONS)}
+        merged["reason"] = merged["reason"].astype(object).map(reasons)
+        return Columns(
+            merged["ts_init"].to_numpy(dtype=np.int64),
+            np.asarray(merged["instrument_id"].astype(object).map(codes), dtype=np.int64),
+            merged[list(_DECISION_COLUMNS)].to_numpy(dtype=np.float64),
+            _DECISION_COLUMNS,
+        )
+
+    def replay(self, panel: Panel, result: WalkForwardResult) -> RunFrames:
+        """Replay the predictions of a panel up to `replay_end`."""
         start = self.profile.validation.test_start
-        end = min(int(bars.ts_init[-1]) for bars in panel.bars if len(bars))
+        last = min(int(bars.ts_init[-1]) for bars in panel.bars if len(bars))
+        end = min(self.replay_end, last)
         inputs = ReplayInputs(
             instruments=self.instruments,
             bars=tuple(
@@ -204,24 +269,18 @@ class _FirstFold:
             ),
             funding={name: _settled_until(series, end) for name, series in panel.funding.items()},
         )
-        outcome = run_backtest(
-            inputs,
-            PrecomputedPredictions.from_frame(frame, result.spec),
-            self.profile.strategy,
-            self.profile.execution,
-        )
-        decisions = outcome.decisions.merge(
-            frame[["ts_init", "instrument_id", "raw_prob"]], on=["ts_init", "instrument_id"]
-        ).merge(outcome.equity[["ts_init", "equity"]], on="ts_init")
-        codes = {name: code for code, name in enumerate(panel.instruments())}
-        reasons = {reason: code for code, reason in enumerate(REASONS)}
-        decisions["reason"] = decisions["reason"].map(reasons)
-        return Columns(
-            decisions["ts_init"].to_numpy(dtype=np.int64),
-            np.asarray(decisions["instrument_id"].map(codes), dtype=np.int64),
-            decisions[list(_DECISION_COLUMNS)].to_numpy(dtype=np.float64),
-            _DECISION_COLUMNS,
-        )
+        predictions = PrecomputedPredictions.from_frame(result.predictions, result.spec)
+        return run_backtest(inputs, predictions, self.profile.strategy, self.profile.execution)
+
+
+def _one_fold(profile: Profile) -> WalkForwardConfig:
+    """Return the research part of a profile for one tested block that ends with the data."""
+    return profile.walk_forward_config().model_copy(
+        update={
+            "validation": profile.validation.model_copy(update={"n_folds": 1, "test_end": None}),
+            "bootstrap": profile.bootstrap.model_copy(update={"samples": 0}),
+        }
+    )
 
 
 def _warmup_end(panel: Panel, profile: Profile) -> int:

@@ -29,7 +29,9 @@ app = typer.Typer(
 def lookahead(
     profile: ProfileOption,
     catalog: CatalogOption,
-    cuts: Annotated[int, typer.Option(help="Times at which the future is changed.")] = 5,
+    cuts: Annotated[
+        int, typer.Option(help="Times at which the future is changed, of each sort.")
+    ] = 3,
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:

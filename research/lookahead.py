@@ -214,20 +214,23 @@ def audit_labels(
     *,
     progress: Progress = no_progress,
 ) -> list[Violation]:
-    """Check that labels and weights look no further ahead than the span that they declare."""
+    """Check that labels and weights look no further ahead than the span that they declare.
+
+    A row counts as known at its own ``ts_end``: a label that looks past it moves a row that claims
+    to be known, and a span that is understated is found as well as one that is overrun.
+    """
 
     def columns(changed: Panel) -> Columns:
         labels = compute_labels(changed, config)
         codes = np.repeat(np.arange(len(changed.bars)), [len(bars) for bars in changed.bars])
-        ts_init = np.concatenate([bars.ts_init for bars in changed.bars])
         values = np.column_stack([labels.value, labels.forward_return, labels.weight])
-        return Columns(ts_init, codes, values, ("label", "forward_return", "weight"))
+        return Columns(labels.ts_end, codes, values, ("label", "forward_return", "weight"))
 
     ahead = config.horizon_bars * panel.interval_ns
     if cuts is None:
         first = min(int(bars.ts_init[0]) for bars in panel.bars if len(bars))
         cuts = choose_cuts(panel, after=first + ahead)
-    return audit_function(columns, panel, cuts, allowed_ahead_ns=ahead, progress=progress)
+    return audit_function(columns, panel, cuts, progress=progress)
 
 
 _FAR = np.iinfo(np.int64).max

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,11 +28,14 @@ from research.lookahead import (
 )
 from research.panel import Panel
 from research.predictor import BundlePredictor, PrecomputedPredictions
-from research.training import WalkForwardConfig, train_until
-from research.walkforward import WalkForwardResult, evaluate, walk_forward
+from research.training import WalkForwardConfig, predictor_spec, train_until
+from research.walkforward import evaluate, predict_forward
 from strategies.backtest import ReplayInputs, run_backtest
 from strategies.outcome import RunFrames
 from strategies.policy import REASONS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 QUARTER_NS = 92 * NS_PER_DAY
 SETTLEMENT_NS = 8 * NS_PER_HOUR
@@ -190,8 +193,8 @@ class _FirstFold:
         The engine's definitions.
     block : Panel
         The true data up to the end of the first tested block.
-    true_result : WalkForwardResult
-        What the true data give, computed once.
+    truth : DataFrame
+        The predictions that the true data give, computed once.
     replay_end : int
         Decisions are replayed to here, UTC nanoseconds; predictions are made to the block's end.
     """
@@ -199,7 +202,7 @@ class _FirstFold:
     profile: Profile
     instruments: tuple[Any, ...]
     block: Panel
-    true_result: WalkForwardResult
+    truth: pd.DataFrame
     replay_end: int
 
     @classmethod
@@ -210,8 +213,8 @@ class _FirstFold:
         end = profile.data.end if validation.test_end is None else validation.test_end
         block_end = start + (end - start) // validation.n_folds
         block = market.panel.truncated(block_end)
-        true_result = walk_forward(block, _one_fold(profile))
-        return cls(profile, market.instruments, block, true_result, block_end)
+        truth = predict_forward(block, _one_fold(profile))
+        return cls(profile, market.instruments, block, truth, block_end)
 
     def cuts(self, count: int) -> list[int]:
         """Return times at which something is at stake.
@@ -220,7 +223,7 @@ class _FirstFold:
         the future; and bars at whose close an order is decided, spread over the block.
         """
         border = self.profile.validation.test_start + self.block.interval_ns
-        decisions = self.replay(self.block, self.true_result).decisions
+        decisions = self.replay(self.block, self.truth).decisions
         ordered = np.unique(decisions["ts_init"][decisions["quantity"] != 0.0])
         last = int(self.block.bars[0].ts_init[-1]) - self.block.interval_ns
         ordered = ordered[(ordered > border) & (ordered < last)]
@@ -236,9 +239,8 @@ class _FirstFold:
     def __call__(self, panel: Panel) -> Columns:
         """Fit, predict and replay on a panel with whatever future."""
         known = panel is self.block
-        result = self.true_result if known else walk_forward(panel, _one_fold(self.profile))
-        frame = result.predictions
-        outcome = self.replay(panel, result)
+        frame = self.truth if known else predict_forward(panel, _one_fold(self.profile))
+        outcome = self.replay(panel, frame)
         keys = ["ts_init", "instrument_id"]
         merged = frame[[*keys, "raw_prob", "prob_up"]].merge(
             outcome.decisions[[*keys, "side", "target_weight", "reason", "quantity"]],
@@ -256,7 +258,7 @@ class _FirstFold:
             _DECISION_COLUMNS,
         )
 
-    def replay(self, panel: Panel, result: WalkForwardResult) -> RunFrames:
+    def replay(self, panel: Panel, frame: pd.DataFrame) -> RunFrames:
         """Replay the predictions of a panel up to `replay_end`."""
         start = self.profile.validation.test_start
         last = min(int(bars.ts_init[-1]) for bars in panel.bars if len(bars))
@@ -269,7 +271,8 @@ class _FirstFold:
             ),
             funding={name: _settled_until(series, end) for name, series in panel.funding.items()},
         )
-        predictions = PrecomputedPredictions.from_frame(result.predictions, result.spec)
+        spec = predictor_spec(_one_fold(self.profile), panel.instruments(), panel.interval_ns)
+        predictions = PrecomputedPredictions.from_frame(frame, spec)
         return run_backtest(inputs, predictions, self.profile.strategy, self.profile.execution)
 
 
@@ -278,7 +281,6 @@ def _one_fold(profile: Profile) -> WalkForwardConfig:
     return profile.walk_forward_config().model_copy(
         update={
             "validation": profile.validation.model_copy(update={"n_folds": 1, "test_end": None}),
-            "bootstrap": profile.bootstrap.model_copy(update={"samples": 0}),
         }
     )
 

@@ -190,6 +190,27 @@ def walk_forward(
     return result
 
 
+def predict_forward(panel: Panel, config: WalkForwardConfig) -> pd.DataFrame:
+    """Fit and predict fold by fold as `walk_forward` does, and measure nothing.
+
+    Returns
+    -------
+    DataFrame
+        As `WalkForwardResult.predictions`, stamped likewise; labels may be unknown throughout.
+
+    Raises
+    ------
+    ConfigError, DataError, RunFailedError
+        As `walk_forward`.
+    """
+    import pandas as pd
+
+    table = build_table(panel, config)
+    frames, reports = _run_folds(table, usable_folds(table, config), config, no_progress)
+    predictions = pd.concat(frames, ignore_index=True)
+    return stamp_predictions(predictions, reports[0].model.spec, panel.data_hash)
+
+
 def evaluate(
     panel: Panel,
     model: FittedModel,

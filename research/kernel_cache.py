@@ -74,7 +74,7 @@ def compile_entry_points(module: ModuleType) -> dict[str, Any]:
         register_jitable(forceinline=True)(helper)
     with _caching_in(cache_folder(module)) as is_cached:
         compiled = {
-            function.__name__: njit(cache=is_cached, error_model="numpy")(function)
+            function.__name__: njit(cache=is_cached, nogil=True, error_model="numpy")(function)
             for function in module.ENTRY_POINTS
         }
     return compiled

@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-PREDICTED_ROWS = 2048
-"""Rows copied and predicted at a time."""
-
 
 class WalkForwardConfig(Config):
     """Everything that decides what a model is, how it is tested and how that is measured.
@@ -388,9 +385,8 @@ def _held_out_scores(
     """Score the rows of one inner block by a model fitted on the others, (n_held_out,)."""
     train, held_out = prepared.result().blocks[block]
     expert = prepared.result().binned.fit(train)
-    parts = np.array_split(rows[held_out], 1 + len(held_out) // PREDICTED_ROWS)
     features = table.matrix.values  # noqa: PD011 (an array, no frame)
-    return np.concatenate([expert.predict(features[part]) for part in parts])
+    return expert.predict(features, rows[held_out])
 
 
 def predict_rows(

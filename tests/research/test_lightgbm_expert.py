@@ -10,6 +10,7 @@ import pytest
 from catalog.errors import DataError, IntegrityError
 from research.models.lightgbm_expert import BinnedRows, LightGBMConfig, LightGBMExpert
 from research.models.logistic import LogisticReference
+from research.models.packed_trees import PackedTrees
 
 NAMES = tuple(f"feature_{number}" for number in range(6))
 CONFIG = LightGBMConfig(n_trees=20, min_rows_in_leaf=20, num_threads=1)
@@ -73,6 +74,40 @@ def test_each_row_is_answered_alone() -> None:
     together = expert.predict(values)
     alone = np.concatenate([expert.predict(values[row : row + 1]) for row in range(0, 5000, 97)])
     np.testing.assert_array_equal(alone, together[::97])
+
+
+@pytest.mark.parametrize("undefined_in_training", [True, False])
+@pytest.mark.parametrize("leaves", [2, 31, 64, 200])
+def test_many_rows_are_answered_as_lightgbm_does(leaves: int, undefined_in_training: bool) -> None:
+    values, label, weight = rows(8000, seed=5)
+    values[:, 1] = np.round(values[:, 1], 1)
+    values[:, 4] = 3.0
+    if undefined_in_training:
+        values[::5, 0] = np.nan
+        values[::3, 1] = np.nan
+    config = CONFIG.model_copy(
+        update={"num_leaves": leaves, "min_rows_in_leaf": 5, "random_thresholds": False}
+    )
+    expert = binned(values, label, weight, NAMES, config).fit()
+    asked = np.concatenate([values, rows(2000, seed=6)[0]])
+    asked[7::11, 2] = np.nan
+    asked[5::13, 0] = np.nan
+    asked[::17] = 0.0
+    asked[1::19, 3], asked[2::19, 3] = np.inf, -np.inf
+    chosen = np.random.default_rng(0).permutation(len(asked))[:7001]
+    found = expert.predict(asked, chosen)
+    wanted = expert._booster.predict(asked[chosen], num_threads=1)
+    np.testing.assert_array_equal(found, wanted)
+    largest = max(tree["num_leaves"] for tree in expert._booster.dump_model()["tree_info"])
+    assert (largest > 64) == (leaves == 200)
+    assert (expert._packed is None) == (leaves == 200)
+
+
+def test_splits_of_another_kind_are_left_to_lightgbm() -> None:
+    model = fitted()._booster.dump_model()
+    assert PackedTrees.of_model(model) is not None
+    model["tree_info"][3]["tree_structure"]["decision_type"] = "=="
+    assert PackedTrees.of_model(model) is None
 
 
 def test_text_keeps_every_bit() -> None:

@@ -35,7 +35,7 @@ from strategies.policy import FusionPolicy
 from strategies.predictor_actor import PredictorActor, PredictorActorConfig
 from strategies.reconciliation import Reconciliation
 from strategies.recorder import FINAL_STATUSES, RunRecorder
-from strategies.replay_data import ReplayInputs, check_inputs, record_groups, settlements
+from strategies.replay_data import RecordSource, ReplayInputs, check_inputs, settlements
 
 __all__ = [
     "BacktestOutcome",
@@ -45,6 +45,8 @@ __all__ = [
     "run_backtest",
 ]
 
+PART_RECORDS = 24_000
+"""Bars and quotes that the engine is given at a time; a record takes about 500 bytes."""
 _STAGE = "replay"
 _REFUSED = ("REJECTED", "DENIED")
 
@@ -93,6 +95,7 @@ class Replay:
         names = tuple(str(one.id) for one in inputs.instruments)
         self.terms = {one.instrument_id: one for one in map(InstrumentTerms.of, inputs.instruments)}
         self.recorder = RunRecorder(names, execution.starting_balance)
+        self.source = RecordSource(inputs, execution)
         self.quotes = open_quotes(inputs.bars, execution.latency_ns)
         self.ts_end = inputs.ts_end
         self.funding = settlements(inputs, execution)
@@ -101,16 +104,15 @@ class Replay:
     def run(self, progress: Progress) -> BacktestOutcome:
         """Build, run, read, dispose: one engine may be alive per thread."""
         started = time.perf_counter()
+        self.seconds = {"load": 0.0}
         engine = BacktestEngine(engine_config())
         try:
             strategy = self.strategy()
             self.add_venue(engine, lambda: int(strategy.clock.timestamp_ns()))
-            records = self.add_data(engine)
             total = len(np.unique(np.concatenate([one.ts_init for one in self.inputs.bars])))
             engine.add_actor(self.actor(lambda done: progress(_STAGE, min(done, total), total)))
             engine.add_strategy(strategy)
-            loaded = time.perf_counter()
-            self.run_engine(engine)
+            records = self.feed(engine)
             progress(_STAGE, total, total)
             ran = time.perf_counter()
             reconciliation = self.reconcile(engine, records)
@@ -119,11 +121,8 @@ class Replay:
         reconciliation.check()
         close_books(self.recorder)
         frames = run_frames(self.recorder, self.inputs.bars, self.terms, self.execution)
-        self.seconds = {
-            "load": loaded - started,
-            "engine": ran - loaded,
-            "frames": time.perf_counter() - ran,
-        }
+        self.seconds["engine"] = ran - started - self.seconds["load"]
+        self.seconds["frames"] = time.perf_counter() - ran
         return BacktestOutcome(
             decisions=frames.decisions,
             orders=frames.orders,
@@ -170,10 +169,27 @@ class Replay:
         for instrument in self.inputs.instruments:
             engine.add_instrument(instrument)
 
-    def add_data(self, engine: BacktestEngine) -> int:
-        """Hand all records to the engine and return how many."""
+    def feed(self, engine: BacktestEngine) -> int:
+        """Replay part by part and return how many records there were.
+
+        The result is that of one piece; records exist only while they are replayed.
+        """
         count = 0
-        for batch in record_groups(self.inputs, self.execution):
+        for part in self.source.parts(PART_RECORDS):
+            started = time.perf_counter()
+            count += self.add_data(engine, *part)
+            self.seconds["load"] += time.perf_counter() - started
+            self.run_engine(engine)
+            engine.clear_data()
+            if self.recorder.errors:
+                break
+        engine.end()
+        return count
+
+    def add_data(self, engine: BacktestEngine, after: int | None, until: int | None) -> int:
+        """Hand the records of ``(after, until]`` to the engine and return how many."""
+        count = 0
+        for batch in self.source.groups(after, until):
             if batch:
                 engine.add_data(batch, validate=False, sort=False)
                 count += len(batch)
@@ -181,9 +197,9 @@ class Replay:
         return count
 
     def run_engine(self, engine: BacktestEngine) -> None:
-        """Run; an exception noted in a callback becomes the run's error."""
+        """Replay the records that the engine has, and be ready for more."""
         try:
-            engine.run()
+            engine.run(streaming=True)
         except Exception as error:
             raise RunFailedError(f"the engine stopped: {error}") from error
 

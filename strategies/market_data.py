@@ -25,7 +25,7 @@ from nautilus_trader.model import (
 )
 from nautilus_trader.persistence import BarDataWrangler, QuoteTickDataWrangler
 
-from catalog.arrays import BarArrays, Float64Array, Int64Array, SeriesArrays
+from catalog.arrays import BarArrays, Float64Array, Int64Array, SeriesArrays, span_slice
 from catalog.errors import DataError
 from catalog.timestamps import format_time
 
@@ -74,6 +74,11 @@ class OpenQuotes:
     instrument_id: str
     ts_init: Int64Array
     price: Float64Array
+
+    def between(self, after: int | None, until: int | None) -> OpenQuotes:
+        """Return the quotes of ``(after, until]``; None does not limit."""
+        rows = span_slice(self.ts_init, after, until)
+        return OpenQuotes(self.instrument_id, self.ts_init[rows], self.price[rows])
 
     def last(self, ts: int) -> float:
         """Return the last quote at or before `ts`.

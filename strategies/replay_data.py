@@ -68,20 +68,53 @@ def record_groups(inputs: ReplayInputs, execution: ExecutionConfig) -> Iterator[
     Sorted by `ts_init`, stably, they are what the engine replays: at equal stamps the order here
     counts: mark price, settlement, bar, quote.
     """
-    pairs = list(zip(inputs.bars, inputs.instruments, strict=True))
-    funding = settlements(inputs, execution)
-    booked = execution.funding == "recorded"
-    for bars, instrument in pairs:
-        if booked:
-            yield mark_records(bars, funding[bars.instrument_id], instrument)
-    for series in funding.values():
-        yield funding_records(series, booked=booked)
-    interval = interval_name(inputs.bars[0].interval_ns)
-    for bars, instrument in pairs:
-        yield bar_records(bars, bar_type(bars.instrument_id, interval), instrument)
-    quotes = open_quotes(inputs.bars, execution.latency_ns)
-    for one, (bars, instrument) in zip(quotes, pairs, strict=True):
-        yield quote_records(one, bars, instrument)
+    return RecordSource(inputs, execution).groups(None, None)
+
+
+class RecordSource:
+    """Makes the engine's records of any part of a span: all at once take ten times their columns.
+
+    Parameters
+    ----------
+    inputs : ReplayInputs
+        Columns of the whole span.
+    execution : ExecutionConfig
+        Latency of the quotes, and whether funding is booked.
+    """
+
+    def __init__(self, inputs: ReplayInputs, execution: ExecutionConfig) -> None:
+        self._inputs = inputs
+        self._booked = execution.funding == "recorded"
+        self._funding = settlements(inputs, execution)
+        self._quotes = open_quotes(inputs.bars, execution.latency_ns)
+
+    def parts(self, records: int) -> Iterator[tuple[int | None, int | None]]:
+        """Yield spans ``(after, until]`` of about so many bars and quotes that cover everything.
+
+        A part ends just before bars close. Nothing is on its way to the exchange then, because
+        what was sent at the previous close has arrived: the engine, which does not wait at the
+        end of a part for what is on its way, treats it as it would in one piece.
+        """
+        times = np.unique(np.concatenate([one.ts_init for one in self._inputs.bars]))
+        step = max(1, records // (2 * len(self._inputs.bars)))
+        edges = (times[step::step] - 1).tolist()
+        yield from zip([None, *edges], [*edges, None], strict=True)
+
+    def groups(self, after: int | None, until: int | None) -> Iterator[list[Any]]:
+        """Yield the records of ``(after, until]`` by kind and instrument, as `record_groups`."""
+        pairs = list(zip(self._inputs.bars, self._inputs.instruments, strict=True))
+        funding = {name: one.between(after, until) for name, one in self._funding.items()}
+        for bars, instrument in pairs:
+            if self._booked:
+                yield mark_records(bars, funding[bars.instrument_id], instrument)
+        for series in funding.values():
+            yield funding_records(series, booked=self._booked)
+        interval = interval_name(self._inputs.bars[0].interval_ns)
+        for bars, instrument in pairs:
+            name = bar_type(bars.instrument_id, interval)
+            yield bar_records(bars.between(after, until), name, instrument)
+        for one, (bars, instrument) in zip(self._quotes, pairs, strict=True):
+            yield quote_records(one.between(after, until), bars, instrument)
 
 
 def check_inputs(

@@ -116,7 +116,7 @@ class Timed(Replay):
     engine_seconds = 0.0
 
     def run_engine(self, engine: Any) -> None:
-        self.engine_seconds = timed(lambda: super(Timed, self).run_engine(engine))
+        self.engine_seconds += timed(lambda: super(Timed, self).run_engine(engine))
 
 
 def timed(call: Any) -> float:
@@ -126,19 +126,20 @@ def timed(call: Any) -> float:
     return time.process_time() - start
 
 
-def idle_seconds(replay: Replay, *, everything: bool) -> float:
+def idle_seconds(replay: Timed, *, everything: bool) -> float:
     """Return the CPU seconds of an idle strategy, on bars only or on everything."""
     engine = BacktestEngine(engine_config())
     try:
         replay.add_venue(engine, lambda: 0)
         if everything:
-            replay.add_data(engine)
             engine.add_actor(replay.actor(lambda _: None))
-        else:
-            for batch in record_groups(replay.inputs, replay.execution):
-                if isinstance(batch[0], Bar):
-                    engine.add_data(batch, validate=False, sort=False)
-            engine.sort_data()
+            engine.add_strategy(Idle(everything))
+            replay.feed(engine)
+            return replay.engine_seconds
+        for batch in record_groups(replay.inputs, replay.execution):
+            if isinstance(batch[0], Bar):
+                engine.add_data(batch, validate=False, sort=False)
+        engine.sort_data()
         engine.add_strategy(Idle(everything))
         return timed(engine.run)
     finally:

@@ -343,9 +343,9 @@ def test_a_time_that_was_predicted_is_reported(market):
 @pytest.mark.parametrize("fault", ["no quotes", "no latency"])
 def test_the_test_of_the_next_open_would_notice_a_replay_without_it(market, fault):
     class Wrong(Replay):
-        def add_data(self, engine):
+        def add_data(self, engine, after, until):
             if fault == "no latency":
-                return super().add_data(engine)
+                return super().add_data(engine, after, until)
             bars_only = [
                 batch
                 for batch in record_groups(self.inputs, self.execution)

@@ -10,8 +10,10 @@ import math
 import random
 from fractions import Fraction
 
+import pandas as pd
 import pytest
 
+from strategies import backtest
 from strategies.backtest import FusionPolicy, run_backtest
 
 TICKS = {"BTC": Fraction(1, 10), "ETH": Fraction(1, 100), "SOL": Fraction(1, 1000)}
@@ -242,3 +244,25 @@ def test_engine_and_reference_agree(market, seed):
         [row[2] for row in sorted(reference.payments)], abs=1e-9
     )
     assert out.equity.equity.iloc[-1] == pytest.approx(float(reference.equity()), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("records", [1, 50])
+def test_a_replay_in_parts_is_that_in_one_piece(market, monkeypatch, seed, records):
+    names, _, arrays, probs, rates, policy, execution = scenario(seed, market)
+    by_index = {}
+    for (name, index), prob in probs.items():
+        by_index.setdefault(index, {})[name] = prob
+
+    def run():
+        funding = {name: market.funding(rates[name], name) for name in names}
+        inputs = market.inputs(*arrays, funding=funding)
+        return run_backtest(inputs, market.predictor(by_index, names), policy, execution)
+
+    whole = run()
+    monkeypatch.setattr(backtest, "PART_RECORDS", records)
+    parts = run()
+    for name in ("decisions", "orders", "fills", "positions", "funding", "equity"):
+        pd.testing.assert_frame_equal(getattr(parts, name), getattr(whole, name), check_exact=True)
+    assert parts.reconciliation == whole.reconciliation
+    assert len(whole.fills) > 0

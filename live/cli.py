@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from catalog.timestamps import parse_time
 from live import cli_audit, cli_data
 from live.console import emit, out, progress_bars, table, user_errors
 from live.options import (
@@ -33,6 +34,31 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from live.runs import code_version
+
+        out.print(f"levibot {code_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def levibot(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Print the version and the hash of the sources.",
+        ),
+    ] = False,
+) -> None:
+    """Research and run machine-learned crypto trading strategies."""
+
+
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_audit.app, name="audit")
 
@@ -167,9 +193,10 @@ def evaluate(
     with user_errors():
         from live.pipeline import evaluate_bundle
 
+        span = (parse_time(from_), parse_time(to))
         with progress_bars() as progress:
             summary = evaluate_bundle(
-                bundle, catalog, out_folder, (from_, to), overwrite=overwrite, progress=progress
+                bundle, catalog, out_folder, span, overwrite=overwrite, progress=progress
             )
         emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False))
 

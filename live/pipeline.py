@@ -12,10 +12,11 @@ from catalog.arrays import BarArrays, SeriesArrays
 from catalog.errors import AuditFailedError, ConfigError
 from catalog.progress import Progress, no_progress
 from catalog.store import Catalog
-from catalog.timestamps import format_time, parse_time
+from catalog.timestamps import format_time, interval_ns, parse_time
 from live.profile import Profile, load_profile, parse_profile
 from live.report import Predictions, RunResult, RunSummary, write_run
 from live.runs import (
+    METRICS_FILE,
     PREDICTIONS_FILE,
     PROFILE_FILE,
     Stopwatch,
@@ -24,11 +25,10 @@ from live.runs import (
     read_run,
     release_memory,
     run_folder,
-    table_hashes,
 )
 from live.synthesis import make_market
 from live.warm_start import feed_history
-from research.bundle import load_bundle, save_bundle
+from research.bundle import Bundle, load_bundle, save_bundle
 from research.features import feature_table
 from research.panel import Panel, load_panel
 from research.predictor import (
@@ -175,7 +175,7 @@ def evaluate_bundle(
     bundle: Path,
     catalog: Path,
     out: Path,
-    span: tuple[str, str],
+    span: tuple[int, int],
     *,
     overwrite: bool = False,
     progress: Progress = no_progress,
@@ -184,7 +184,7 @@ def evaluate_bundle(
     check_free(out, overwrite=overwrite)
     loaded = load_bundle(bundle)
     profile = parse_profile(loaded.profile, f"of bundle {bundle.name}")
-    start, end = parse_time(span[0]), parse_time(span[1])
+    start, end = span
     check_unseen(loaded.model, start, end)
     watch = Stopwatch()
     with watch.stage("load"):
@@ -215,15 +215,18 @@ def repeat_run(
     with tempfile.TemporaryDirectory(prefix="levibot-repeat-") as folder:
         again = Path(folder) / "run"
         _run_again(record["command"], profile, catalog, again, source, progress)
-        found = table_hashes(again)
-    differing = [name for name, digest in record["tables"].items() if found.get(name) != digest]
+        found = read_run(again)
+    compared = [name for name in record["files"] if name.endswith(".parquet")]
+    differing = [name for name in compared if found["files"].get(name) != record["files"][name]]
+    if found["numbers"] != record["numbers"]:
+        differing.append(METRICS_FILE)
     if differing:
         then, now = record["provenance"]["version"], code_version()
         raise AuditFailedError(
             f"run {run} must repeat bit for bit, but {', '.join(differing)} came out differently "
             f"(written by version {then}, repeated by {now})"
         )
-    return sorted(found)
+    return [*compared, METRICS_FILE]
 
 
 def make_demo(catalog: Path, out: Path, *, progress: Progress = no_progress) -> RunSummary:
@@ -336,7 +339,7 @@ def _backtest_predictions(
     outcome = job.replay(_precomputed(predictions, spec), len(frame), progress)
     command = {
         "name": "backtest",
-        "predictions": record["tables"][PREDICTIONS_FILE],
+        "predictions": record["files"][PREDICTIONS_FILE],
         "from": start,
         "to": end,
     }
@@ -354,6 +357,7 @@ def _backtest_bundle(
     """Replay with the bundle predicting bar by bar, as it would live; score it in batch."""
     assert source.bundle is not None
     loaded = load_bundle(source.bundle)
+    _require_same_question(profile, loaded)
     start, end = _inside(source, (profile.data.start, profile.data.end), complete=True)
     check_unseen(loaded.model, start, end)
     watch = Stopwatch()
@@ -368,6 +372,23 @@ def _backtest_bundle(
     outcome = job.replay(predictor, len(result.predictions), progress)
     command = {"name": "backtest", "bundle": loaded.version, "from": start, "to": end}
     return job.write(out, command, Predictions.of_result(result), outcome, overwrite=overwrite)
+
+
+def _require_same_question(profile: Profile, bundle: Bundle) -> None:
+    """Refuse a profile that describes another model than the bundle holds."""
+    config = profile.walk_forward_config()
+    length = interval_ns(profile.data.interval)
+    asked = predictor_spec(config, profile.data.instruments, length)
+    held = bundle.model.spec
+    differing = [name for name, digest in asked.parts if dict(held.parts).get(name) != digest]
+    if asked.instruments != held.instruments or length != held.interval_ns:
+        differing.append("instruments or interval")
+    if differing:
+        raise ConfigError(
+            f"profile {profile.name} must describe the model of bundle {bundle.path.name}, but "
+            f"differs in {', '.join(differing)}; only strategy and execution may differ. Use the "
+            "profile that the bundle was trained with"
+        )
 
 
 def _run_again(
@@ -386,8 +407,7 @@ def _run_again(
         kind = "the bundle" if "bundle" in command else "the run with its predictions"
         raise ConfigError(f"--source must name the folder of {kind} that this run used")
     if command["name"] == "evaluate":
-        span = (str(command["from"]), str(command["to"]))
-        evaluate_bundle(source, catalog, out, span, progress=progress)
+        evaluate_bundle(source, catalog, out, (command["from"], command["to"]), progress=progress)
         return
     part = "bundle" if "bundle" in command else "predictions"
     replayed = BacktestSource(**{part: source}, start=command["from"], end=command["to"])

@@ -133,11 +133,10 @@ def load_profile(name_or_path: str, overrides: Sequence[str] = ()) -> Profile:
     """
     path = _find(name_or_path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"profile {name_or_path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"profile {path.name} must be YAML: {error}") from error
+    content = _parse_yaml(text, f"profile {path.name}")
     if not isinstance(content, dict):
         raise ConfigError(f"profile {path.name} must be a mapping of keys, was {content!r:.60}")
     for override in overrides:
@@ -189,10 +188,26 @@ def _apply(content: dict[str, Any], override: str) -> None:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
             raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a group of keys")
+    node[last] = _parse_yaml(text, f"--set {override!r}")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without objects, that refuses a key which is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = sorted({str(name) for name in names if names.count(name) > 1})
+        if twice:
+            raise yaml.YAMLError(f"a key must be given once, given twice: {', '.join(twice)}")
+        return super().construct_mapping(node, deep=deep)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
     try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+        return yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
+    # ValueError: a date that the calendar does not have; RecursionError: nesting without end.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} must be YAML: {error}") from error
 
 
 def _explain(fault: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +21,9 @@ from live.runs import (
     TEARSHEET_FILE,
     Stopwatch,
     code_version,
+    file_hashes,
     finite,
     peak_memory_mb,
-    table_hashes,
     write_json,
     write_tables,
 )
@@ -233,10 +235,17 @@ def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
         "schema_version": 1,
         "command": run.command,
         "provenance": metrics["provenance"],
-        "tables": table_hashes(folder),
+        "numbers": numbers_hash(metrics),
+        "files": file_hashes(folder),
     }
     write_json(folder / RUN_FILE, record)
     return metrics
+
+
+def numbers_hash(metrics: Metrics) -> str:
+    """Return the SHA-256 of all that must repeat in metrics.json: not time, memory, version."""
+    kept = {name: metrics[name] for name in ("prediction", "trading", "folds", "references")}
+    return hashlib.sha256(json.dumps(finite(kept), sort_keys=True).encode()).hexdigest()
 
 
 def _tearsheet_data(run: RunResult, metrics: Metrics) -> TearsheetData:

@@ -29,6 +29,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from catalog.errors import ConfigError, DataError, IntegrityError
 
 if TYPE_CHECKING:
@@ -126,9 +128,8 @@ def run_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         If `out` exists and is not a run that may be overwritten.
     """
     check_free(out, overwrite=overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
     staging = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
+    _remove_abandoned(out)
     staging.mkdir()
     try:
         yield staging
@@ -139,8 +140,14 @@ def run_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def check_free(out: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that would lose something, before any work is done."""
+    """Refuse an output folder that would lose something or cannot be made, before any work."""
     if not out.exists():
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--out {out} cannot be made: {error.strerror}") from error
+        if not os.access(out.parent, os.W_OK):
+            raise ConfigError(f"--out {out} cannot be made: {out.parent} is not writable")
         return
     if not overwrite:
         raise ConfigError(
@@ -185,28 +192,44 @@ def table_hashes(folder: Path) -> dict[str, str]:
     }
 
 
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of the profile, the numbers and every table of a run, by file name."""
+    texts = (folder / name for name in (PROFILE_FILE, METRICS_FILE))
+    return table_hashes(folder) | {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in texts if path.is_file()
+    }
+
+
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return a run's record, after checking that its tables are what it says.
+    """Return a run's record, after checking that its files are what it says.
 
     Raises
     ------
     DataError
         If the folder is not a run.
     IntegrityError
-        Naming the tables that were changed since.
+        Naming the files that were changed since.
     """
     path = folder / RUN_FILE
     if not path.is_file():
         raise DataError(f"{folder} must be a run's folder, but has no {RUN_FILE}")
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    found = table_hashes(folder)
-    differing = [name for name, digest in record["tables"].items() if found.get(name) != digest]
+    found = file_hashes(folder)
+    differing = [name for name, digest in record["files"].items() if found.get(name) != digest]
     if differing:
         raise IntegrityError(
             f"run {folder} must be as it was written, but {', '.join(differing)} changed or is "
             "missing; run it again"
         )
     return record
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Remove what killed runs of the same name left behind; a living one keeps its folder."""
+    for path in out.parent.glob(f".{out.name}.*.partial"):
+        pid = path.name.removesuffix(".partial").rpartition(".")[2]
+        if pid == str(os.getpid()) or not (pid.isdigit() and psutil.pid_exists(int(pid))):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _replace(staging: Path, out: Path) -> None:

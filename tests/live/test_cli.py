@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,20 @@ def test_a_run_repeats_bit_for_bit_from_its_folder(run: Path, market: Path) -> N
     assert json.loads(done.stdout)["identical"] is True
 
 
+def test_numbers_edited_by_hand_are_noticed(run: Path, market: Path) -> None:
+    copy = run.parent / "edited"
+    shutil.copytree(run, copy)
+    metrics = copy / "metrics.json"
+    metrics.write_text(metrics.read_text().replace("0.", "0.9", 1))
+    done = levibot("repeat", copy, "-c", market)
+    assert done.returncode == 4
+    assert "metrics.json changed" in done.stderr
+
+
+def test_version_names_the_sources() -> None:
+    assert levibot("--version").stdout.startswith("levibot 0.")
+
+
 def test_backtest_over_kept_predictions_with_another_threshold(run: Path, market: Path) -> None:
     out = run.parent / "wider"
     again = "--set=strategy.entry_threshold=0.53"
@@ -156,6 +171,9 @@ def test_train_then_evaluate_on_a_span_that_it_has_not_seen(market: Path) -> Non
     assert done.returncode == 2
     assert "2024-03-01" in done.stderr
 
+    done = levibot("repeat", out, "-c", market, "--source", bundle)
+    assert done.returncode == 0, done.stderr
+
     # Bar by bar through the bundle, as live does, the same decisions come out.
     online = market.parent / "online"
     span = ("--from", "2024-03-01", "--to", "2024-03-15")
@@ -166,6 +184,12 @@ def test_train_then_evaluate_on_a_span_that_it_has_not_seen(market: Path) -> Non
     for table in ("decisions", "fills", "equity"):
         name = f"{table}.parquet"
         assert (online / name).read_bytes() == (out / name).read_bytes()
+
+    other = ("--set=label.horizon_bars=8", "--set=model.n_trees=99")
+    contradicting = (*SMALL, *other, "-c", market, "-o", market.parent / "other")
+    done = levibot("backtest", "-p", "synthetic", *contradicting, "--bundle", bundle, *span)
+    assert done.returncode == 2
+    assert "differs in label, model" in done.stderr.replace("\n", " ")
 
     model = bundle / "model.txt"
     text = model.read_text()

@@ -92,6 +92,9 @@ def test_missing_file_and_wrong_yaml_are_user_errors(tmp_path: Path) -> None:
         load_profile(str(tmp_path / "none.yaml"))
     with pytest.raises(ConfigError, match="must be YAML"):
         load_profile(write(tmp_path, "a: [1"))
+    for text in ("a: 2024-13-01", "a: 2024-02-30", "[" * 3000, "seed: 7\nseed: 9"):
+        with pytest.raises(ConfigError, match="must be YAML"):
+            load_profile(write(tmp_path, text))
     with pytest.raises(ConfigError, match="must be a mapping"):
         load_profile(write(tmp_path, "- 1"))
 
@@ -103,7 +106,9 @@ def test_override_changes_one_key_and_the_hash(tmp_path: Path) -> None:
     assert changed.content_hash() != load_profile(path).content_hash()
 
 
-@pytest.mark.parametrize("override", ["strategy.entry_threshold", "=1", "name.deeper=1"])
+@pytest.mark.parametrize(
+    "override", ["strategy.entry_threshold", "=1", "name.deeper=1", "data.start=2024-13-01"]
+)
 def test_malformed_override_is_refused(tmp_path: Path, override: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
         load_profile(write(tmp_path, MINIMAL), [override])

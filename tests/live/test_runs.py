@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +13,9 @@ from live.runs import (
     RUN_FILE,
     TABLES,
     Stopwatch,
+    check_free,
     code_version,
+    file_hashes,
     finite,
     read_run,
     run_folder,
@@ -23,7 +27,7 @@ from live.runs import (
 
 def fill(folder: Path, value: float) -> None:
     write_tables(folder, {name: pd.DataFrame({"x": [value]}) for name in TABLES})
-    write_json(folder / RUN_FILE, {"tables": table_hashes(folder)})
+    write_json(folder / RUN_FILE, {"files": file_hashes(folder)})
 
 
 def test_folder_appears_whole(tmp_path: Path) -> None:
@@ -31,7 +35,7 @@ def test_folder_appears_whole(tmp_path: Path) -> None:
     with run_folder(out) as folder:
         fill(folder, 1.0)
         assert not out.exists()
-    assert read_run(out)["tables"].keys() == {f"{name}.parquet" for name in TABLES}
+    assert read_run(out)["files"].keys() == {f"{name}.parquet" for name in TABLES}
     assert [path.name for path in out.parent.iterdir()] == ["one"]
 
 
@@ -106,3 +110,22 @@ def test_version_names_the_release_and_the_sources() -> None:
     release, _, digest = code_version().partition("+")
     assert release
     assert len(digest) == 12
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be made"):
+        check_free(tmp_path / "file" / "run", overwrite=False)
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    abandoned = tmp_path / f".one.{dead.pid}.partial"
+    alive = tmp_path / f".one.{os.getppid()}.partial"
+    abandoned.mkdir()
+    alive.mkdir()
+    with run_folder(tmp_path / "one") as folder:
+        fill(folder, 1.0)
+    assert not abandoned.exists()
+    assert alive.exists()

@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError, model_validator
 from adapters import checks
 from adapters.checks import FloatColumn, IntColumn, Place
 from adapters.news import MARKET_WIDE, Headlines, to_batch
-from adapters.options import ImportOptions
+from adapters.options import LONGEST_DELAY_SECS, ImportOptions
 from adapters.sources import SourceFile, read_table, read_text
 from adapters.tables import is_number, is_time, numbers_of, rows_of, texts_of, times_of
 from catalog.config import Config
@@ -32,6 +32,10 @@ from catalog.errors import ConfigError
 from catalog.instruments import bar_type
 from catalog.records import Batch
 from catalog.timestamps import NS_PER_SECOND, interval_ns
+
+_UNREADABLE = (OSError, yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
+"""What reading YAML raises: beside its own errors those of scalars that no day, number or truth
+value can be (``2024-13-01``, ``!!bool maybe``), and of nesting without end."""
 
 type TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
 type GenericKind = Literal["bars", "funding", "index", "onchain", "news"]
@@ -62,13 +66,15 @@ class TimeColumn(Config):
         Whether the time is the start of what the record describes (a candle's open; the record is
         known `interval` later) or the moment it ended or happened.
     delay_secs : float
-        How long after its end a record became known, seconds.
+        How long after its end a record became known, seconds, at most a year. Of headlines: how
+        long after its publication one could be had. A `first_seen` that is later counts instead,
+        and the scoring delay (`ImportOptions.scoring_delay_secs`) comes on top of either.
     """
 
     column: str
     unit: str = "iso"
     means: Literal["open", "close"]
-    delay_secs: float = Field(default=0.0, ge=0.0)
+    delay_secs: float = Field(default=0.0, ge=0.0, le=LONGEST_DELAY_SECS)
 
     @model_validator(mode="after")
     def _known_unit(self) -> Self:
@@ -78,6 +84,11 @@ class TimeColumn(Config):
                 f"was {self.unit!r}"
             )
         return self
+
+    @property
+    def delay_ns(self) -> int:
+        """Return `delay_secs` in nanoseconds."""
+        return round(self.delay_secs * NS_PER_SECOND)
 
 
 class GenericColumns(Config):
@@ -149,8 +160,8 @@ def load_columns(path: Path) -> GenericColumns:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+    except _UNREADABLE as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(f"{path.name}: must be a readable YAML or JSON file: {reason}") from error
     try:
         return GenericColumns.model_validate(content)
@@ -184,11 +195,11 @@ def read(source: SourceFile, options: ImportOptions, columns: GenericColumns) ->
     place, stamp = fields.place, fields.stamp()
     length = interval_ns(columns.interval) if columns.interval is not None else 0
     ts_event = stamp + length if columns.time.means == "open" else stamp
-    known = ts_event + round(columns.time.delay_secs * NS_PER_SECOND)
-    known = checks.known_by_now(known, ts_event, options.clock_ns())
-    times = {"ts_event": ts_event, "ts_init": known}
     if columns.kind == "news":
         return [to_batch(columns.series, fields.headlines(ts_event), options)]
+    known = ts_event + columns.time.delay_ns
+    known = checks.known_by_now(known, ts_event, options.clock_ns())
+    times = {"ts_event": ts_event, "ts_init": known}
     checks.check_times(place, ts_event, options.clock_ns(), "the time of a record")
     if columns.kind == "onchain":
         content = fields.onchain()
@@ -301,6 +312,7 @@ class _Fields:
             tuple(self.texts_or("asset", self.columns.asset or MARKET_WIDE)),
             tuple(self.texts_or("headline", None)),
             score,
+            self.columns.time.delay_ns,
         )
 
     def _as_texts(self, name: str) -> checks.Texts:

@@ -7,9 +7,11 @@
 
 A headline happens when its outlet publishes it (``ts_event = ts_published``). It is known at the
 moment it was first seen, or at its publication where nobody recorded that, plus
-`ImportOptions.scoring_delay_secs`. A stamp of exactly 00:00:00 in a file that nobody watched is
-more often a date without a time than a midnight (in the outlets' file it is the most frequent
-minute of all): such a headline counts as known at the END of that day.
+`ImportOptions.scoring_delay_secs`. A column map may say that it could not be had earlier than some
+time after its publication (`delay_secs`); scoring comes after that, never beside it. A stamp of
+exactly 00:00:00 in a file that nobody watched is more often a date without a time than a midnight
+(in the outlets' file it is the most frequent minute of all): such a headline counts as known at
+the END of that day.
 
 The first two forms do not say what a headline is about: a file whose name begins with ``bitcoin``
 or ``btc`` is about ``btc``, any other about the whole market (``crypto``).
@@ -64,6 +66,9 @@ class Headlines:
         Who published it, what it is about, and the headline.
     score : (n_rows,) float64 array
         In [-1, 1], NaN where there is none.
+    delay_ns : int
+        How long after its publication a headline could be had, nanoseconds; 0 where the form of
+        the file does not say.
     """
 
     place: Place
@@ -73,6 +78,7 @@ class Headlines:
     asset: Text
     text: Text
     score: FloatColumn
+    delay_ns: int = 0
 
 
 def matches(source: SourceFile) -> bool:
@@ -162,6 +168,7 @@ def to_batch(series: str, headlines: Headlines, options: ImportOptions) -> Batch
 
 def _known(headlines: Headlines, options: ImportOptions) -> tuple[IntColumn, tuple[str, ...]]:
     published, seen, place = headlines.published, headlines.first_seen, headlines.place
+    delay = headlines.delay_ns
     if seen is not None:
         place.refuse(
             seen < published,
@@ -169,9 +176,10 @@ def _known(headlines: Headlines, options: ImportOptions) -> tuple[IntColumn, tup
             lambda row: f"{format_time(int(seen[row]))} UTC",
         )
         checks.check_times(place, seen, options.clock_ns(), "a first sighting")
-        return seen + options.scoring_delay_ns, ()
+        return np.maximum(seen, published + delay) + options.scoring_delay_ns, ()
     midnight = published % NS_PER_DAY == 0
-    known = np.where(midnight, published + NS_PER_DAY, published) + options.scoring_delay_ns
+    ended = np.where(midnight, published + NS_PER_DAY, published)
+    known = ended + delay + options.scoring_delay_ns
     count = int(np.count_nonzero(midnight))
     if count == 0:
         return known, ()

@@ -12,6 +12,9 @@ from catalog.timestamps import NS_PER_HOUR, NS_PER_SECOND
 
 type Market = Literal["um", "spot"]
 
+LONGEST_DELAY_SECS = 365 * 86_400.0
+"""More than a year from an event to its record is a wrong unit, not a delay."""
+
 
 class ImportOptions(Config):
     """What importers assume where a file is silent; the defaults err on the late side.
@@ -36,8 +39,8 @@ class ImportOptions(Config):
     """
 
     market: Market | None = None
-    publication_delay_hours: float = Field(default=12.0, ge=0.0)
-    scoring_delay_secs: float = Field(default=60.0, ge=0.0)
+    publication_delay_hours: float = Field(default=12.0, ge=0.0, le=LONGEST_DELAY_SECS / 3600)
+    scoring_delay_secs: float = Field(default=60.0, ge=0.0, le=LONGEST_DELAY_SECS)
     known_at_ns: int | None = None
     now_ns: int | None = None
 

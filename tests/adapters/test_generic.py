@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from adapters import freqtrade, generic
 from adapters.generic import GenericColumns, load_columns
+from adapters.options import ImportOptions
 from adapters.sources import open_source
 from catalog.errors import ConfigError, DataError
 from catalog.timestamps import NS_PER_HOUR, parse_time
@@ -151,6 +152,60 @@ def test_headlines_by_map(text_file, options):
 
 
 @pytest.mark.parametrize(
+    ("first_seen", "delay_secs", "known"),
+    [
+        # Published at 10:30, scored a minute after it can be had.
+        (None, 0, "10:31"),
+        (None, 3600, "11:31"),
+        ("10:40", 0, "10:41"),
+        ("10:40", 3600, "11:31"),  # the map says that nobody has it before 11:30
+        ("12:00", 3600, "12:01"),  # what was recorded, where it is later
+    ],
+)
+def test_a_headline_is_not_known_before_its_delay(
+    text_file, options, first_seen, delay_secs, known
+):
+    seen = f"2024-02-01T{first_seen}" if first_seen else ""
+    batch = read(
+        text_file("x.csv", f"day,said,seen\n2024-02-01T10:30,Up,{seen}\n"),
+        options,
+        kind="news",
+        series="desk",
+        interval=None,
+        time={"column": "day", "means": "close", "delay_secs": delay_secs},
+        columns={"headline": "said"} | ({"first_seen": "seen"} if first_seen else {}),
+    )
+    assert batch.columns["ts_init"][0] == parse_time(f"2024-02-01T{known}")
+    assert batch.columns["ts_event"][0] == parse_time("2024-02-01T10:30")
+
+
+def test_the_delay_of_a_date_without_a_time_counts_from_the_end_of_the_day(text_file, options):
+    batch = read(
+        text_file("x.csv", "day,said\n2024-02-01,Up\n"),
+        options,
+        kind="news",
+        series="desk",
+        interval=None,
+        time={"column": "day", "means": "close", "delay_secs": 3600},
+        columns={"headline": "said"},
+    )
+    assert batch.columns["ts_init"][0] == parse_time("2024-02-02T01:01")
+
+
+@pytest.mark.parametrize("delay", [1e300, 1e12, 366 * 86_400])
+def test_a_delay_beyond_a_year_is_a_wrong_unit(tmp_path, delay):
+    path = tmp_path / "map.json"
+    time = {"column": "T", "unit": "s", "means": "open", "delay_secs": delay}
+    path.write_text(json.dumps(BARS | {"time": time}))
+    with pytest.raises(ConfigError, match=r"time\.delay_secs: .* less than or equal to 31536000"):
+        load_columns(path)
+    with pytest.raises(ValidationError, match="scoring_delay_secs"):
+        ImportOptions(scoring_delay_secs=delay)
+    with pytest.raises(ValidationError, match="publication_delay_hours"):
+        ImportOptions(publication_delay_hours=delay)
+
+
+@pytest.mark.parametrize(
     ("changes", "complaint"),
     [
         ({"columns": {"open": "O"}}, "missing: high, low, close, volume"),
@@ -183,10 +238,23 @@ def test_a_map_is_read_from_yaml(tmp_path):
     assert load_columns(path) == GenericColumns.model_validate(BARS)
 
 
-@pytest.mark.parametrize("content", ["a: [", "- 1", ""])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a: [",
+        "- 1",
+        "",
+        "a: 2024-13-01",
+        "a: !!bool maybe",
+        "a: !!int ''",
+        "a: !!timestamp soon",
+        "[" * 20_000,
+        "a: \udcff",
+    ],
+)
 def test_what_is_no_map_is_refused(tmp_path, content):
     path = tmp_path / "map.yaml"
-    path.write_text(content)
+    path.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(ConfigError, match=r"map\.yaml: must be a"):
         load_columns(path)
     with pytest.raises(ConfigError, match=r"absent\.yaml: must be a readable"):

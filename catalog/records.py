@@ -14,11 +14,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from catalog.timestamps import NS_PER_HOUR
+
 type Kind = Literal["bars", "funding", "bar_flow", "onchain", "index", "news"]
 type AnyArray = NDArray[Any]
 
 FIRST_VINTAGE = ""
 """Label of the data as first imported, without a declared time of knowledge."""
+
+MAX_FUNDING_GAP_NS = 9 * NS_PER_HOUR
+"""Perpetuals settle at least every 8 hours; a longer silence means that records are missing."""
 
 
 class Column(NamedTuple):

@@ -17,6 +17,7 @@ import numpy as np
 from catalog.arrays import BarArrays, SeriesArrays
 from catalog.errors import DataError
 from catalog.instruments import bar_type, parse_bar_type
+from catalog.records import MAX_FUNDING_GAP_NS
 from catalog.timestamps import NS_PER_HOUR, format_time, interval_name, interval_ns
 
 FUNDING_INTERVAL_NS = 8 * NS_PER_HOUR
@@ -302,24 +303,24 @@ def _load_funding(catalog: PanelSource, name: str, start: int, end: int) -> Seri
 
 def _check_funding_span(series: SeriesArrays, span: _Span) -> None:
     """Refuse funding that leaves a part of the span without a rate: it is never taken as zero."""
-    known = series.ts_init
     first, last = span.first_needed, span.end
-    edges = np.concatenate([[first - FUNDING_INTERVAL_NS], known, [last + FUNDING_INTERVAL_NS]])
-    holes = np.flatnonzero(np.diff(edges) > 2 * FUNDING_INTERVAL_NS)
+    inside = series.between(first - 1, last).ts_init
+    edges = np.concatenate([[first], inside, [last]])
+    holes = np.flatnonzero(np.diff(edges) > MAX_FUNDING_GAP_NS)
     if len(holes):
         parts = ", ".join(
-            f"{format_time(max(first, int(edges[hole])))} to "
-            f"{format_time(min(last, int(edges[hole + 1])))}"
+            f"{format_time(int(edges[hole]))} to {format_time(int(edges[hole + 1]))}"
             for hole in holes[:3]
         )
         more = f" and {len(holes) - 3} more" if len(holes) > 3 else ""
         raise DataError(
-            f"funding of {series.name} must have a settlement every 8 hours, has none from "
-            f"{parts}{more}; {_FUNDING_ADVICE}"
+            f"funding of {series.name} must have a settlement every "
+            f"{MAX_FUNDING_GAP_NS // NS_PER_HOUR} hours at most, had none from {parts}{more}; "
+            f"{_FUNDING_ADVICE}"
         )
 
 
 _FUNDING_ADVICE = (
     "import it with `levibot data import` or `levibot data fetch`, choose a span that has it, or "
-    "set features.funding to false"
+    "set features.funding: false and execution.funding: none to go without"
 )

@@ -156,7 +156,9 @@ def test_a_gap_over_the_whole_span_is_refused() -> None:
 
 def test_missing_funding_is_refused_and_never_taken_as_zero() -> None:
     catalog = MemoryCatalog([make_bars(BTC)])
-    with pytest.raises(DataError, match=r"funding of BTC.*was missing.*features.funding to false"):
+    with pytest.raises(
+        DataError, match=r"was missing.*features\.funding: false and execution\.funding: none"
+    ):
         load_panel(catalog, [BTC], "15m", START, END, funding=True)
     assert load_panel(catalog, [BTC], "15m", START, END, funding=False).funding == {}
 
@@ -164,7 +166,7 @@ def test_missing_funding_is_refused_and_never_taken_as_zero() -> None:
 @pytest.mark.parametrize(
     ("first", "last", "text"),
     [
-        (START + 9 * NS_PER_HOUR, END, "from 2023-01-01 00:00:00 to 2023-01-01 09:00:00"),
+        (START + 10 * NS_PER_HOUR, END, "from 2023-01-01 00:00:00 to 2023-01-01 10:00:00"),
         (START, END - 9 * NS_PER_HOUR, "to 2023-01-11 00:00:00"),
     ],
 )
@@ -176,23 +178,49 @@ def test_funding_that_misses_an_end_of_the_span_is_refused(
         load_panel(catalog, [BTC], "15m", START, END, funding=True)
 
 
-def test_holes_in_the_funding_are_refused_and_named() -> None:
+@pytest.mark.parametrize(
+    ("missing", "text"),
+    [
+        ([7], "from 2023-01-03 00:00:00 to 2023-01-03 16:00:00;"),
+        ([7, 8], "from 2023-01-03 00:00:00 to 2023-01-04 00:00:00;"),
+    ],
+)
+def test_holes_in_the_funding_are_refused_and_named(missing: list[int], text: str) -> None:
     funding = make_funding()
-    one_missing = np.delete(np.arange(len(funding)), 7)
-    two_missing = np.delete(np.arange(len(funding)), [7, 8])
-    for kept, hole in ((one_missing, False), (two_missing, True)):
-        series = replace(
-            funding,
-            ts_event=funding.ts_event[kept],
-            ts_init=funding.ts_init[kept],
-            value=funding.value[kept],
-        )
-        catalog = MemoryCatalog([make_bars()], [series])
-        if not hole:
-            load_panel(catalog, [BTC], "15m", START, END, funding=True)
-            continue
-        with pytest.raises(DataError, match="from 2023-01-03 00:00:00 to 2023-01-04 00:00:00"):
-            load_panel(catalog, [BTC], "15m", START, END, funding=True)
+    kept = np.delete(np.arange(len(funding)), missing)
+    series = replace(
+        funding,
+        ts_event=funding.ts_event[kept],
+        ts_init=funding.ts_init[kept],
+        value=funding.value[kept],
+    )
+    catalog = MemoryCatalog([make_bars()], [series])
+    with pytest.raises(DataError, match="settlement every 9 hours at most, had none " + text):
+        load_panel(catalog, [BTC], "15m", START, END, funding=True)
+
+
+def test_a_hole_outside_the_span_does_no_harm() -> None:
+    funding = make_funding()
+    kept = np.delete(np.arange(len(funding)), 7)
+    series = replace(
+        funding,
+        ts_event=funding.ts_event[kept],
+        ts_init=funding.ts_init[kept],
+        value=funding.value[kept],
+    )
+    catalog = MemoryCatalog([make_bars()], [series])
+    start = parse_time("2023-01-03 16:00")
+    assert len(load_panel(catalog, [BTC], "15m", start, END, funding=True).funding[BTC])
+    with pytest.raises(DataError, match="had none from 2023-01-03 00:00:00 to 2023-01-03 16:00:00"):
+        load_panel(catalog, [BTC], "15m", start, END, funding=True, warmup_bars=65)
+
+
+def test_settlements_may_be_a_little_late() -> None:
+    funding = make_funding()
+    late = funding.ts_init + (np.arange(len(funding)) % 2) * (NS_PER_HOUR // 2)
+    series = replace(funding, ts_event=late, ts_init=late).between(None, END)
+    catalog = MemoryCatalog([make_bars()], [series])
+    assert len(load_panel(catalog, [BTC], "15m", START, END, funding=True).funding[BTC])
 
 
 def test_truncated_panel_knows_nothing_later() -> None:

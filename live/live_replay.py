@@ -29,7 +29,6 @@ from strategies.replay_data import check_inputs, record_groups
 
 _PATIENCE_MS = 24 * 3_600_000
 """The actor's own time-out: longer than any replay, whose session says when a time is complete."""
-_REFUSED = ("REJECTED", "DENIED")
 
 
 def run_live_replay(
@@ -176,6 +175,8 @@ class LiveReplay:
         """Compare what went in with what came out, and the strategy's books with the exchange's."""
         recorder, inputs = self.recorder, self.backtest.inputs
         resting = {order.client_order_id for order in client.book.open_orders()}
+        check = self.backtest.fill_check()
+        refused, denied = check.refusals()
         alive = [row for row in recorder.orders.values() if row.status not in FINAL_STATUSES]
         return Reconciliation(
             records=len(self.records),
@@ -189,17 +190,17 @@ class LiveReplay:
             predictions_received=recorder.received,
             decisions=recorder.decision_count,
             orders=len(recorder.orders),
+            fills=len(recorder.fills),
             unfinished=tuple(
                 f"{row.client_order_id} ({row.status})"
                 for row in alive
                 if row.client_order_id not in resting
             ),
             disagreeing=self._disagreeing(client),
-            refused=tuple(
-                f"{row.client_order_id} ({row.detail})"
-                for row in recorder.orders.values()
-                if row.status in _REFUSED
-            ),
+            misfilled=check.market_faults(),
+            unprotected=check.stop_faults(),
+            refused=refused,
+            denied=denied,
             open_at_end=tuple(
                 row.client_order_id for row in alive if row.client_order_id in resting
             ),

@@ -24,6 +24,7 @@ from catalog.errors import RunFailedError
 from catalog.progress import Progress, no_progress
 from research.predictor import Predictor
 from strategies.execution import ExecutionConfig, InstrumentTerms
+from strategies.fill_check import FillCheck, FillRules
 from strategies.fill_model import ReplayFeeModel, ReplayFillModel, ReplayMarket
 from strategies.fusion import FusionStrategy, StrategySettings
 from strategies.market_data import (
@@ -48,7 +49,6 @@ __all__ = [
 PART_RECORDS = 24_000
 """Bars and quotes that the engine is given at a time; a record takes about 500 bytes."""
 _STAGE = "replay"
-_REFUSED = ("REJECTED", "DENIED")
 
 
 def run_backtest(
@@ -96,7 +96,9 @@ class Replay:
         self.terms = {one.instrument_id: one for one in map(InstrumentTerms.of, inputs.instruments)}
         self.recorder = RunRecorder(names, execution.starting_balance)
         self.source = RecordSource(inputs, execution)
-        self.quotes = open_quotes(inputs.bars, execution.latency_ns)
+        self.quotes = {
+            one.instrument_id: one for one in open_quotes(inputs.bars, execution.latency_ns)
+        }
         self.ts_end = inputs.ts_end
         self.funding = settlements(inputs, execution)
         self.seconds: dict[str, float] = {}
@@ -141,8 +143,14 @@ class Replay:
             interval_ns=self.inputs.bars[0].interval_ns,
             books_funding=self.execution.funding == "recorded",
             settle_after_ns=self.execution.latency_ns + 1,
+            send_at=self.send_at,
         )
         return FusionStrategy(self.policy, settings, self.recorder)
+
+    def send_at(self, instrument_id: str, ts: int) -> int | None:
+        """Return when an order decided at `ts` must be sent to arrive with its next open."""
+        arrival = self.quotes[instrument_id].next_time(ts + self.execution.latency_ns)
+        return None if arrival is None else arrival - self.execution.latency_ns
 
     def actor(self, heartbeat: Callable[[int], None]) -> Any:
         """Return the predictor's actor; recorded data need no patience."""
@@ -152,8 +160,7 @@ class Replay:
     def add_venue(self, engine: BacktestEngine, now: Callable[[], int]) -> None:
         """Add the exchange: latency, fills, fees, account."""
         execution = self.execution
-        quotes = {one.instrument_id: one for one in self.quotes}
-        market = ReplayMarket(execution, quotes, self.ts_end, now)
+        market = ReplayMarket(execution, self.quotes, self.ts_end, now)
         currency = Currency.from_str("USDT")
         engine.add_venue(
             self.inputs.instruments[0].id.venue,
@@ -206,7 +213,9 @@ class Replay:
     def reconcile(self, engine: BacktestEngine, records: int) -> Reconciliation:
         """Compare what went in with what came out, and our books with the engine's."""
         recorder = self.recorder
-        unfinished, open_at_end = _alive(recorder, self.ts_end)
+        check = self.fill_check()
+        unfinished, open_at_end = _alive(recorder, check)
+        refused, denied = check.refusals()
         venue = self.inputs.instruments[0].id.venue
         return Reconciliation(
             records=records,
@@ -220,13 +229,13 @@ class Replay:
             predictions_received=recorder.received,
             decisions=recorder.decision_count,
             orders=len(recorder.orders),
+            fills=len(recorder.fills),
             unfinished=unfinished,
             disagreeing=_disagreeing(engine, recorder, open_at_end),
-            refused=tuple(
-                f"{row.client_order_id} ({row.detail})"
-                for row in recorder.orders.values()
-                if row.status in _REFUSED
-            ),
+            misfilled=check.market_faults(),
+            unprotected=check.stop_faults(),
+            refused=refused,
+            denied=denied,
             open_at_end=open_at_end,
             settlements_due=self.settlements_due(),
             settlements_booked=len(recorder.ledger.settlements),
@@ -238,6 +247,12 @@ class Replay:
             engine_positions=_engine_positions(engine),
             errors=tuple(recorder.errors),
         )
+
+    def fill_check(self) -> FillCheck:
+        """Return the check of the run's fills against its bars."""
+        stop = self.policy.stop_loss_frac
+        rules = FillRules(self.inputs.bars, self.terms, self.execution, stop)
+        return FillCheck(self.recorder, rules)
 
     def settlements_due(self) -> int:
         """Return how many settlements fell while a position was held, counted from the fills."""
@@ -279,7 +294,7 @@ def engine_config() -> BacktestEngineConfig:
     )
 
 
-def _alive(recorder: RunRecorder, ts_end: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _alive(recorder: RunRecorder, check: FillCheck) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the orders alive at the end: those that nothing explains, and the others."""
     unfinished: list[str] = []
     explained: list[str] = []
@@ -288,7 +303,7 @@ def _alive(recorder: RunRecorder, ts_end: int) -> tuple[tuple[str, ...], tuple[s
             continue
         resting = row.type == "STOP_MARKET" and row.status == "ACCEPTED"
         protects = resting and recorder.ledger.quantity(row.instrument_id) * row.side < 0.0
-        at_end = row.ts_init >= ts_end and row.filled_quantity == 0.0
+        at_end = check.meets_no_price(row) and row.filled_quantity == 0.0
         if protects or at_end:
             explained.append(row.client_order_id)
         else:
@@ -301,7 +316,10 @@ def _disagreeing(
 ) -> tuple[str, ...]:
     """Return the orders that our books and the engine's describe differently."""
     theirs = {order.client_order_id.value: order for order in engine.cache.orders()}
-    found = [f"{name} (only in one of them)" for name in theirs.keys() ^ recorder.orders.keys()]
+    # Orders that no further open could fill are never sent to the engine.
+    unsent = {name for name in open_at_end if recorder.orders[name].status == "INITIALIZED"}
+    ours = recorder.orders.keys() - unsent
+    found = [f"{name} (only in one of them)" for name in theirs.keys() ^ ours]
     for name, row in recorder.orders.items():
         order = theirs.get(name)
         if order is None:

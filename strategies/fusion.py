@@ -7,6 +7,7 @@ that the order in which the engine calls actor and strategy does not matter.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -58,6 +59,11 @@ class StrategySettings:
         If positive, a clock alert that long after a stop or a cancel is sent. A replay looks at
         orders under way only when something happens, so without it a stop would be dead for
         the whole entry bar. A live engine needs none.
+    send_at : callable, optional
+        For a replay, whose engine would fill an order without a price at the last one that there
+        was: told instrument and decision time, says when a market order goes to the engine, or
+        None for never. Where the instrument's next bar is missing that is later than the decision,
+        so that the order waits for the next open as it would in a live market that pauses.
     """
 
     instruments: tuple[Any, ...]
@@ -65,6 +71,7 @@ class StrategySettings:
     tag: str = "F1"
     books_funding: bool = True
     settle_after_ns: int = 0
+    send_at: Callable[[str, int], int | None] | None = None
 
 
 @dataclass(slots=True)
@@ -124,6 +131,7 @@ class FusionStrategy(Strategy):
         self._seen = 0
         self._pending: list[_Record] = []
         self._due: list[tuple[str, float, int]] = []
+        self._held_back: dict[str, list[Any]] = {}
 
     @guarded
     def on_start(self) -> None:
@@ -384,7 +392,29 @@ class FusionStrategy(Strategy):
                 reduce_only=row.reduce_only,
                 client_order_id=identity,
             )
-        self.submit_order(order)
+        self._send(row, order)
+
+    def _send(self, row: OrderRow, order: Any) -> None:
+        """Submit an order, in a replay no earlier than it can meet a price."""
+        ts = row.ts_init
+        due: int | None = ts
+        if self.settings.send_at is not None and row.type == "MARKET":
+            due = self.settings.send_at(row.instrument_id, ts)
+        if due is None:
+            return
+        if due <= ts:
+            self.submit_order(order)
+            return
+        name = f"send-{due}-{row.instrument_id}"
+        if name not in self._held_back:
+            self._held_back[name] = []
+            self.clock.set_time_alert_ns(name, due, self._send_held_back)
+        self._held_back[name].append(order)
+
+    @guarded
+    def _send_held_back(self, event: Any) -> None:
+        for order in self._held_back.pop(event.name):
+            self.submit_order(order)
 
     def _settle(self) -> None:
         after = self.settings.settle_after_ns

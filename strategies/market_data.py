@@ -7,7 +7,7 @@ the engine's own wranglers make the objects.
 from __future__ import annotations
 
 import io
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -68,7 +68,7 @@ class OpenQuotes:
     ts_init : (n_quotes,) int64
         Open of each bar plus the latency, UTC nanoseconds.
     price : (n_quotes,) float64
-        The bar's open; where the instrument has no bar but another has, its last close.
+        The bar's open.
     """
 
     instrument_id: str
@@ -79,6 +79,11 @@ class OpenQuotes:
         """Return the quotes of ``(after, until]``; None does not limit."""
         rows = span_slice(self.ts_init, after, until)
         return OpenQuotes(self.instrument_id, self.ts_init[rows], self.price[rows])
+
+    def next_time(self, ts: int) -> int | None:
+        """Return the time of the first quote at or after `ts`, None if there is none."""
+        row = bisect_left(self.ts_init.data, ts)
+        return int(self.ts_init[row]) if row < len(self.ts_init) else None
 
     def last(self, ts: int) -> float:
         """Return the last quote at or before `ts`.
@@ -119,21 +124,14 @@ def exact_bars(bars: BarArrays, instrument: Any) -> BarArrays:
 
 
 def open_quotes(bars: Sequence[BarArrays], latency_ns: int) -> tuple[OpenQuotes, ...]:
-    """Return one quote per instrument and bar time, at the bar's open plus the latency.
+    """Return one quote per bar, at the bar's open plus the latency.
 
-    An instrument that lacks a bar that others have is quoted at its last close: an order sent
-    before the gap fills there, as it would have, and not at the price after it.
+    A missing bar has none, whatever other instruments have: an order waits for the next open.
     """
-    grid = np.unique(np.concatenate([one.ts_init for one in bars]))
-    return tuple(_quotes_of(one, grid, latency_ns) for one in bars)
-
-
-def _quotes_of(bars: BarArrays, grid: Int64Array, latency_ns: int) -> OpenQuotes:
-    times = grid[grid >= bars.ts_init[0]]
-    row = np.searchsorted(bars.ts_init, times, side="right") - 1
-    has_bar = bars.ts_init[row] == times
-    price = np.where(has_bar, bars.open[row], bars.close[row])
-    return OpenQuotes(bars.instrument_id, times - bars.interval_ns + latency_ns, price)
+    return tuple(
+        OpenQuotes(one.instrument_id, one.ts_init - one.interval_ns + latency_ns, one.open)
+        for one in bars
+    )
 
 
 def bar_records(bars: BarArrays, bar_type: str, instrument: Any) -> list[Bar]:

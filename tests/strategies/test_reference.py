@@ -45,9 +45,8 @@ class Reference:
     def run(self, count, start, interval):
         for index in range(count):
             opened, closed = start + index * interval, start + (index + 1) * interval
-            if any(index in own for own in self.bars.values()):
-                for name in self.bars:
-                    self.at_open(name, index, opened + LATENCY)
+            for name in self.bars:
+                self.at_open(name, index, opened + LATENCY)
             for name in self.bars:
                 self.inside(name, index, closed)
             for name in self.bars:
@@ -70,10 +69,9 @@ class Reference:
         return price
 
     def at_open(self, name, index, ts):
-        if name not in self.last and index not in self.bars[name]:
-            return
-        own = self.bars[name]
-        price = frac(own[index][0]) if index in own else self.last[name]
+        if index not in self.bars[name]:
+            return  # whatever waits goes on waiting
+        price = frac(self.bars[name][index][0])
         self.check_stop(name, price, price, price, ts)
         pending, self.orders[name] = self.orders[name], []
         for closing, side, quantity, reason in pending:

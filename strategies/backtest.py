@@ -99,14 +99,12 @@ class Replay:
         self.quotes = {
             one.instrument_id: one for one in open_quotes(inputs.bars, execution.latency_ns)
         }
-        self.ts_end = inputs.ts_end
         self.funding = settlements(inputs, execution)
-        self.seconds: dict[str, float] = {}
+        self.seconds = {"load": 0.0}
 
     def run(self, progress: Progress) -> BacktestOutcome:
         """Build, run, read, dispose: one engine may be alive per thread."""
         started = time.perf_counter()
-        self.seconds = {"load": 0.0}
         engine = BacktestEngine(engine_config())
         try:
             strategy = self.strategy()
@@ -160,7 +158,7 @@ class Replay:
     def add_venue(self, engine: BacktestEngine, now: Callable[[], int]) -> None:
         """Add the exchange: latency, fills, fees, account."""
         execution = self.execution
-        market = ReplayMarket(execution, self.quotes, self.ts_end, now)
+        market = ReplayMarket(execution, self.quotes, now)
         currency = Currency.from_str("USDT")
         engine.add_venue(
             self.inputs.instruments[0].id.venue,

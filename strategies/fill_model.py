@@ -50,16 +50,12 @@ class ReplayMarket:
         Fees and slippage.
     quotes : mapping of instrument id to OpenQuotes
         The prices at which market orders fill.
-    ts_end : int
-        Stamp of the last record; the engine settles what is under way after it, at prices that
-        never were, and must be kept from that.
     now : callable
         The replay's time, UTC nanoseconds.
     """
 
     execution: ExecutionConfig
     quotes: Mapping[str, OpenQuotes]
-    ts_end: int
     now: Callable[[], int]
 
 
@@ -90,8 +86,6 @@ class ReplayFillModel(FillModel):
         """Return the book against which the engine fills a market or stop order."""
         now = self._market.now()
         book = OrderBook(instrument.id, BookType.L2_MBP)
-        if now > self._market.ts_end:
-            return book
         terms = self._terms_of(instrument)
         side = BUY if order.side == OrderSide.BUY else SELL
         reference = self._market.quotes[terms.instrument_id].last(now)

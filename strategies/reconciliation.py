@@ -8,13 +8,15 @@ that is wrong. So every run ends here, and a run whose books do not balance fail
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from catalog.errors import RunFailedError
 
 CASH_TOLERANCE = 1e-6
 """Largest difference between our ledger and the engine's account, USDT."""
+LISTED = 20
+"""Names that `Reconciliation.to_json` lists of one kind at most; the counts are complete."""
 _SHOWN = 3
 
 
@@ -37,13 +39,22 @@ class Reconciliation:
     predictions_published, predictions_received, decisions : int
         Sent by the actor; received by the strategy; decided on.
     orders : int
-        Orders sent.
+        Orders decided on, whether or not they still met a price.
+    fills : int
+        Fills booked.
     unfinished : tuple of str
         Orders neither closed nor explained by the end of the data.
     disagreeing : tuple of str
         Orders whose status or filled quantity differs between our books and the engine's.
+    misfilled : tuple of str
+        Market orders that did not fill at the next open (`FillCheck.market_faults`).
+    unprotected : tuple of str
+        Positions whose stop did not do what it should (`FillCheck.stop_faults`).
     refused : tuple of str
-        Orders denied or rejected, with the reason: for the reader to judge, not a failure.
+        Exits rejected because the stop of their position had filled at the same open, with the
+        exchange's words: part of the game.
+    denied : tuple of str
+        All other orders denied or rejected, with the reason: the run fails.
     open_at_end : tuple of str
         Orders alive when the data ended: stops of open positions and orders of the last bar.
     settlements_due, settlements_booked : int
@@ -67,9 +78,13 @@ class Reconciliation:
     predictions_received: int
     decisions: int
     orders: int
+    fills: int
     unfinished: tuple[str, ...]
     disagreeing: tuple[str, ...]
+    misfilled: tuple[str, ...]
+    unprotected: tuple[str, ...]
     refused: tuple[str, ...]
+    denied: tuple[str, ...]
     open_at_end: tuple[str, ...]
     settlements_due: int
     settlements_booked: int
@@ -89,6 +104,9 @@ class Reconciliation:
         found += self._prediction_faults()
         found += _listed("orders neither closed nor explained", self.unfinished)
         found += _listed("orders on which ledger and engine disagree", self.disagreeing)
+        found += _listed("orders denied or rejected", self.denied)
+        found += _listed("market orders not filled at the next open", self.misfilled)
+        found += _listed("positions not protected by their stop", self.unprotected)
         due, booked = self.settlements_due, self.settlements_booked
         found += _unequal("settlements due", due, "booked", booked)
         # Written so that NaN is a fault.
@@ -120,8 +138,23 @@ class Reconciliation:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the counts for programs."""
-        return asdict(self)
+        """Return the counts for programs, and whether they balance; long lists are cut short."""
+        return {
+            "balanced": not self.faults(),
+            "records": self.records,
+            "bars": self.bars,
+            "predictions": self.predictions_published,
+            "decisions": self.decisions,
+            "orders": self.orders,
+            "fills": self.fills,
+            "settlements": self.settlements_booked,
+            "refused": len(self.refused),
+            "refused_first": list(self.refused[:LISTED]),
+            "open_at_end": len(self.open_at_end),
+            "open_at_end_first": list(self.open_at_end[:LISTED]),
+            "positions_at_end": dict(self.ledger_positions),
+            "cash": self.ledger_cash,
+        }
 
     def _prediction_faults(self) -> list[str]:
         found = []

@@ -142,6 +142,13 @@ def check_inputs(
             f"latency_ms must be less than half a bar, was {execution.latency_ms}: "
             f"lower it or take longer bars"
         )
+    stop = policy.stop_loss_frac
+    if stop is not None and stop * 10_000 <= execution.slippage_bps:
+        raise ConfigError(
+            f"stop_loss_frac must be more than the slippage of the entry "
+            f"({execution.slippage_bps:g} bp), was {stop:g}: its stop would be on the wrong side "
+            f"of the market as soon as it was sent; widen it"
+        )
     # A reversal is sent before the margin of the old position is free.
     needed = policy.position_frac * len(names) * (2 if policy.allow_short else 1)
     if needed > execution.leverage:

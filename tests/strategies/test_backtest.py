@@ -2,11 +2,10 @@
 
 import pandas as pd
 import pytest
-from nautilus_trader.model import Bar
 
-from catalog.errors import ConfigError, DataError, RunFailedError
-from strategies.backtest import FusionPolicy, Replay, run_backtest
-from strategies.replay_data import record_groups
+from catalog.errors import ConfigError, DataError
+from strategies import backtest
+from strategies.backtest import FusionPolicy, run_backtest
 
 HOUR = 3600 * 10**9
 LATENCY = 50_000_000
@@ -217,18 +216,75 @@ def test_predictions_wait_for_all_instruments_and_a_missing_bar_degrades_them(ma
     assert exits.ts_event.tolist() == [market.close_time(4) + LATENCY]
 
 
-def test_an_order_sent_before_a_gap_fills_at_the_last_close_and_not_after_it(market):
-    names = (market.BTC, market.ETH)
-    btc = market.bars([(30_000,) * 4, (1.0,) * 4, (40_000,) * 4, (40_000,) * 4], missing=(1,))
-    eth = market.flat(4, 2_000.0, market.ETH)
+@pytest.mark.parametrize("part", [2, 100_000])
+@pytest.mark.parametrize("others", [(), (1, 2)], ids=["the others trade on", "nobody trades"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_order_sent_before_a_gap_waits_for_its_own_next_open(
+    market, monkeypatch, alone, others, part
+):
+    monkeypatch.setattr(backtest, "PART_RECORDS", part)
+    rows = [(30_000,) * 4, *[(1.0,) * 4] * 2, (40_000, 40_200, 40_000, 40_100), (41_000,) * 4]
+    btc = market.bars(rows, missing=(1, 2))
+    eth = market.flat(5, 2_000.0, market.ETH, missing=others)
+    names = (market.BTC,) if alone else (market.BTC, market.ETH)
+    # A settlement within the gap finds nothing held, and moves no order.
+    inside = market.START + 2 * market.INTERVAL
+    rates = {market.START: 0.0, inside: 0.01}
     out = run_backtest(
-        market.inputs(btc, eth),
+        market.inputs(
+            *((btc,) if alone else (btc, eth)),
+            funding={name: market.funding(rates, name) for name in names},
+        ),
         market.predictor({0: {market.BTC: 0.7}}, names),
+        policy(position_frac=0.3),
+        market.execution(funding="recorded"),
+    )
+    fill = only(out.fills)
+    assert (fill.ts_event, fill.price) == (market.close_time(2) + LATENCY, 40_000.0)
+    assert only(out.orders).ts_init == market.close_time(0)
+    assert out.funding.empty
+
+
+def test_an_exit_that_waits_over_a_gap_meets_the_stop_at_the_open_after_it(market):
+    rows = [(30_000,) * 4, (30_000,) * 4, (1.0,) * 4, (28_000,) * 4, (28_000,) * 4]
+    names = (market.BTC, market.ETH)
+    out = run_backtest(
+        market.inputs(
+            market.bars(rows, missing=(2,)), market.flat(5, 2_000.0, market.ETH, missing=())
+        ),
+        market.predictor({0: {market.BTC: 0.7}, 1: {market.BTC: 0.3}}, names),
+        policy(stop_loss_frac=0.02, allow_short=False, position_frac=0.3),
+        market.execution(),
+    )
+    stop = only(out.fills, reason="stop_loss")
+    assert (stop.ts_event, stop.price) == (market.close_time(2) + LATENCY, 28_000.0)
+    assert out.positions.reason.tolist() == ["stop_loss"]
+    (refused,) = out.reconciliation.refused
+    assert "would have increased position" in refused
+
+
+def test_a_reversal_waits_over_a_gap_as_a_whole(market):
+    bars = market.bars(
+        [(30_000,) * 4, (30_000,) * 4, (1.0,) * 4, (30_100,) * 4, (30_100,) * 4], missing=(2,)
+    )
+    out = run_backtest(
+        market.inputs(bars), market.predictor({0: 0.7, 1: 0.3}), policy(), market.execution()
+    )
+    assert out.fills.price.tolist() == [30_000.0, 30_100.0, 30_100.0]
+    assert out.fills.side.tolist() == [1, -1, -1]
+
+
+def test_an_order_before_the_end_of_its_own_instrument_is_listed_and_never_filled(market):
+    names = (market.BTC, market.ETH)
+    out = run_backtest(
+        market.inputs(market.flat(3), market.flat(9, 2_000.0, market.ETH)),
+        market.predictor({2: {market.BTC: 0.7}}, names),
         policy(position_frac=0.3),
         market.execution(),
     )
-    fill = only(out.fills)
-    assert (fill.ts_event, fill.price) == (market.close_time(0) + LATENCY, 30_000.0)
+    assert out.fills.empty
+    assert out.orders.status.tolist() == ["OPEN_AT_END"]
+    assert out.reconciliation.open_at_end == tuple(out.orders.client_order_id)
 
 
 def test_a_reversal_closes_and_opens_at_one_open(market):
@@ -338,41 +394,3 @@ def test_a_time_that_was_predicted_is_reported(market):
         progress=lambda *call: seen.append(call),
     )
     assert seen[-1] == ("replay", 3, 3)
-
-
-@pytest.mark.parametrize("fault", ["no quotes", "no latency"])
-def test_the_test_of_the_next_open_would_notice_a_replay_without_it(market, fault):
-    class Wrong(Replay):
-        def add_data(self, engine, after, until):
-            if fault == "no latency":
-                return super().add_data(engine, after, until)
-            bars_only = [
-                batch
-                for batch in record_groups(self.inputs, self.execution)
-                if isinstance(batch[0], Bar)
-            ]
-            for batch in bars_only:
-                engine.add_data(batch)
-            return sum(map(len, bars_only))
-
-        def add_venue(self, engine, now):
-            wanted = {"latency_model": None} if fault == "no latency" else {}
-
-            class Proxy:
-                def __getattr__(self, name):
-                    return getattr(engine, name)
-
-                def add_venue(self, *arguments, **keywords):
-                    engine.add_venue(*arguments, **{**keywords, **wanted})
-
-            super().add_venue(Proxy(), now)
-
-    bars = market.bars([(30_000,) * 4, (30_500, 30_900, 30_400, 30_800), (31_000,) * 4])
-    arguments = (market.inputs(bars), market.predictor({0: 0.7}), policy(), market.execution())
-    right = run_backtest(*arguments).fills.iloc[0]
-    assert (right.ts_event, right.price) == (market.close_time(0) + LATENCY, 30_500.0)
-    try:
-        wrong = Wrong(*arguments).run(lambda *_: None).fills.iloc[0]
-    except RunFailedError:
-        return
-    assert (wrong.ts_event, wrong.price) != (right.ts_event, right.price)

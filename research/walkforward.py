@@ -181,7 +181,8 @@ def walk_forward(
     frames, reports = _run_folds(table, folds, config, progress)
     del table, folds  # the largest things of a run, and done with
     fitted = time.perf_counter()
-    result = _assemble(panel, config, frames, reports, progress)
+    with one_blas_thread():
+        result = _assemble(panel, config, frames, reports, progress)
     result.seconds.update(
         features=prepared - started,
         fit=fitted - prepared,
@@ -255,8 +256,8 @@ def evaluate(
     prepared = time.perf_counter()
     with one_blas_thread():
         frame = predict_rows(table, rows, model, fold=0)
-    report = _report(Fold(0, start, end, np.empty(0, dtype=np.int64), rows), model)
-    result = _assemble(panel, config, [frame], [report], progress)
+        report = _report(Fold(0, start, end, np.empty(0, dtype=np.int64), rows), model)
+        result = _assemble(panel, config, [frame], [report], progress)
     result.seconds.update(features=prepared - started, metrics=time.perf_counter() - prepared)
     return result
 

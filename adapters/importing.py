@@ -193,6 +193,12 @@ def _outcome(
     retimed = sum(result.retimed for result in report.results)
     if retimed:
         notes.append(f"{retimed:,} records known under another time keep the first one")
+    superseded = sum(result.superseded for result in report.results)
+    if superseded:
+        notes.append(
+            f"{superseded:,} records have been restated since this file said the same before; "
+            f"they stay so. If it is a new download, import it under another name"
+        )
     return FileOutcome(
         name,
         "took" if report.added or report.restated else "unchanged",

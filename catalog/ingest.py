@@ -49,6 +49,8 @@ class SourceResult:
         Records whose content differs from the known; kept as a vintage.
     retimed : int
         Those of `known` whose `ts_init` differs; the first stamp stays.
+    superseded : int
+        Those of `known` that a later import has changed since this source last said the same.
     start, end : int
         First and last `ts_init` offered, UTC nanoseconds.
     notes : tuple of str
@@ -67,6 +69,7 @@ class SourceResult:
     known: int = 0
     restated: int = 0
     retimed: int = 0
+    superseded: int = 0
     start: int = 0
     end: int = 0
     notes: tuple[str, ...] = ()

@@ -5,8 +5,18 @@ What happens to a record whose key is already there:
 - equal content: nothing (imports are idempotent);
 - equal content under another `ts_init`: the first stamp stays, and it is counted (`retimed`);
 - other content: a restatement. The record goes into a vintage of its own, known from the moment
-  of this import, and the first one stays what a plain read returns. Content that any vintage
-  holds already is not restated again, so that importing two downloads in turn settles.
+  of this import, and the first one stays what a plain read returns.
+
+What is "other" is judged against the last that the catalog learned without a declared vintage:
+the first vintage and the automatic ones after it. So a return to an earlier value (A, B, A) is a
+restatement too, known from its import. Records with a declared vintage are compared with that
+vintage; where they differ from it, with the automatic ones that came after it. Two things are not
+news, although they differ from that:
+
+- what the newest vintage of all says already, a declared one included;
+- a file that says to the last bit what it said when it was last imported. Importing two
+  downloads in turn would never settle otherwise. Such records are counted (`superseded`) and
+  reported, because a new download that happens to carry the old name and content looks the same.
 """
 
 from __future__ import annotations
@@ -14,7 +24,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +38,7 @@ from catalog.checks import (
     same_key,
     take,
 )
-from catalog.encoding import Records, decode, encode, file_name
+from catalog.encoding import Records, content_digest, decode, encode, file_name
 from catalog.instruments import (
     KNOWN,
     InstrumentSpec,
@@ -55,6 +65,7 @@ class Counts:
     known: int = 0
     restated: int = 0
     retimed: int = 0
+    superseded: int = 0
 
 
 @dataclass(slots=True)
@@ -169,21 +180,24 @@ def merge(workspace: Workspace, batches: Sequence[CheckedBatch]) -> list[Counts]
     compared = _compare(kind, joined([*stored, incoming]))
     is_new = ~compared.repeated & (compared.order >= n_stored)
     owners = owner[np.maximum(compared.order - n_stored, 0)]
-    restated = np.zeros(len(batches), dtype=np.int64)
     if is_new.any():
         merged = in_time_order(kind, take(compared.ordered, ~compared.repeated))
         new = workspace.write(kind, first.series, label, merged)
         workspace.replace_files(record, layer, touched, new)
-    if compared.changed.any():
-        candidates = take(compared.ordered, compared.changed)
-        taken = _restate(workspace, first.series, kind, label, candidates)
-        restated = _per_owner(owners[compared.changed][taken], len(batches))
-    return _counts(
-        batches,
-        _per_owner(owners[is_new], len(batches)),
-        restated,
-        _per_owner(owners[compared.retimed], len(batches)),
-    )
+    # Records with a declared vintage that say what that vintage says are never news.
+    rows = np.flatnonzero(compared.repeated if label == FIRST_VINTAGE else compared.changed)
+    repeats = _Repeats(take(compared.ordered, rows), owners[rows], compared.changed[rows])
+    restated, superseded = _restate(workspace, batches, repeats)
+    found = [
+        _per_owner(owner_of, len(batches))
+        for owner_of in (
+            owners[is_new],
+            repeats.owners[restated],
+            owners[compared.retimed],
+            repeats.owners[superseded],
+        )
+    ]
+    return _counts(batches, *found)
 
 
 def _counts(
@@ -191,12 +205,14 @@ def _counts(
     added: NDArray[np.int64],
     restated: NDArray[np.int64],
     retimed: NDArray[np.int64],
+    superseded: NDArray[np.int64],
 ) -> list[Counts]:
     found = []
     for place, batch in enumerate(batches):
         total = len(batch.records["ts_init"])
         new, other = int(added[place]), int(restated[place])
-        found.append(Counts(new, total - new - other, other, int(retimed[place])))
+        known = total - new - other
+        found.append(Counts(new, known, other, int(retimed[place]), int(superseded[place])))
     return found
 
 
@@ -257,41 +273,135 @@ def _compare(kind: Kind, table: Records) -> _Comparison:
     return _Comparison(ordered, order, repeated, repeated & ~equal, retimed)
 
 
+@dataclass(frozen=True, slots=True)
+class _Repeats:
+    """Incoming records whose key is stored, by key and arrival.
+
+    `owners` are the places of their batches, `changed` is where they differ from their vintage.
+    """
+
+    records: Records
+    owners: NDArray[np.int64]
+    changed: Mask
+
+
 def _restate(
-    workspace: Workspace, series: str, kind: Kind, label: str, candidates: Records
-) -> NDArray[np.int64]:
-    """Keep changed records in vintages of their own; return which of them were new."""
-    record = workspace.state.find(kind, series)
-    if record is None:
-        raise AssertionError("records are restated only in a series that is stored")
-    rows = np.arange(len(candidates["ts_init"]))
-    for layer in record.layers:
-        if layer.label != label and len(rows):
-            for file in layer.files:
-                existing = workspace.read(kind, file)
-                rows = rows[~_held(kind, existing, take(candidates, rows))]
-    taken = rows
+    workspace: Workspace, batches: Sequence[CheckedBatch], repeats: _Repeats
+) -> tuple[Mask, Mask]:
+    """Keep what is news in vintages of its own; return which records are, and which are old."""
+    first = batches[0].batch
+    kind, label = first.kind, first.vintage
+    restated = np.zeros(len(repeats.owners), dtype=np.bool_)
+    superseded = restated.copy()
+    record = workspace.state.find(kind, first.series)
+    if record is None or not (repeats.changed.any() or _after(record, label)):
+        return restated, superseded
+    rows = np.arange(len(repeats.owners))
     while len(rows):
-        # One vintage holds one record per key; a key that changed twice in one import needs two.
-        compared = _compare(kind, take(candidates, rows))
-        current = workspace.state.find(kind, series) or record
-        layer = _new_layer(_automatic_label(current, workspace.now), None, workspace.now)
-        fresh = in_time_order(kind, take(compared.ordered, ~compared.repeated))
-        new = workspace.write(kind, series, layer.label, fresh)
-        workspace.replace_files(current, layer, [], new)
-        rows = rows[compared.order[compared.changed]]
-    return taken
+        # One vintage holds one record per key; a key that comes twice in one import takes turns.
+        again = same_key(kind, take(repeats.records, rows))
+        turn, rows = rows[~again], rows[again]
+        record = workspace.state.find(kind, first.series) or record
+        candidates = take(repeats.records, turn)
+        news = turn[_is_news(workspace, record, label, candidates, repeats.changed[turn])]
+        owners = np.unique(repeats.owners[news]).tolist()
+        old = [owner for owner in owners if _said_last(workspace.state, batches[owner])]
+        is_old = np.isin(repeats.owners[news], old)
+        superseded[news[is_old]] = True
+        restated[news[~is_old]] = True
+        if not is_old.all():
+            _keep(workspace, record, take(repeats.records, news[~is_old]))
+    return restated, superseded
 
 
-def _held(kind: Kind, existing: Records, candidates: Records) -> Mask:
-    """Return which candidates a table with unique keys holds with equal content."""
-    compared = _compare(kind, joined([existing, candidates]))
-    n_existing = len(existing["ts_init"])
-    firsts = compared.order[np.flatnonzero(~compared.repeated)[np.cumsum(~compared.repeated) - 1]]
-    held = compared.repeated & ~compared.changed & (firsts < n_existing)
-    found = np.zeros(len(candidates["ts_init"]), dtype=np.bool_)
-    found[compared.order[held] - n_existing] = True
+def _keep(workspace: Workspace, record: SeriesRecord, records: Records) -> None:
+    """Write restated records, one per key, as a vintage that is known from now on."""
+    known = [layer.known_at or 0 for layer in record.layers if _is_automatic(layer)]
+    # The order of knowledge must not hang on a clock that stood still between two of them.
+    moment = max([workspace.now, *(at + 1 for at in known)])
+    layer = Layer(_automatic_label(record, workspace.now), moment, workspace.now)
+    sorted_records = in_time_order(record.kind, records)
+    new = workspace.write(record.kind, record.series, layer.label, sorted_records)
+    workspace.replace_files(record, layer, [], new)
+
+
+def _is_automatic(layer: Layer) -> bool:
+    return layer.label.startswith(AUTOMATIC_PREFIX)
+
+
+def _after(record: SeriesRecord, label: str) -> list[Layer]:
+    """Return the vintages that became known after one, the newest first."""
+    labels = [layer.label for layer in record.layers]
+    return list(reversed(record.layers[labels.index(label) + 1 :]))
+
+
+def _is_news(
+    workspace: Workspace, record: SeriesRecord, label: str, candidates: Records, changed: Mask
+) -> Mask:
+    """Return which records say something else than the last that was known; see the module."""
+    later = _after(record, label)
+    automatic = [layer for layer in later if _is_automatic(layer)]
+    news = _differs(workspace, record.kind, automatic, candidates, changed)
+    rows = np.flatnonzero(news)
+    known = [layer for layer in later if _is_automatic(layer) or _known_by(layer, workspace.now)]
+    if len(rows) and known != automatic:
+        some = take(candidates, rows)
+        news[rows] = _differs(workspace, record.kind, known, some, changed[rows])
+    return news
+
+
+def _known_by(layer: Layer, moment: int) -> bool:
+    return layer.known_at is None or layer.known_at <= moment
+
+
+def _differs(
+    workspace: Workspace, kind: Kind, layers: Sequence[Layer], candidates: Records, else_: Mask
+) -> Mask:
+    """Return where records differ from the first layer that has their key; `else_` if none has."""
+    found = else_.copy()
+    rows = np.arange(len(else_))
+    for file in (file for layer in layers for file in layer.files):
+        if not len(rows):
+            break
+        stamps = candidates["ts_event"][rows]
+        if file.first_event > int(stamps.max()) or file.last_event < int(stamps.min()):
+            continue
+        existing = workspace.read(kind, file)
+        n_existing = len(existing["ts_init"])
+        compared = _compare(kind, joined([existing, take(candidates, rows)]))
+        places = compared.order[compared.repeated] - n_existing
+        found[rows[places]] = compared.changed[compared.repeated]
+        rows = np.delete(rows, places)
     return found
+
+
+def _said_last(state: Manifest, batch: CheckedBatch) -> bool:
+    """Return whether a source says exactly what it said when something of it was last taken.
+
+    A source is known by its name; one whose whole name is new by the name without folders, because
+    importing a folder and importing a file of it give the file two names.
+    """
+    given = batch.batch
+    entries = [
+        [
+            entry
+            for entry in commit["sources"]
+            if (entry["kind"], entry["series"], entry["vintage"])
+            == (given.kind, given.series, given.vintage)
+        ]
+        for commit in reversed(state.commits)
+    ]
+    for name in (str, _base_name):
+        for sources in entries:
+            same = [one for one in sources if name(one["source"]) == name(given.source)]
+            if same:
+                digest = content_digest(given.kind, batch.records)
+                return digest in {one["content_sha256"] for one in same}
+    return False
+
+
+def _base_name(source: str) -> str:
+    return PurePath(source).name
 
 
 def _automatic_label(record: SeriesRecord, now: int) -> str:

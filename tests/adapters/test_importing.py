@@ -201,6 +201,21 @@ def test_a_restated_month_with_equal_stamps_is_kept_as_a_vintage(
     assert first.rows == 1
 
 
+def test_a_folder_whose_files_disagree_settles_and_says_so(
+    text_file, klines, candles, catalog, options
+):
+    frame = candles(40)
+    changed = frame.assign(volume=frame["volume"] + 1.0)
+    name = "BTCUSDT-15m-2024-01.csv"
+    text_file(f"january/{name}", klines(frame))
+    inbox = text_file(f"redone/{name}", klines(changed)).parent.parent
+    first = import_path(inbox, catalog, options=options)
+    assert [(file.added, file.restated) for file in first.files] == [(80, 0), (0, 80)]
+    again = import_path(inbox, catalog, options=options)
+    assert [file.status for file in again.files] == ["unchanged", "unchanged"]
+    assert "80 records have been restated since this file said the same before" in str(again)
+
+
 def test_the_restated_pair_lives_side_by_side(shared_data, catalog):
     folder = shared_data / "onchain"
     options = ImportOptions(now_ns=parse_time("2026-01-01"))

@@ -127,7 +127,7 @@ def test_changed_content_with_equal_stamps_becomes_a_vintage(catalog: Catalog) -
 
 def test_a_restatement_is_not_kept_twice(catalog: Catalog) -> None:
     catalog.ingest([bars(0, 8)])
-    other = bars(0, 8, volume=np.full(8, 9.5))
+    other = bars(0, 8, source="other.csv", volume=np.full(8, 9.5))
     catalog.ingest([other])
     for batch in (bars(0, 8), other):
         report = catalog.ingest([batch])

@@ -2,8 +2,8 @@
 
 Fatal faults make a series unusable: damaged files, impossible prices, a clock that runs
 backwards. The importer refuses most of them at the door; they are checked again here because disks
-decay and files can be changed. Warnings are for eyes: gaps, candles without volume, returns far
-outside the series' own distribution.
+decay and files can be changed. Warnings are for eyes: gaps, candles without volume, returns and
+wicks far outside the series' own distribution, prices that stand still while trades go on.
 """
 
 from __future__ import annotations
@@ -21,14 +21,18 @@ from catalog.checks import Mask, key_order, same_key, take
 from catalog.encoding import Records
 from catalog.errors import DataError, IntegrityError
 from catalog.instruments import parse_bar_type
+from catalog.inventory import instrument_of
 from catalog.manifest import SeriesRecord
 from catalog.progress import Progress, no_progress
 from catalog.reading import Query
 from catalog.records import COLUMNS, Kind
 from catalog.store import Catalog, Request
 from catalog.timestamps import format_time, interval_ns
+from catalog.transactions import read_file
 
 type Severity = Literal["fatal", "warn", "info"]
+type Subject = Kind | Literal["instrument"]
+"""What a finding is about: a series of a kind, or the stored definition of an instrument."""
 
 SHOWN = 3
 """How many places a finding names."""
@@ -38,9 +42,18 @@ OUTLIER_ROBUST_Z = 40.0
 median a change must be to count as an outlier. Crypto's tails are fat: in 83,327 returns of BTC
 over 15 minutes 16 lie beyond 20 and one beyond 40 (the crash of 2023-08-17)."""
 
+WICK_ROBUST_Z = 100.0
+"""The same for how far a bar's high or low reaches beyond its open and close. Wicks have fatter
+tails than returns: of 880,000 bars of 16 coins 16 lie beyond 100, none beyond 250."""
+
+STALE_BARS = 8
+"""From how many bars in a row with equal prices, and volume, a feed counts as stuck. Quiet coins
+reach four."""
+
 GAP_FACTOR = 1.5
 """A step between two records longer than this many usual ones is a gap (slow series)."""
 
+_PRICES = ("open", "high", "low", "close")
 _MAD_TO_SIGMA = 1.4826
 
 
@@ -51,7 +64,7 @@ class Finding:
     Parameters
     ----------
     kind, series
-        Where; see `catalog.records.Batch`.
+        Where; see `catalog.records.Batch`. Of a damaged definition: ``instrument`` and its id.
     check : str
         Which check, such as ``gaps``.
     severity : Severity
@@ -64,7 +77,7 @@ class Finding:
         What was found, in words.
     """
 
-    kind: Kind
+    kind: Subject
     series: str
     check: str
     severity: Severity
@@ -206,7 +219,27 @@ def _check(catalog: Catalog, requests: Sequence[Request], progress: Progress) ->
         findings += sorted(found, key=lambda finding: rank[finding.severity])
         records += rows
         progress("check", done, len(requests))
-    return QualityReport(tuple(findings), len(requests), records)
+    return QualityReport((*_definitions(catalog, requests), *findings), len(requests), records)
+
+
+def _definitions(catalog: Catalog, requests: Sequence[Request]) -> list[Finding]:
+    """Return which stored definitions of the requests' instruments are missing or damaged."""
+    records = [catalog.reader.series(kind, series) for kind, series, _, _ in requests]
+    wanted = {instrument_of(record) for record in records}
+    findings = []
+    for name, file in sorted(catalog.manifest.instrument_files.items()):
+        if name not in wanted:
+            continue
+        try:
+            read_file(catalog.path, catalog.manifest, file)
+        except FileNotFoundError:
+            place = f"file {file.path} of the catalog must exist, was missing"
+        except IntegrityError as error:
+            place = str(error)
+        else:
+            continue
+        findings.append(Finding("instrument", name, "files", "fatal", 1, (place,), _DAMAGED))
+    return findings
 
 
 def _check_series(
@@ -287,6 +320,8 @@ class _Look:
             self._prices(rows)
             self._candles(rows)
             self._volume(rows)
+            self._wicks(rows)
+            self._stale(rows)
         if self.kind == "index":
             self._candles(rows)
         if self.kind == "bar_flow":
@@ -319,7 +354,7 @@ class _Look:
         self.where("duplicates", "fatal", repeated, ordered["ts_init"], detail)
 
     def _prices(self, rows: Records) -> None:
-        lowest = np.minimum.reduce([rows[name] for name in ("open", "high", "low", "close")])
+        lowest = np.minimum.reduce([rows[name] for name in _PRICES])
         self.where("prices", "fatal", lowest <= 0, rows["ts_init"], "price is zero or negative")
 
     def _candles(self, rows: Records) -> None:
@@ -334,6 +369,38 @@ class _Look:
         ts_init, volume = rows["ts_init"], rows["volume"]
         self.where("volume", "fatal", volume < 0, ts_init, "volume is negative")
         self.where("volume", "warn", volume == 0, ts_init, "bars without volume")
+
+    def _wicks(self, rows: Records) -> None:
+        """Look for highs and lows far beyond the body: a bad print leaves open and close alone."""
+        prices = {name: np.where(rows[name] > 0, rows[name], np.nan) for name in _PRICES}
+        body = prices["open"], prices["close"]
+        above = np.log(prices["high"] / np.maximum(*body))
+        below = np.log(np.minimum(*body) / prices["low"])
+        scores = np.fmax(robust_z(above), robust_z(below))
+        broken = scores > WICK_ROBUST_Z
+        if broken.any():
+            detail = (
+                f"highs or lows beyond {WICK_ROBUST_Z:g} robust standard deviations from the "
+                f"body, the largest at {float(np.nanmax(scores)):.0f}"
+            )
+            self.where("wicks", "warn", broken, rows["ts_init"], detail)
+
+    def _stale(self, rows: Records) -> None:
+        """Look for prices that stand still although volume is reported."""
+        repeats = rows["volume"][1:] > 0
+        for name in _PRICES:
+            repeats &= np.diff(rows[name]) == 0
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], repeats, [0]))))
+        # A run of n equal bars is n - 1 repeats of its first one.
+        starts, lengths = edges[::2], np.diff(edges)[::2] + 1
+        long = lengths >= STALE_BARS
+        if long.any():
+            first = tuple(format_time(int(rows["ts_init"][row])) for row in starts[long][:SHOWN])
+            detail = (
+                f"bars in runs of {STALE_BARS} and more with equal prices in spite of volume, the "
+                f"longest of {int(lengths.max())}"
+            )
+            self.add("stale", "warn", int(lengths[long].sum()), first, detail)
 
     def _steps(self, rows: Records) -> None:
         """Look for gaps and outliers from one record to the next."""
@@ -376,14 +443,14 @@ class _Look:
             if missing:
                 total += missing
                 metrics.append(name)
-                places += [f"{name} after {place}" for place in found]
+                places += [f"{name} {place}" for place in found]
         if total:
             detail = f"days are missing in {len(metrics)} of {len(names)} metrics"
             self.add("gaps", "warn", total, tuple(places[:SHOWN]), detail)
 
 
 def _gaps(ts_event: Int64Array, usual: int | None) -> tuple[int, tuple[str, ...]]:
-    """Return how many records are missing, and after which ones the first gaps are."""
+    """Return how many records are missing, and the first missing one of the first gaps."""
     if len(ts_event) < 3:
         return 0, ()
     steps = np.diff(ts_event)
@@ -392,7 +459,7 @@ def _gaps(ts_event: Int64Array, usual: int | None) -> tuple[int, tuple[str, ...]
         return 0, ()
     wide = np.flatnonzero(steps > GAP_FACTOR * step)
     missing = int(np.sum(np.rint(steps[wide] / step).astype(np.int64) - 1))
-    return missing, tuple(format_time(int(ts_event[row])) for row in wide[:SHOWN])
+    return missing, tuple(format_time(int(ts_event[row]) + step) for row in wide[:SHOWN])
 
 
 def robust_z(values: Float64Array) -> NDArray[np.float64]:

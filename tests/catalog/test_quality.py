@@ -18,6 +18,7 @@ from catalog.transactions import commit, settle
 from tests.catalog.builders import (
     BTC,
     BTC_15M,
+    ETH,
     START,
     bar_columns,
     bars,
@@ -116,7 +117,7 @@ def test_known_before_it_happened_is_fatal(catalog: Catalog) -> None:
 def test_gaps_are_counted_in_missing_bars(catalog: Catalog) -> None:
     catalog.ingest([bars(0, 4, source="a"), bars(7, 4, source="b"), bars(12, 2, source="c")])
     assert found(catalog) == {
-        "gaps": ("warn", 4, ("2024-01-01 01:00:00", "2024-01-01 02:45:00")),
+        "gaps": ("warn", 4, ("2024-01-01 01:15:00", "2024-01-01 03:00:00")),
     }
 
 
@@ -126,9 +127,9 @@ def test_gaps_of_slow_series(catalog: Catalog) -> None:
     later = onchain({"A": [1.0] * 3}, first_day=6, source="later")
     catalog.ingest([days, later])
     findings = {f.kind: f for f in check(catalog).findings}
-    assert (findings["funding"].count, findings["funding"].first) == (1, ("2024-01-02 00:00:00",))
+    assert (findings["funding"].count, findings["funding"].first) == (1, ("2024-01-02 08:00:00",))
     assert findings["onchain"].count == 2
-    assert findings["onchain"].first == ("A after 2024-01-05 00:00:00",)
+    assert findings["onchain"].first == ("A 2024-01-06 00:00:00",)
     assert findings["onchain"].detail == "days are missing in 1 of 2 metrics"
 
 
@@ -153,6 +154,51 @@ def test_outliers_are_found_where_they_are(catalog: Catalog) -> None:
     severity, count, first = found(catalog)["outliers"]
     assert (severity, count) == ("warn", 2)
     assert first == ("2024-01-02 01:15:00", "2024-01-02 01:30:00")
+
+
+@pytest.mark.parametrize(("name", "factor"), [("low", 0.2), ("high", 3.0)])
+def test_a_bad_print_inside_a_bar_is_found(catalog: Catalog, name: str, factor: float) -> None:
+    price = bar_columns(0, 300)[name].copy()
+    price[100] = np.round(price[100] * factor, 1)
+    catalog.ingest([bars(0, 300, **{name: price})])
+    assert found(catalog) == {"wicks": ("warn", 1, ("2024-01-02 01:15:00",))}
+    assert require_sound(catalog, REQUEST).fatal == ()
+
+
+@pytest.mark.parametrize(("count", "reported"), [(7, False), (8, True), (31, True)])
+def test_prices_that_stand_still_while_volume_goes_on_are_found(
+    catalog: Catalog, count: int, reported: bool
+) -> None:
+    columns = {name: np.array(values) for name, values in bar_columns(0, 60).items()}
+    for name in ("open", "high", "low", "close"):
+        columns[name][10 : 10 + count] = 40_123.4
+    catalog.ingest([bars(0, 60, **{n: columns[n] for n in ("open", "high", "low", "close")})])
+    expected = {"stale": ("warn", count, ("2024-01-01 02:45:00",))} if reported else {}
+    assert {name: what for name, what in found(catalog).items() if name == "stale"} == expected
+
+
+def test_a_market_without_trades_is_not_stale(catalog: Catalog) -> None:
+    level = np.full(20, 40_000.0)
+    prices = dict.fromkeys(("open", "high", "low", "close"), level)
+    catalog.ingest([bars(0, 20, volume=np.zeros(20), **prices)])
+    assert set(found(catalog)) == {"volume"}
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_damaged_definition_is_fatal_for_its_instrument(catalog: Catalog, missing: bool) -> None:
+    catalog.ingest([bars(), funding(), funding(instrument=ETH), onchain({"A": [1.0]})])
+    path = catalog.path / catalog.manifest.instrument_files[BTC].path
+    if missing:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    (finding,) = check(catalog).fatal
+    assert (finding.kind, finding.series, finding.check) == ("instrument", BTC, "files")
+    for kind, series in (("bars", BTC_15M), ("funding", BTC)):
+        with pytest.raises(IntegrityError, match=path.name):
+            require_sound(catalog, [(kind, series, None, None)])  # type: ignore[list-item]
+    sound: list[Any] = [("funding", ETH, None, None), ("onchain", "coinmetrics.btc", None, None)]
+    assert require_sound(catalog, sound).fatal == ()
 
 
 def test_a_restated_series_is_a_note(catalog: Catalog) -> None:
@@ -197,7 +243,7 @@ def test_the_table_is_aligned_and_complete(catalog: Catalog) -> None:
     assert lines[1].split() == ["severity", "kind", "series", "check", "count"]
     assert lines[2].split() == ["warn", "bars", BTC_15M, "gaps", "3"]
     assert len(lines[1]) == len(lines[2])
-    assert lines[3] == "    records are missing: 2024-01-01 01:00:00"
+    assert lines[3] == "    records are missing: 2024-01-01 01:15:00"
 
 
 def test_progress_is_told(catalog: Catalog) -> None:

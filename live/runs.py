@@ -43,7 +43,7 @@ PREDICTIONS_FILE = "predictions.parquet"
 TEARSHEET_FILE = "tearsheet.html"
 TABLES = ("decisions", "orders", "fills", "positions", "funding", "equity")
 """The frames of a replay that are saved, each as NAME.parquet."""
-_M_MMAP_THRESHOLD = -3  # glibc, malloc.h
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # glibc, malloc.h
 _PACKAGES = ("catalog", "adapters", "research", "strategies", "live")
 
 
@@ -84,6 +84,8 @@ def keep_large_blocks_apart() -> None:
     """
     if (set_option := _allocator("mallopt")) is not None:
         set_option(_M_MMAP_THRESHOLD, 1 << 20)
+        # One arena for all threads: each of their own would keep what its thread once needed.
+        set_option(_M_ARENA_MAX, 1)
 
 
 def release_memory() -> None:

@@ -79,7 +79,7 @@ def demo(
 
         with progress_bars() as progress:
             summary = make_demo(catalog, out_folder, progress=progress)
-        emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False))
+        emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False, soft_wrap=True))
 
 
 @app.command()
@@ -117,7 +117,7 @@ def walkforward(
             summary = run_walkforward(
                 settings, catalog, out_folder, overwrite=overwrite, progress=progress
             )
-        emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False))
+        emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False, soft_wrap=True))
 
 
 @app.command()
@@ -154,7 +154,7 @@ def backtest(
                 overwrite=overwrite,
                 progress=progress,
             )
-        emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False))
+        emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False, soft_wrap=True))
 
 
 @app.command()
@@ -198,7 +198,7 @@ def evaluate(
             summary = evaluate_bundle(
                 bundle, catalog, out_folder, span, overwrite=overwrite, progress=progress
             )
-        emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False))
+        emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False, soft_wrap=True))
 
 
 @app.command()

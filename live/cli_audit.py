@@ -43,7 +43,7 @@ def lookahead(
         settings = load_profile(profile, set_ or ())
         with progress_bars() as progress:
             report = audit_lookahead(settings, catalog, cuts=cuts, progress=progress)
-        emit(report.to_json(), json, lambda: out.print(str(report), markup=False))
+        emit(report.to_json(), json, lambda: out.print(str(report), markup=False, soft_wrap=True))
         if report.violations:
             raise typer.Exit(AuditFailedError.exit_code)
 
@@ -67,6 +67,6 @@ def parity(
             report = audit_parity(
                 settings, catalog, span=(optional_time(from_), optional_time(to)), progress=progress
             )
-        emit(report.to_json(), json, lambda: out.print(str(report), markup=False))
+        emit(report.to_json(), json, lambda: out.print(str(report), markup=False, soft_wrap=True))
         if not report.identical:
             raise typer.Exit(AuditFailedError.exit_code)

@@ -16,6 +16,8 @@ When things happen, for a decision at the close ``t`` of a bar (``interval`` lon
 ============================  ======================================================
 
 A stop is live within its entry bar from that bar's open on: the two latencies are milliseconds.
+Where the instrument's next bar is missing, its market orders wait for the first open that it has,
+whatever other instruments do; an order with no open to come never fills.
 Prices are floats that are the nearest to a decimal on the instrument's tick; the arithmetic that
 decides a tick is done in `decimal`, so it does not depend on binary rounding.
 """

@@ -114,7 +114,7 @@ def make_execution(**changes: object) -> ExecutionConfig:
     return ExecutionConfig(**{**fields, **changes})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def market() -> SimpleNamespace:
     """The builders above: test modules cannot import from here."""
     return SimpleNamespace(

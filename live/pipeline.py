@@ -41,7 +41,6 @@ from research.predictor import (
 from research.training import predictor_spec, train_until
 from research.walkforward import check_unseen, walk_forward
 from research.walkforward import evaluate as evaluate_model
-from strategies.outcome import RunFrames
 
 if TYPE_CHECKING:
     from strategies.backtest import BacktestOutcome
@@ -284,7 +283,7 @@ class _Job:
         out: Path,
         command: dict[str, Any],
         predictions: Predictions,
-        outcome: RunFrames,
+        outcome: BacktestOutcome,
         *,
         overwrite: bool,
     ) -> RunSummary:

@@ -42,7 +42,7 @@ from research.references import REFERENCES
 from research.report import FoldMark
 from research.tearsheet import TearsheetData, write_tearsheet
 from research.walkforward import WalkForwardResult
-from strategies.outcome import RunFrames
+from strategies.outcome import BacktestOutcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,8 +155,8 @@ class RunResult:
         Name and arguments, enough to run it again.
     predictions : Predictions
         What was predicted and what it is worth.
-    outcome : RunFrames
-        The replay.
+    outcome : BacktestOutcome
+        The replay, reconciled.
     bars, funding
         What was replayed, for buy-and-hold.
     start, end : int
@@ -166,7 +166,7 @@ class RunResult:
     profile: Profile
     command: dict[str, Any]
     predictions: Predictions
-    outcome: RunFrames
+    outcome: BacktestOutcome
     bars: Sequence[BarArrays]
     funding: Mapping[str, SeriesArrays]
     start: int
@@ -235,6 +235,7 @@ def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
         "schema_version": 1,
         "command": run.command,
         "provenance": metrics["provenance"],
+        "reconciliation": run.outcome.reconciliation.to_json(),
         "numbers": numbers_hash(metrics),
         "files": file_hashes(folder),
     }

@@ -66,6 +66,7 @@ def test_a_fold_that_is_not_purged_is_found(
     assert "raw_prob" in found(profile, catalog)
 
 
+@pytest.mark.slow
 def test_a_calibration_fitted_on_the_tested_block_is_found(
     profile: Profile, catalog: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +82,7 @@ def test_a_calibration_fitted_on_the_tested_block_is_found(
     assert "prob_up" in found(profile, catalog)
 
 
+@pytest.mark.slow
 def test_a_size_scaled_by_the_tested_blocks_volatility_is_found(
     profile: Profile, catalog: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,7 +90,7 @@ def test_a_size_scaled_by_the_tested_blocks_volatility_is_found(
 
     def scaled(self: Any, panel: Any, frame: Any) -> Any:
         closes = panel.bars[0].between(self.profile.validation.test_start, None).close
-        volatility = float(np.std(np.diff(np.log(closes))))
+        volatility = float(np.std(np.diff(np.log(closes)))) if len(closes) > 1 else 0.0
         policy = self.profile.strategy.model_copy(
             update={"position_frac": 0.2 / (1.0 + 10.0 * volatility)}
         )
@@ -99,6 +101,7 @@ def test_a_size_scaled_by_the_tested_blocks_volatility_is_found(
     assert "target_weight" in found(profile, catalog)
 
 
+@pytest.mark.slow
 def test_a_strategy_that_sees_the_next_prediction_is_found(
     profile: Profile, catalog: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,41 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from catalog.errors import AuditFailedError
 from catalog.timestamps import format_time
-
-
-class OutcomeFrames(Protocol):
-    """What is compared of a run; the columns are those of `strategies.backtest`."""
-
-    @property
-    def decisions(self) -> pd.DataFrame:
-        """Decisions with their predictions."""
-
-    @property
-    def orders(self) -> pd.DataFrame:
-        """Orders."""
-
-    @property
-    def fills(self) -> pd.DataFrame:
-        """Fills."""
-
-    @property
-    def positions(self) -> pd.DataFrame:
-        """Positions."""
-
-    @property
-    def funding(self) -> pd.DataFrame:
-        """Settlements."""
-
-    @property
-    def equity(self) -> pd.DataFrame:
-        """Equity at every bar."""
+from strategies.outcome import RunFrames
 
 
 class _Kind(NamedTuple):
@@ -150,12 +123,12 @@ class ParityReport:
             )
 
 
-def compare(backtest: OutcomeFrames, live: OutcomeFrames) -> ParityReport:
+def compare(backtest: RunFrames, live: RunFrames) -> ParityReport:
     """Compare two runs over the same data, row by row and bit by bit (NaN equals NaN).
 
     Parameters
     ----------
-    backtest, live : OutcomeFrames
+    backtest, live : RunFrames
         The frames of `strategies.backtest.run_backtest` and `live.live_replay.run_live_replay`.
 
     Raises

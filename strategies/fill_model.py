@@ -24,6 +24,7 @@ from nautilus_trader.model import (
     Quantity,
 )
 
+from catalog.errors import RunFailedError
 from strategies.callbacks import guarded
 from strategies.execution import (
     BUY,
@@ -92,7 +93,7 @@ class ReplayFillModel(FillModel):
         if order.order_type == OrderType.STOP_MARKET:
             reference = stop_reference(side, price_number(order.trigger_price), reference)
         elif order.order_type != OrderType.MARKET:
-            raise NotImplementedError(
+            raise RunFailedError(
                 f"order type must be MARKET or STOP_MARKET, was {order.order_type}"
             )
         price = slipped_price(side, reference, self._market.execution.slippage_bps, terms.tick)

@@ -16,17 +16,18 @@ candle that closes at 08:00 is itself idealised to that instant.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from adapters import checks
-from adapters.checks import IntColumn, Place
+from adapters.checks import FloatColumn, IntColumn, Place
 from adapters.options import ImportOptions
 from adapters.sources import SourceFile, TextTable, read_text
 from catalog.errors import ConfigError, DataError
 from catalog.instruments import bar_type
-from catalog.records import Batch
+from catalog.records import AnyArray, Batch
 from catalog.timestamps import NS_PER_HOUR, NS_PER_SECOND, interval_ns
 
 VENUE = "BINANCE"
@@ -182,11 +183,27 @@ def _klines(place: Place, market: Market, table: TextTable, options: ImportOptio
             place, "taker_buy_quote_volume", table.columns["taker_buy_quote_volume"]
         ),
     }
+    _check_flow(place, prices["volume"], flow)
     source, lines = place.source, place.lines
     return [
         Batch("bars", series, times | prices, source, lines, notes=market.notes),
         Batch("bar_flow", series, times | flow, source, lines),
     ]
+
+
+def _check_flow(place: Place, volume: FloatColumn, flow: Mapping[str, AnyArray]) -> None:
+    """Refuse order flow that contradicts the candle that it is a part of."""
+    bought = flow["taker_buy_volume"]
+    place.refuse(
+        bought > volume * (1 + 1e-9),
+        "taker_buy_volume must not exceed volume",
+        lambda row: f"{bought[row]:g} > {volume[row]:g}",
+    )
+    place.refuse(
+        (flow["quote_volume"] == 0) & (volume > 0),
+        "quote_volume must not be zero where volume is not",
+        lambda row: f"zero with a volume of {volume[row]:g}",
+    )
 
 
 def _check_close_stamps(place: Place, open_ns: IntColumn, stamp_ns: IntColumn, length: int) -> None:

@@ -13,10 +13,12 @@ it was. One month that fails does not stop the others.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,12 +27,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from adapters.errors import AdapterError, NotFoundError, RefusedError
 from adapters.http import HttpClient, HttpConfig
-from adapters.importing import import_file
+from adapters.importing import import_file, refuse_skipped
 from adapters.options import ImportOptions, Market
 from adapters.report import FileOutcome, ImportReport
 from catalog.config import Config
@@ -38,6 +41,7 @@ from catalog.errors import ConfigError, DataError, IntegrityError
 from catalog.progress import Progress, no_progress
 from catalog.store import Catalog
 from catalog.timestamps import NS_PER_DAY, interval_ns, parse_time
+from catalog.transactions import FETCHED
 
 DEFAULT_BASE_URL = "https://data.binance.vision"
 PUBLICATION_DAYS = 35
@@ -104,6 +108,16 @@ class FetchConfig(Config):
         if len(set(symbols)) != len(symbols):
             raise ValueError(f"symbols must differ, was {', '.join(symbols)}")
         return symbols
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_web_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(
+                f"base_url must be a web address such as {DEFAULT_BASE_URL}, was {url!r}"
+            )
+        return url
 
     @field_validator("interval")
     @classmethod
@@ -259,14 +273,15 @@ def fetch(
     results = []
     files = plan(config)
     progress("fetch", 0, len(files))
-    with HttpClient(config.http(), sleep) as client:
+    with _nothing_left_behind(catalog), HttpClient(config.http(), sleep) as client:
         fetcher = _Fetcher(config, client, folder, ledger, now)
         for done, (file, got) in enumerate(fetcher.run(files), start=1):
             month = _Month(file)
             if isinstance(got, FileOutcome):
                 month.outcome = got
             elif got is not None:
-                month.outcome = import_file(got.path, file.path, catalog, options)
+                outcome = import_file(got.path, file.path, catalog, options)
+                month.outcome = refuse_skipped(outcome)
                 if month.is_there:
                     ledger.add(file, got.sha256)
                     if cache is None:
@@ -275,6 +290,20 @@ def fetch(
             progress("fetch", done, len(files))
     outcomes = tuple(_classified(month, results, now) for month in results)
     return ImportReport(outcomes, time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def _nothing_left_behind(catalog: Catalog) -> Iterator[None]:
+    """Remove the downloads of a new catalog into which nothing came, and its folder."""
+    was_there = catalog.path.exists()
+    try:
+        yield
+    finally:
+        if not catalog.is_stored:
+            shutil.rmtree(catalog.path / FETCHED, ignore_errors=True)
+            if not was_there:
+                with contextlib.suppress(OSError):
+                    catalog.path.rmdir()
 
 
 class _Fetcher:
@@ -348,7 +377,7 @@ class _Ledger:
     """
 
     def __init__(self, catalog: Catalog) -> None:
-        self.folder = catalog.path / ".fetch"
+        self.folder = catalog.path / FETCHED
         self._path = self.folder / "committed.json"
         self._entries: dict[str, str] = {}
         if self._path.is_file():

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from adapters import binance_archive, coinmetrics, freqtrade, generic, indices, news
+from adapters import binance_archive, checksums, coinmetrics, freqtrade, generic, indices, news
 from adapters.generic import GenericColumns
 from adapters.options import ImportOptions
 from adapters.report import FileOutcome, ImportReport
@@ -77,6 +77,7 @@ def import_path(
     ----------
     path : Path or str
         A file, or a folder that is searched in full (hidden files and the catalog itself apart).
+        Files that a `SHA256SUMS` in it lists must be what it says.
     catalog : Catalog
         Where the records go, one commit for each file.
     progress : Progress
@@ -96,18 +97,27 @@ def import_path(
     ------
     ConfigError
         If there is no such file or folder.
+    DataError
+        If the folder holds no file.
     """
     root = Path(path)
     options = options or ImportOptions()
     names = _files(root, catalog)
+    lists = checksums.collect(names) if root.is_dir() else checksums.Checksums({}, {})
     started = time.perf_counter()
     outcomes = []
     progress("import", 0, len(names))
     for done, (file, name) in enumerate(names, start=1):
-        outcomes.append(import_file(file, name, catalog, options, columns))
+        changed = checksums.difference(file, name, lists)
+        if name in lists.outcomes:
+            outcomes.append(lists.outcomes[name])
+        elif changed:
+            outcomes.append(FileOutcome(name, "refused", reason=changed))
+        else:
+            outcomes.append(import_file(file, name, catalog, options, columns))
         progress("import", done, len(names))
     if root.is_file():
-        outcomes = [_refuse_skipped(outcome) for outcome in outcomes]
+        outcomes = [refuse_skipped(outcome) for outcome in outcomes]
     return ImportReport(tuple(outcomes), time.perf_counter() - started)
 
 
@@ -151,6 +161,11 @@ def _files(root: Path, catalog: Catalog) -> list[tuple[Path, str]]:
         hidden = any(part.startswith(".") for part in relative.parts)
         if not hidden and file.is_file() and not file.resolve().is_relative_to(own):
             found.append((file, relative.as_posix()))
+    if not found:
+        raise DataError(
+            f"import path must hold files, there is no file to import in {str(root)!r} (hidden "
+            f"ones do not count); check its spelling"
+        )
     return found
 
 
@@ -167,7 +182,7 @@ def _explain(source: SourceFile) -> str:
     return f"no importer knows these columns: {shown}; a column map can describe them"
 
 
-def _refuse_skipped(outcome: FileOutcome) -> FileOutcome:
+def refuse_skipped(outcome: FileOutcome) -> FileOutcome:
     """Refuse what a folder would skip: a file that was named by itself was meant."""
     if outcome.status != "skipped":
         return outcome

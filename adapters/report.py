@@ -9,11 +9,12 @@ from typing import Literal
 
 from catalog.errors import DataError
 
-type Status = Literal["took", "unchanged", "skipped", "refused"]
+type Status = Literal["took", "unchanged", "used", "skipped", "refused"]
 
-STATUSES: tuple[Status, ...] = ("took", "unchanged", "skipped", "refused")
-"""took: records were added; unchanged: all were there already; skipped: not something to import;
-refused: something is wrong with the file, and nothing of it was stored."""
+STATUSES: tuple[Status, ...] = ("took", "unchanged", "used", "skipped", "refused")
+"""took: records were added; unchanged: all were there already; used: a list that the others were
+compared with; skipped: not something to import; refused: something is wrong with the file, and
+nothing of it was stored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,9 @@ from catalog.timestamps import (
 SOURCE = "synthetic market"
 """Provenance of every batch."""
 DEFAULT_DAYS = 182
+MAX_DAYS = 3_650
+MAX_BARS = 3_000_000
+"""All instruments' bars together: a market is made in memory, about 0.5 kB for each of its bars."""
 FUNDING_INTERVAL_NS = 8 * NS_PER_HOUR
 ONCHAIN_DELAY_NS = 6 * NS_PER_HOUR
 """A day's metrics are known six hours after the day's end."""
@@ -73,7 +76,8 @@ class SyntheticConfig(Config):
     end : str, optional
         Last bar's close. Give this or `days`; without either, half a year (182 days).
     days : int, optional
-        Length in days.
+        Length in days, at most ten years (3,650). All instruments together may have 3,000,000
+        bars at most.
     edge : float
         Scale of the predictable part of the next bar's return. 0: none, every sign is a fair coin
         flip. 1: the oracle's AUC is about 0.57, much as one finds on real 15-minute bars.
@@ -93,7 +97,7 @@ class SyntheticConfig(Config):
     interval: str = "15m"
     start: str = "2024-01-01"
     end: str | None = None
-    days: int | None = Field(default=None, ge=1)
+    days: int | None = Field(default=None, ge=1, le=MAX_DAYS)
     edge: float = Field(default=1.0, ge=0.0, le=5.0)
     gap_frac: float = Field(default=0.0, ge=0.0, le=1.0)
     news_per_day: float = Field(default=4.0, ge=0.0, le=1000.0)
@@ -109,7 +113,13 @@ class SyntheticConfig(Config):
             raise ConfigError("instruments must name at least one instrument, was empty")
         if len(set(self.instruments)) != len(self.instruments):
             raise ConfigError(f"instruments must differ, were {', '.join(self.instruments)}")
-        self.clock()
+        bars = self.clock().n_bars * len(self.instruments)
+        if bars > MAX_BARS:
+            raise ConfigError(
+                f"a synthetic market must have at most {MAX_BARS:,} bars, was {bars:,} of "
+                f"{self.interval} for {len(self.instruments)} instruments; take fewer days, a "
+                f"longer interval or fewer instruments"
+            )
         return self
 
     def clock(self) -> Clock:

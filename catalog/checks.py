@@ -23,7 +23,7 @@ from catalog.encoding import (
     stored_doubles,
 )
 from catalog.errors import ConfigError, DataError
-from catalog.instruments import InstrumentSpec, parse_bar_type
+from catalog.instruments import InstrumentSpec, is_perpetual, parse_bar_type
 from catalog.records import COLUMNS, FIRST_VINTAGE, AnyArray, Batch, Column, Kind
 from catalog.timestamps import NS_PER_SECOND, format_time, interval_ns
 
@@ -127,6 +127,11 @@ def _check_names(batch: Batch) -> None:
     if PurePath(batch.source).is_absolute() or not batch.source:
         raise DataError(
             f"source must be a file's name, not empty and not absolute, was {batch.source!r}"
+        )
+    if batch.kind == "funding" and not is_perpetual(batch.series):
+        raise DataError(
+            f"series of funding must be the id of a perpetual, such as BTCUSDT-PERP.BINANCE, was "
+            f"{batch.series!r}: nothing else pays funding"
         )
     if batch.kind in ("bars", "bar_flow"):
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,15 @@ from catalog.merging import Counts, Workspace, merge
 from catalog.progress import Progress, no_progress
 from catalog.records import Batch, Kind
 from catalog.timestamps import format_time
-from catalog.transactions import LOCK_TIMEOUT_SECS, commit, discard, locked, newest, settle
+from catalog.transactions import (
+    LOCK_TIMEOUT_SECS,
+    commit,
+    create_catalog,
+    discard,
+    locked,
+    newest,
+    settle,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,7 @@ def ingest(
     progress: Progress = no_progress,
     lock_timeout_secs: float = LOCK_TIMEOUT_SECS,
     now: int | None = None,
+    create: bool = False,
 ) -> IngestReport:
     """Check batches and add what is new to the catalog at `root`, in one commit.
 
@@ -146,11 +155,13 @@ def ingest(
     batches : iterable of Batch
         Those of one source are taken or refused together.
     progress : Progress
-        Told about the stages ``check`` and ``write``.
+        Told about the stages ``check`` (where `batches` has a length) and ``write``.
     lock_timeout_secs : float
         How long to wait for another writer, seconds.
     now : int or None
         The present, UTC nanoseconds; None: the clock's. For tests and replays.
+    create : bool
+        Whether to make the catalog if there is none; only done when a source is accepted.
 
     Raises
     ------
@@ -161,12 +172,16 @@ def ingest(
     started = time.perf_counter()
     moment = time.time_ns() if now is None else now
     state = newest(root)
+    if state is None and create:
+        state = Manifest()
     if state is None:
         raise DataError(f"{root} must be a catalog, was a folder without a commit record")
     sources = _collect(batches, state, moment, progress)
     counts: dict[int, Counts] = {}
     number = None
     if any(not source.refused for source in sources):
+        if create and newest(root) is None:
+            create_catalog(root, lock_timeout_secs)
         with locked(root, lock_timeout_secs):
             number = _publish(root, sources, moment, counts, progress)
     results = [result for source in sources for result in _results(source, counts)]
@@ -177,6 +192,8 @@ def _collect(
     batches: Iterable[Batch], state: Manifest, now: int, progress: Progress
 ) -> list[_Source]:
     sources: dict[str, _Source] = {}
+    # What comes from a generator has no known end, so that nobody could say how far it is.
+    total = len(batches) if isinstance(batches, Sized) else 0
     for number, batch in enumerate(batches, start=1):
         source = sources.setdefault(batch.source, _Source(batch.source))
         source.batches.append(batch)
@@ -185,7 +202,8 @@ def _collect(
                 source.checked.append(_checked(batch, state, now))
             except DataError as error:
                 source.refused = str(error)
-        progress("check", number, number)
+        if total:
+            progress("check", number, total)
     return list(sources.values())
 
 

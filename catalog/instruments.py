@@ -58,7 +58,7 @@ class InstrumentSpec:
     @property
     def is_perpetual(self) -> bool:
         """Whether it is a perpetual future (else a spot pair)."""
-        return _PERPETUAL.match(self.instrument_id) is not None
+        return is_perpetual(self.instrument_id)
 
     def widened(self, price_precision: int, size_precision: int) -> Self:
         """Return the spec with at least these precisions."""
@@ -154,6 +154,11 @@ def infer_instrument(
         f"instrument id must look like BTCUSDT-PERP.BINANCE (perpetual) or BTCUSDT.BINANCE (spot) "
         f"with a quote currency out of {', '.join(_QUOTES)}, was {instrument_id!r}"
     )
+
+
+def is_perpetual(instrument_id: str) -> bool:
+    """Return whether an id has the form of a perpetual's, ``BTCUSDT-PERP.BINANCE``."""
+    return _PERPETUAL.match(instrument_id) is not None
 
 
 def definition(spec: InstrumentSpec) -> CryptoPerpetual | CurrencyPair:

@@ -64,6 +64,8 @@ class Reader:
             If there is none any more.
         """
         manifest = newest(self.root)
+        if manifest is None and not self.manifest.commits:
+            return  # a new catalog, of which nothing is written yet
         if manifest is None:
             raise IntegrityError(f"the catalog {self.root} has lost its commit record")
         self.manifest = manifest

@@ -23,9 +23,9 @@ from catalog.timestamps import interval_ns
 from catalog.transactions import (
     LOCK_TIMEOUT_SECS,
     STAGING,
-    create_catalog,
     locked,
     newest,
+    require_free,
     settle,
 )
 from catalog.vintages import FIRST, Choice, PointInTimeSeries, Restatement
@@ -96,7 +96,6 @@ class Catalog:
         path: Path | str,
         *,
         create: bool = False,
-        lock_timeout_secs: float = LOCK_TIMEOUT_SECS,
     ) -> Self:
         """Open a catalog, finishing or clearing away what an interrupted writer left.
 
@@ -105,9 +104,8 @@ class Catalog:
         path : Path or str
             The folder.
         create : bool
-            Make an empty catalog if the folder is absent or empty.
-        lock_timeout_secs : float
-            How long creating waits for another process that does the same, seconds.
+            Take an absent or empty folder for a new catalog. It is made by the first import that
+            stores something, so that a refused one leaves nothing behind.
 
         Raises
         ------
@@ -125,7 +123,8 @@ class Catalog:
                     f"catalog must be a folder made by `levibot data import`, `data fetch` or "
                     f"`data synth`, was {str(root)!r}, which {state}"
                 )
-            manifest = create_catalog(root, lock_timeout_secs)
+            require_free(root)
+            return cls(root, Manifest())
         # Another writer at work, or a disk mounted for reading only: reading needs neither.
         with contextlib.suppress(DataError, OSError), locked(root, 0.0):
             manifest = newest(root) or manifest
@@ -135,6 +134,11 @@ class Catalog:
     def refresh(self) -> None:
         """Look at the newest commit, for instance after another process imported something."""
         self.reader.refresh()
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the folder holds a commit; a new catalog has none before its first import."""
+        return newest(self.path) is not None
 
     @property
     def manifest(self) -> Manifest:
@@ -151,7 +155,12 @@ class Catalog:
     ) -> IngestReport:
         """Add what is new in these batches, in one commit; see `catalog.ingest.ingest`."""
         report = ingest(
-            self.path, batches, progress=progress, lock_timeout_secs=lock_timeout_secs, now=now
+            self.path,
+            batches,
+            progress=progress,
+            lock_timeout_secs=lock_timeout_secs,
+            now=now,
+            create=not self.manifest.commits,
         )
         self.refresh()
         return report

@@ -26,7 +26,9 @@ from catalog.manifest import FOLDER, FileRecord, Manifest, manifest_path
 LOCK_TIMEOUT_SECS = 30.0
 STAGING = "staging"
 LOCK = ".lock"
-_OWN_NAMES = frozenset({LOCK, STAGING, FOLDER})
+FETCHED = ".fetch"
+"""Where `levibot data fetch` keeps what it has downloaded, and its ledger."""
+_OWN_NAMES = frozenset({LOCK, STAGING, FOLDER, FETCHED})
 _POLL_SECS = 0.05
 
 
@@ -102,16 +104,17 @@ def newest(root: Path) -> Manifest | None:
     raise IntegrityError(f"the commit records of {root} change faster than they can be read")
 
 
-def create_catalog(root: Path, timeout_secs: float) -> Manifest:
-    """Make an empty catalog and return its state, or that of whoever was faster.
+def require_free(root: Path) -> None:
+    """Refuse a path at which no catalog could be made; nothing is made yet.
 
     Raises
     ------
     DataError
         If the path is no folder, or the folder holds something else.
     """
+    if not root.exists():
+        return
     try:
-        root.mkdir(parents=True, exist_ok=True)
         strangers = sorted(path.name for path in root.iterdir() if path.name not in _OWN_NAMES)
     except OSError as error:
         raise DataError(
@@ -122,6 +125,23 @@ def create_catalog(root: Path, timeout_secs: float) -> Manifest:
             f"catalog must be a new or empty folder, was {str(root)!r}, which holds "
             f"{', '.join(strangers[:3])}; name another one"
         )
+
+
+def create_catalog(root: Path, timeout_secs: float) -> Manifest:
+    """Make an empty catalog and return its state, or that of whoever was faster.
+
+    Raises
+    ------
+    DataError
+        If the path is no folder, the folder holds something else, or it cannot be written to.
+    """
+    require_free(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"catalog must be a folder that can be made, was {str(root)!r} ({error.strerror})"
+        ) from error
     with locked(root, timeout_secs):
         existing = newest(root)
         if existing is not None:

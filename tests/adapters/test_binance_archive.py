@@ -68,6 +68,32 @@ def test_the_flow_is_kept_beside_the_bars(klines, text_file, candles, options):
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [
+        (9, "1000.001", "line 3: taker_buy_volume must not exceed volume, was 1000 > "),
+        (7, "0", "line 3: quote_volume must not be zero where volume is not"),
+    ],
+)
+def test_flow_that_contradicts_its_candle_is_refused(
+    klines, text_file, candles, options, field, value, complaint
+):
+    lines = klines(candles(4)).splitlines()
+    row = lines[2].split(",")
+    row[field] = value
+    lines[2] = ",".join(row)
+    path = text_file("BTCUSDT-15m-2024-01.csv", "\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=complaint):
+        read(path, options)
+
+
+def test_a_candle_without_trades_has_no_flow(klines, text_file, candles, options):
+    frame = candles(4)
+    frame["volume"] = 0.0
+    _, flow = read(text_file("BTCUSDT-15m-2024-01.csv", klines(frame)), options)
+    assert flow.columns["quote_volume"].tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize(
     ("folder", "market", "series", "noted"),
     [
         ("data/futures/um/monthly/klines", None, PERP, False),

@@ -263,10 +263,22 @@ def test_a_month_that_the_exchange_restates_becomes_a_vintage(run, published, ca
     assert catalog.bars(PERP, "15m", vintage="latest").close.tolist() != before
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_fetch_that_gets_nothing_leaves_nothing(run, published, tmp_path, there):
+    for number in (1, 2, 3):
+        published.put(KLINES.format(number), packed("BTCUSDT-15m-2024-01.csv", "no,candles\n"))
+    folder = tmp_path / "new"
+    if there:
+        folder.mkdir()
+    report = run(Catalog.open(folder, create=True), funding=False)
+    assert statuses(report) == ["refused"] * 3
+    assert (folder.exists(), list(tmp_path.glob("new/*"))) == (there, [])
+
+
 def test_a_ledger_does_not_outlive_its_data(run, catalog, tmp_path):
     run(funding=False)
     other = Catalog.open(tmp_path / "other", create=True)
-    (other.path / ".fetch").mkdir()
+    (other.path / ".fetch").mkdir(parents=True)
     ledger = catalog.path / ".fetch" / "committed.json"
     (other.path / ".fetch" / "committed.json").write_bytes(ledger.read_bytes())
     assert statuses(run(other, funding=False)) == ["took"] * 3
@@ -322,6 +334,13 @@ def test_months_cross_the_year(first, last, found):
         ({"interval": "7m"}, "interval must be one of"),
         ({"start_month": "2024-13"}, "a month must look like 2023-01, was '2024-13'"),
         ({"start_month": "2024-05"}, "start_month must not be after end_month"),
+        (
+            {"base_url": "ftp://example.org"},
+            "must be a web address such as https://.*was 'ftp://exa",
+        ),
+        ({"base_url": "example.org/data"}, "base_url must be a web address"),
+        ({"base_url": "https://"}, "base_url must be a web address"),
+        ({"base_url": "file:///etc"}, "base_url must be a web address"),
         ({"concurrency": 0}, "greater than or equal to 1"),
         ({"speed": 9}, "Extra inputs are not permitted"),
     ],

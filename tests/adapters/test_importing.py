@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import re
 
@@ -14,7 +15,7 @@ from adapters.generic import GenericColumns
 from adapters.importing import IMPORTERS, detect, import_path
 from adapters.options import ImportOptions
 from adapters.sources import open_source
-from catalog.errors import ConfigError
+from catalog.errors import ConfigError, DataError
 from catalog.store import Catalog
 from catalog.timestamps import NS_PER_HOUR, interval_ns, parse_time
 
@@ -87,7 +88,7 @@ def test_a_second_import_adds_nothing(inbox, catalog, options):
     before, files = contents(catalog), files_of(catalog)
     report = import_path(inbox, catalog, options=options)
     assert report.added == 0
-    assert report.counts() == {"took": 0, "unchanged": 4, "skipped": 2, "refused": 1}
+    assert report.counts() == {"took": 0, "unchanged": 4, "used": 0, "skipped": 2, "refused": 1}
     assert contents(catalog) == before
     assert files_of(catalog) == files
 
@@ -105,7 +106,7 @@ def test_a_stopped_import_goes_on_where_it_was(inbox, tmp_path, options):
         import_path(inbox, catalog, options=options, progress=stop_after_three)
     assert len(Catalog.open(tmp_path / "stopped").series()) == 2
     report = import_path(inbox, catalog, options=options)
-    assert report.counts() == {"took": 2, "unchanged": 2, "skipped": 2, "refused": 1}
+    assert report.counts() == {"took": 2, "unchanged": 2, "used": 0, "skipped": 2, "refused": 1}
     whole = Catalog.open(tmp_path / "whole", create=True)
     import_path(inbox, whole, options=options)
     assert contents(catalog) == contents(whole)
@@ -124,11 +125,77 @@ def test_the_catalog_is_not_imported_into_itself(inbox, options, candles):
     assert not any(outcome.file.startswith("catalog/") for outcome in report.files)
 
 
+def test_an_import_that_takes_nothing_leaves_no_folder(text_file, options, tmp_path):
+    path = text_file("um/BTCUSDT-15m-2024-01.csv", "no,candles\n")
+    catalog = Catalog.open(tmp_path / "new", create=True)
+    report = import_path(path.parent, catalog, options=options)
+    assert not any(file.status == "took" for file in report.files)
+    assert not (tmp_path / "new").exists()
+    assert catalog.series() == []
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_folder_without_files_is_refused(tmp_path, catalog, hidden):
+    (tmp_path / "inbox" / "deep").mkdir(parents=True)
+    if hidden:
+        (tmp_path / "inbox" / ".notes").write_text("x")
+    with pytest.raises(DataError, match=r"there is no file to import in .*inbox") as caught:
+        import_path(tmp_path / "inbox", catalog)
+    assert caught.value.exit_code == 3
+    assert not catalog.path.exists()
+
+
+@pytest.fixture
+def listed(inbox):
+    """The inbox with a list of checksums, whose folder is `um`."""
+    names = sorted(path.name for path in (inbox / "um").iterdir())
+    lines = [
+        f"{hashlib.sha256((inbox / 'um' / name).read_bytes()).hexdigest()}  {name}\n"
+        for name in names
+    ]
+    (inbox / "um" / "SHA256SUMS").write_text("".join(lines))
+    return inbox
+
+
+def test_a_list_of_checksums_is_used(listed, catalog, options):
+    report = import_path(listed, catalog, options=options)
+    by_file = {file.file: file for file in report.files}
+    assert by_file["um/SHA256SUMS"].status == "used"
+    assert by_file["um/SHA256SUMS"].notes == ("2 files compared with it",)
+    assert by_file["um/BTCUSDT-fundingRate-2024-01.csv"].status == "took"
+    assert "4 took, 1 used, 2 skipped, 1 refused" in str(report)
+
+
+def test_a_file_that_differs_from_the_list_is_refused(listed, catalog, options):
+    path = listed / "um" / "BTCUSDT-fundingRate-2024-01.csv"
+    path.write_text(path.read_text().replace("0.00010000", "0.00020000"))
+    report = import_path(listed, catalog, options=options)
+    reasons = {file.file: file.reason for file in report.refused}
+    name = "um/BTCUSDT-fundingRate-2024-01.csv"
+    assert f"{name}: differs from SHA256SUMS: its SHA-256 must be" in reasons[name]
+    assert catalog.series("funding") == []
+    # Named by itself, the file is what was meant.
+    assert import_path(path, catalog, options=options).ok
+
+
+def test_a_listed_file_that_is_not_there_is_told(listed, catalog, options):
+    (listed / "um" / "BTCUSDT-fundingRate-2024-01.csv").unlink()
+    report = import_path(listed, catalog, options=options)
+    assert "listed but not there: um/BTCUSDT-fundingRate-2024-01.csv" in str(report)
+
+
+@pytest.mark.parametrize("content", ["what is this\n", "abc  x.csv\n", "\udcff\n"])
+def test_a_list_that_is_none_is_refused(listed, catalog, options, content):
+    (listed / "um" / "SHA256SUMS").write_bytes(content.encode(errors="surrogateescape"))
+    report = import_path(listed, catalog, options=options)
+    assert any("um/SHA256SUMS" in file.reason for file in report.refused)
+
+
 def test_the_report_speaks_to_people_and_programs(inbox, catalog, options):
     report = import_path(inbox, catalog, options=options)
     content = json.loads(report.to_json())
     assert content["ok"] is False
-    assert content["counts"] == {"took": 4, "unchanged": 0, "skipped": 2, "refused": 1}
+    assert content["counts"] == {"took": 4, "unchanged": 0, "used": 0, "skipped": 2, "refused": 1}
     assert content["added"] == 80
     by_file = {entry["file"]: entry for entry in content["files"]}
     assert by_file["um/BTCUSDT-fundingRate-2024-01.csv"]["series"] == [PERP]
@@ -423,7 +490,6 @@ EXPECTED = {
 }
 SKIPPED = {
     "README.md",
-    "SHA256SUMS",
     "news/labelled/financial_phrasebank.csv",
     "ticks/btcusdt-quotes.parquet",
     "ticks/btcusdt-trades.parquet",
@@ -435,7 +501,7 @@ def test_every_real_file_is_told_by_one_importer(shared_data):
         name = path.relative_to(shared_data).as_posix()
         source = open_source(path)
         matching = [importer.name for importer in IMPORTERS if importer.matches(source)]
-        if name in SKIPPED:
+        if name in SKIPPED | {"SHA256SUMS"}:
             assert matching == []
             assert detect(path) is None
             continue
@@ -459,7 +525,7 @@ def test_the_name_is_asked_for_nothing_but_the_symbol(shared_data, tmp_path):
 def test_all_real_data_in_under_a_minute(shared_data, catalog):
     report = import_path(shared_data, catalog)
     assert report.ok
-    assert report.counts() == {"took": 36, "unchanged": 0, "skipped": 5, "refused": 0}
+    assert report.counts() == {"took": 36, "unchanged": 0, "used": 1, "skipped": 4, "refused": 0}
     assert {outcome.file for outcome in report.files if outcome.status == "skipped"} == SKIPPED
     assert report.seconds < 60.0
     again = import_path(shared_data, catalog)

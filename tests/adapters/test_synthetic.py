@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from scipy.stats import chi2, kurtosis
 from sklearn.metrics import roc_auc_score
 
@@ -351,12 +352,15 @@ def test_headlines_are_scored_after_publication_and_speak_of_the_past(market: Ta
         ({"end": "2024-02-01", "days": 3}, "end and days must not both be given"),
         ({"end": "2023-12-31"}, "end must be after start='2024-01-01', was '2023-12-31'"),
         ({"start": "2024-01-01 00:07"}, "start must lie on the grid of 15m bars"),
+        ({"days": 10**9}, "days\n.*less than or equal to 3650"),
+        ({"days": 3650, "interval": "1m"}, "at most 3,000,000 bars, was 15,768,000 of 1m for 3"),
+        ({"end": "2099-01-01", "interval": "1m"}, "at most 3,000,000 bars"),
         ({"instruments": ()}, "instruments must name at least one"),
         ({"instruments": (BTC, BTC)}, "instruments must differ"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, ValidationError), match=message):
         SyntheticConfig.model_validate(settings)
 
 

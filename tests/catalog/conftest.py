@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 
 from catalog.store import Catalog
+from catalog.transactions import create_catalog
 
 # Two cores shared with other work: a time limit per example would measure the neighbours.
 settings.register_profile("no deadline", deadline=None)
@@ -14,4 +15,6 @@ settings.load_profile("no deadline")
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
-    return Catalog.open(tmp_path / "catalog", create=True)
+    """An empty catalog whose folder is there, unlike that of one that is about to be made."""
+    create_catalog(tmp_path / "catalog", 1.0)
+    return Catalog.open(tmp_path / "catalog")

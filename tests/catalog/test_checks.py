@@ -241,3 +241,10 @@ def test_an_importer_that_fails_half_way_changes_nothing(catalog: Catalog) -> No
     assert catalog.series() == []
     assert not (Path(catalog.path) / "staging").exists()
     assert BTC not in catalog.instruments()
+
+
+@pytest.mark.parametrize("series", ["hello", "BTCUSDT.BINANCE", "BTCUSDT-PERP"])
+def test_only_perpetuals_pay_funding(series: str) -> None:
+    with pytest.raises(DataError, match=f"must be the id of a perpetual.*, was '{series}'"):
+        check_batch(funding(instrument=series), NOW)
+    assert check_batch(funding(instrument="XUSDT-PERP.VENUE"), NOW).offered == 5

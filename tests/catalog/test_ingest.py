@@ -236,7 +236,10 @@ def test_progress_is_told(catalog: Catalog) -> None:
     calls: list[tuple[str, int, int]] = []
     catalog.ingest(every_kind(), progress=lambda *call: calls.append(call))
     assert [call for call in calls if call[0] == "write"] == [("write", n, 6) for n in range(7)]
-    assert all(0 <= done <= total for _, done, total in calls)
+    assert [call for call in calls if call[0] == "check"] == [("check", n, 6) for n in range(1, 7)]
+    calls.clear()
+    catalog.ingest(iter([bars(8, 4)]), progress=lambda *call: calls.append(call))
+    assert {call[0] for call in calls} == {"write"}  # nobody knows how many are to come
 
 
 def test_stamps_do_not_depend_on_where_the_catalog_lies(tmp_path: Path) -> None:

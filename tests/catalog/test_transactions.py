@@ -343,4 +343,11 @@ def test_opening_says_what_is_wrong_with_the_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="catalog must be a folder"):
         Catalog.open(tmp_path / "photos" / "cat.jpg", create=True)
     first = Catalog.open(tmp_path / "new" / "catalog", create=True)
+    assert (first.is_stored, (tmp_path / "new").exists()) == (False, False)
+    first.refresh()
+    faulty = bars(0, 4, volume=np.full(4, -1.0))
+    assert len(first.ingest([faulty]).refused) == 1
+    assert not (tmp_path / "new").exists()
+    assert first.ingest([bars(0, 4)]).added == 4
+    assert first.is_stored
     assert Catalog.open(first.path, create=True).manifest == first.manifest

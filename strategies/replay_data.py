@@ -11,6 +11,7 @@ import numpy as np
 from catalog.arrays import BarArrays, SeriesArrays
 from catalog.errors import ConfigError, DataError
 from catalog.instruments import bar_type
+from catalog.records import MAX_FUNDING_GAP_NS
 from catalog.timestamps import NS_PER_HOUR, format_time, interval_name
 from research.predictor import Predictor
 from strategies.execution import ExecutionConfig
@@ -23,9 +24,6 @@ from strategies.market_data import (
     quote_records,
 )
 from strategies.policy import FusionPolicy
-
-MAX_FUNDING_GAP_NS = 9 * NS_PER_HOUR
-"""Perpetuals settle at least every 8 hours; a longer silence means that records are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +174,8 @@ def _check_funding(bars: BarArrays, series: SeriesArrays | None) -> None:
     if series is None:
         raise DataError(
             f"funding of {bars.instrument_id} must be in the data when execution.funding is "
-            f"'recorded', was absent: import it, or state funding: none to leave it out"
+            "'recorded', was absent: import it, or state execution.funding: none (and "
+            "features.funding: false) to go without"
         )
     start = int(bars.ts_init[0]) - bars.interval_ns
     end = int(bars.ts_init[-1])
@@ -188,5 +187,5 @@ def _check_funding(bars: BarArrays, series: SeriesArrays | None) -> None:
             f"funding of {bars.instrument_id} must have a settlement every "
             f"{MAX_FUNDING_GAP_NS // NS_PER_HOUR} hours at most, had none from "
             f"{format_time(int(edges[gap]))} to {format_time(int(edges[gap + 1]))}: import what is "
-            f"missing, or state funding: none to leave it out"
+            f"missing, or state execution.funding: none to go without"
         )

@@ -227,6 +227,7 @@ def test_mistakes_end_with_a_message_and_nothing_written(
     assert not out.exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to know where the run is")
 def test_interrupting_a_run_leaves_nothing_behind(market: Path) -> None:
     out = market.parent / "interrupted"
     command = [sys.executable, "-m", "live.cli", "walkforward", "-p", "synthetic", *SMALL]
@@ -235,7 +236,12 @@ def test_interrupting_a_run_leaves_nothing_behind(market: Path) -> None:
         command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "100"}
     )
     assert process.stderr is not None
-    time.sleep(6.0)  # into the fits: imports and data take about two seconds
+    maps = Path(f"/proc/{process.pid}/maps")
+    deadline = time.monotonic() + 100.0
+    while "lib_lightgbm" not in maps.read_text():  # it is loaded by the first fit
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1.0)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr

@@ -24,7 +24,7 @@ from strategies.recorder import RunRecorder
 INTERVAL = 900 * 10**9
 START = 1_704_067_200 * 10**9
 BTC, ETH = NAMES = ("BTCUSDT-PERP.BINANCE", "ETHUSDT-PERP.BINANCE")
-TIMEOUT = 0.4
+TIMEOUT = 0.8
 
 
 class Even:
@@ -164,8 +164,8 @@ def test_a_bar_that_does_not_come_is_waited_for_as_long_as_agreed_and_no_longer(
         (3, BTC, ""),
         (3, ETH, ""),
     ]
-    waited = heard[2][3] - sent[BTC, 2]
-    assert 0.95 * TIMEOUT <= waited < 2.5 * TIMEOUT
+    assert heard[2][3] - sent[BTC, 2] >= 0.95 * TIMEOUT
+    assert heard[2][3] < sent[ETH, 2]
     # The late bar counts as such, and predicts nothing.
     assert recorder.late_bars == 1
     assert recorder.actor_bars == 6

@@ -33,8 +33,8 @@ def make_market(
     report = store.ingest(batches, progress=progress)
     if report.refused:
         raise DataError(
-            f"synthetic data must have a catalog of its own, {catalog} did not take it: "
-            f"{report.refused[0].refused}; choose another folder"
+            f"the synthetic market was not stored in {catalog}: {report.refused[0].refused}. "
+            "Synthetic data need a catalog of their own and a past start"
         )
     return report
 

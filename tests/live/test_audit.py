@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from adapters.synthetic import SyntheticConfig
 from catalog.errors import AuditFailedError, ConfigError
 from catalog.timestamps import parse_time
 from live import audit
 from live.audit import audit_lookahead, audit_parity
+from live.cli import app
 from live.profile import Profile, load_profile
 from live.synthesis import make_market
 from research import training
@@ -53,8 +55,8 @@ def test_the_honest_pipeline_passes(profile: Profile, catalog: Path) -> None:
     assert "nothing looks ahead" in str(report)
 
 
-def test_a_fold_that_is_not_purged_is_found(
-    profile: Profile, catalog: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_fold_that_is_not_purged_is_found_and_fails_the_command(
+    catalog: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def not_purged(
         ts_init: Any, ts_end: Any, config: ValidationConfig, interval_ns: int, until: int
@@ -63,7 +65,11 @@ def test_a_fold_that_is_not_purged_is_found(
 
     for module in ("research.training", "research.splits"):
         monkeypatch.setattr(f"{module}.training_rows", not_purged)
-    assert "raw_prob" in found(profile, catalog)
+    overrides = [f"--set={override}" for override in SMALL]
+    command = ["audit", "lookahead", "-p", "synthetic", *overrides, "-c", str(catalog)]
+    done = CliRunner().invoke(app, [*command, "--cuts", "1"])
+    assert done.exit_code == AuditFailedError.exit_code
+    assert "raw_prob looks ahead" in done.output
 
 
 @pytest.mark.slow

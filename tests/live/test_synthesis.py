@@ -34,5 +34,5 @@ def test_real_data_is_never_mixed_with_made_up_data(tmp_path: Path) -> None:
     bars = next(batch for batch in generate(CONFIG) if batch.kind == "bars")
     catalog = Catalog.open(tmp_path, create=True)
     assert not catalog.ingest([replace(bars, synthetic=False)]).refused
-    with pytest.raises(DataError, match="catalog of its own"):
+    with pytest.raises(DataError, match="catalog of their own"):
         make_market(tmp_path, CONFIG)

@@ -1,0 +1,50 @@
+"""What is promised of the shipped profiles, on the real data that they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from adapters.importing import import_path
+from catalog.store import Catalog
+from catalog.timestamps import parse_time
+from live.audit import audit_lookahead, audit_parity
+from live.pipeline import load_market
+from live.profile import load_profile
+from research.walkforward import walk_forward
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def catalog(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("real") / "catalog"
+    for part in ("bars/perp", "funding"):
+        assert import_path(shared_data / part, Catalog.open(folder, create=True)).ok
+    return folder
+
+
+def test_the_reference_profile_predicts_as_well_as_promised(catalog: Path) -> None:
+    profile = load_profile("perps-15m", ["bootstrap.samples=0"])
+    panel = load_market(profile, catalog).panel
+    result = walk_forward(panel, profile.walk_forward_config())
+    assert len(result.folds) == 6
+    assert len(result.predictions) == 144_576
+    assert 0.545 <= result.metrics["auc"].value <= 0.60  # above, look for the leak
+    assert result.metrics["ece"].value <= 0.015
+    assert result.metrics["accuracy_at_10pct"].value > 0.577
+    assert result.metrics["log_loss_skill"].value > 0.0024
+
+
+def test_nothing_looks_ahead_in_the_reference_profile(catalog: Path) -> None:
+    report = audit_lookahead(load_profile("perps-15m"), catalog, cuts=1)
+    assert report.violations == []
+
+
+def test_the_trading_profile_decides_alike_in_backtest_and_live_node(catalog: Path) -> None:
+    span = (parse_time("2025-04-15"), parse_time("2025-05-01"))
+    report = audit_parity(load_profile("perps-swing"), catalog, span=span)
+    assert report.identical, str(report)
+    assert report.compared["predictions"] == 3 * 16 * 96
+    assert report.compared["fills"] > 0

@@ -104,16 +104,7 @@ class LiveReplay:
         close_books(self.recorder)
         frames = run_frames(self.recorder, replay.inputs.bars, replay.terms, replay.execution)
         seconds = {"node": ran - started, "frames": time.perf_counter() - ran}
-        return BacktestOutcome(
-            decisions=frames.decisions,
-            orders=frames.orders,
-            fills=frames.fills,
-            positions=frames.positions,
-            funding=frames.funding,
-            equity=frames.equity,
-            reconciliation=reconciliation,
-            seconds=seconds,
-        )
+        return BacktestOutcome.of(frames, reconciliation, seconds)
 
     def actor(self) -> PredictorActor:
         """Return the backtest's actor."""

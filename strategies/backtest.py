@@ -123,16 +123,7 @@ class Replay:
         frames = run_frames(self.recorder, self.inputs.bars, self.terms, self.execution)
         self.seconds["engine"] = ran - started - self.seconds["load"]
         self.seconds["frames"] = time.perf_counter() - ran
-        return BacktestOutcome(
-            decisions=frames.decisions,
-            orders=frames.orders,
-            fills=frames.fills,
-            positions=frames.positions,
-            funding=frames.funding,
-            equity=frames.equity,
-            reconciliation=reconciliation,
-            seconds=self.seconds,
-        )
+        return BacktestOutcome.of(frames, reconciliation, self.seconds)
 
     def strategy(self) -> Any:
         """Return the strategy, as it would be given to a live node but for the settle alerts."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -68,6 +69,14 @@ class BacktestOutcome(RunFrames):
 
     reconciliation: Reconciliation
     seconds: Mapping[str, float]
+
+    @classmethod
+    def of(
+        cls, frames: RunFrames, reconciliation: Reconciliation, seconds: Mapping[str, float]
+    ) -> Self:
+        """Join the frames of a run with what vouches for them."""
+        own = {field.name: getattr(frames, field.name) for field in fields(RunFrames)}
+        return cls(**own, reconciliation=reconciliation, seconds=seconds)
 
 
 def run_frames(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import time
 import zipfile
 
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
 from adapters.fetch import FetchConfig, fetch, months, plan
-from catalog.errors import IntegrityError
+from catalog.errors import DataError, IntegrityError
 from catalog.store import Catalog
 from catalog.timestamps import parse_time
+from live.cli import app
 
 NOW = parse_time("2024-04-10")
 PERP = "BTCUSDT-PERP.BINANCE"
@@ -402,3 +405,22 @@ def test_an_interrupted_fetch_does_not_wait_for_its_downloads(published, catalog
         fetch(config, catalog, now_ns=NOW, progress=stop)
     assert time.perf_counter() - started < 20.0
     assert len(bars(catalog)) == 96
+
+
+def test_the_command_fetches_says_what_is_wrong_and_repeats(published, tmp_path):
+    folder = tmp_path / "fetched"
+    command = ["data", "fetch", "--symbols", "BTCUSDT", "--interval", "15m", "--json"]
+    command += ["--from", "2024-01", "--to", "2024-03", "--catalog", str(folder)]
+    command += ["--base-url", published.base_url]
+    good = published.files[KLINES.format(2)]
+    published.files[KLINES.format(2)] = good[:-1] + bytes([good[-1] ^ 1])
+    damaged = CliRunner().invoke(app, command)
+    assert damaged.exit_code == DataError.exit_code
+    assert "checksum" in damaged.stdout
+    published.files[KLINES.format(2)] = good
+    mended = CliRunner().invoke(app, command)
+    assert mended.exit_code == 0, mended.output
+    assert len(Catalog.open(folder).bars(PERP, "15m")) == 3 * 96
+    assert len(Catalog.open(folder).funding(PERP)) == 9
+    again = CliRunner().invoke(app, command)
+    assert json.loads(again.stdout)["added"] == 0

@@ -165,6 +165,36 @@ def push(f: Row, k: Row, slot: int, bar: Row) -> None:
     k[CURSOR] = slot
 
 
+def first_slot(k: Row, slot: int, present: int) -> int:
+    """Return the first slot that an instrument must take in now; more than `slot` if none.
+
+    Groups of features (`research.groups`) share it: their state begins with the same three ints.
+    Slots before `slot`, and `slot` itself without a bar, are to be pushed as `carried`. When the
+    slot returned is ``k[RUN_START]``, everything before it is to be forgotten.
+    """
+    last = k[LAST_BAR]
+    expired = last == NEVER or slot - last > MAX_CARRIED
+    if expired and present == 0:
+        return slot + 1
+    first: int = slot
+    if expired:
+        k[RUN_START] = slot
+    else:
+        first = k[CURSOR] + 1
+    if present:
+        k[LAST_BAR] = slot
+    k[CURSOR] = slot
+    return first
+
+
+def carried(bars: Table, close: float) -> Row:
+    """Return a bar in which nothing was traded after `close`, in the table's scratch row."""
+    bar = bars[len(bars) - 1]
+    bar[0] = bar[1] = bar[2] = bar[3] = close
+    bar[4] = 0.0
+    return bar
+
+
 def advance(f: Row, k: Row, slot: int, present: int, bars: Table, index: int) -> None:
     """Bring one instrument to a slot, with its bar or, if it has none, with its last close."""
     last = k[LAST_BAR]

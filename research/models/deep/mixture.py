@@ -1,0 +1,58 @@
+"""From the outputs of all members of an ensemble to one answer; no torch here.
+
+Columns of a sequence model's output: `LOGIT_UP`, `MU`, `LOG_SIGMA`, `LOG_NU` (location, scale and
+degrees of freedom of the return's Student-t distribution), then quantiles of the return.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalog.errors import DataError
+from research.experts import ExpertOutput
+
+LOGIT_UP, MU, LOG_SIGMA, LOG_NU = range(4)
+N_DISTRIBUTION = 4
+"""Columns before the quantiles."""
+
+
+def combine(outputs: NDArray[np.floating[Any]]) -> ExpertOutput:
+    """Join the members' outputs.
+
+    Parameters
+    ----------
+    outputs : (n_samples, n_rows, n_outputs) float
+        Of each member, for the same rows.
+
+    Returns
+    -------
+    ExpertOutput
+        `prob_up` and `mu` are means over the members, `epistemic` the standard deviation of their
+        probabilities (NaN with one member). `sigma` is the root of the mean of their variances,
+        ``sigma**2 nu / (nu - 2)``: the aleatoric part alone, for their means' spread is the
+        other part (Kendall and Gal, 2017, section 2.2). A row with a NaN is NaN.
+
+    Raises
+    ------
+    DataError
+        If the array has not the shape above.
+    """
+    if outputs.ndim != 3 or outputs.shape[0] < 1 or outputs.shape[2] < N_DISTRIBUTION:
+        raise DataError(
+            f"outputs must have shape (n_samples, n_rows, at least {N_DISTRIBUTION}), "
+            f"was {outputs.shape}"
+        )
+    exact = outputs.astype(np.float64)
+    probabilities = 1.0 / (1.0 + np.exp(-exact[:, :, LOGIT_UP]))
+    freedom = np.exp(exact[:, :, LOG_NU])
+    variance = np.exp(2.0 * exact[:, :, LOG_SIGMA]) * freedom / (freedom - 2.0)
+    alone = len(exact) == 1
+    return ExpertOutput(
+        prob_up=probabilities.mean(axis=0),
+        mu=exact[:, :, MU].mean(axis=0),
+        sigma=np.sqrt(variance.mean(axis=0)),
+        epistemic=np.full(exact.shape[1], np.nan) if alone else probabilities.std(axis=0),
+    )

@@ -1,33 +1,34 @@
 """Boosted trees (LightGBM; Ke et al., 2017) over the rows of all instruments together.
 
-The package is imported only when a model is fitted or predicts, so that reading a bundle's
-manifest or a configuration costs nothing.
+How they are fitted; what is fitted is a `lightgbm_serving.LightGBMExpert`. The lightgbm package is
+imported by a fit and by nothing else.
 """
 
 from __future__ import annotations
 
-from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, Self
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field
 
 from catalog.arrays import Float64Array, Int64Array
 from catalog.config import Config
-from catalog.errors import DataError, IntegrityError
-from research.models.packed_trees import PackedTrees
+from catalog.errors import ConfigError, DataError
+from catalog.progress import Progress, no_progress
+from research.experts import FitContext
+from research.models.lightgbm_serving import FitReport, LightGBMExpert
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import lightgbm
 
+    from research.training import TrainingTable
 
-PACKED_ROWS = 512
-"""From as many rows on, laying out the trees anew costs less than LightGBM's own way. Live asks
-for a handful at a time, and needs no compiler."""
-COPIED_ROWS = 2048
-"""Rows copied at a time."""
+__all__ = ["BinnedRows", "LabelSpans", "LightGBMConfig", "LightGBMExpert", "fit"]
 
 
 class LightGBMConfig(Config):
@@ -41,7 +42,7 @@ class LightGBMConfig(Config):
     Parameters
     ----------
     n_trees : int
-        Boosting rounds. There is no early stopping: it would need rows of its own.
+        Boosting rounds; the most there can be with early stopping.
     learning_rate : float
         Shrinkage of each tree.
     num_leaves : int
@@ -61,6 +62,18 @@ class LightGBMConfig(Config):
         Fraction of the rows that each tree sees, drawn anew for every tree.
     l2 : float
         Ridge penalty on leaf values.
+    patience : int
+        Early stopping: end once the log loss of an inner validation span has not fallen for this
+        many trees, and keep as many trees as were best there. 0 is off.
+    stopping_frac : float
+        Share of the training rows, the last in time, that are that span. Rows before it whose
+        labels look into it are left out while the number of trees is sought.
+    refit : bool
+        Whether all rows are then fitted with that number of trees; else the model that never saw
+        the inner span is kept.
+    time_budget_secs : float, optional
+        Seconds after which a fit takes no further tree. Where it bites, the model depends on the
+        machine and its load, and its report says so; keep it for the bounds of a search.
     seed : int
         Seed of every draw.
     num_threads : int
@@ -78,6 +91,10 @@ class LightGBMConfig(Config):
     feature_frac: float = Field(default=0.5, gt=0.0, le=1.0)
     row_frac: float = Field(default=1.0, gt=0.0, le=1.0)
     l2: float = Field(default=10.0, ge=0.0)
+    patience: int = Field(default=0, ge=0)
+    stopping_frac: float = Field(default=0.2, gt=0.0, lt=1.0)
+    refit: bool = True
+    time_budget_secs: float | None = Field(default=None, gt=0.0)
     seed: int = Field(default=7, ge=0, le=2**31 - 1)
     num_threads: int = Field(default=2, ge=1, le=256)
 
@@ -121,6 +138,52 @@ class LightGBMConfig(Config):
         }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelSpans:
+    """What each training row's label looks at: early stopping divides the rows by it.
+
+    Parameters
+    ----------
+    ts_init, ts_end : (n_rows,) int64
+        When each row became known and the end of its label's span, UTC nanoseconds.
+    """
+
+    ts_init: Int64Array
+    ts_end: Int64Array
+
+    def split(self, rows: Int64Array, frac: float) -> tuple[Int64Array, Int64Array]:
+        """Cut the last `frac` of some rows off, by time.
+
+        Parameters
+        ----------
+        rows : (n_rows,) int64
+            Ascending places among the training rows.
+        frac : float
+            Share of them to cut off.
+
+        Returns
+        -------
+        head, tail : (n_head,), (n_tail,) int64
+            Ascending. No label of the head looks beyond the first time of the tail; rows in
+            between are in neither.
+
+        Raises
+        ------
+        DataError
+            If one of them would be empty.
+        """
+        times = np.sort(self.ts_init[rows])
+        cut = times[min(len(times) - 1, int((1.0 - frac) * len(times)))]
+        tail = rows[self.ts_init[rows] >= cut]
+        head = rows[self.ts_end[rows] <= cut]
+        if not len(head):
+            raise DataError(
+                f"early stopping must leave rows to fit on before its last {frac:g} of the rows, "
+                f"left none of {len(rows)}; load more history or lower stopping_frac"
+            )
+        return head, tail
+
+
 class BinnedRows:
     """Training rows binned once, on which several models can be fitted.
 
@@ -142,9 +205,13 @@ class BinnedRows:
         Feature names, in the columns' order.
     config : LightGBMConfig
         Settings.
+    spans : LabelSpans, optional
+        Of the training rows; early stopping needs it.
 
     Raises
     ------
+    ConfigError
+        If early stopping is asked for without `spans`.
     DataError
         If a label is neither 0 nor 1, or a value is infinite.
     """
@@ -157,14 +224,21 @@ class BinnedRows:
         weight: Float64Array,
         names: Sequence[str],
         config: LightGBMConfig,
+        spans: LabelSpans | None = None,
     ) -> None:
         import lightgbm
 
         if not np.isin(label, (0.0, 1.0)).all():
             raise DataError("labels of training rows must be 0 or 1, some were neither")
+        if config.patience and spans is None:
+            raise ConfigError(
+                "early stopping (patience above 0) must be given the spans of the labels, was "
+                "given none; pass them or set patience to 0"
+            )
         self.config = config
         self.label = label
         self.names = tuple(names)
+        self._spans = spans
         _quieten()
         self._data = lightgbm.Dataset(
             _sequence_class()(table, rows),
@@ -176,25 +250,174 @@ class BinnedRows:
         )
         self._data.construct()
 
-    def fit(self, rows: Int64Array | None = None) -> LightGBMExpert:
-        """Fit one model on all rows or on the ascending row numbers `rows`.
+    @classmethod
+    def of_table(cls, table: TrainingTable, rows: Int64Array, config: LightGBMConfig) -> Self:
+        """Bin the training rows `rows` of a table; their weights are scaled to a mean of 1.
+
+        Penalties then mean the same at every horizon.
+        """
+        weight = table.labels.weight[rows]
+        return cls(
+            table.matrix.values,
+            rows,
+            table.labels.value[rows],
+            weight / weight.mean(),
+            table.matrix.names,
+            config,
+            LabelSpans(table.matrix.ts_init[rows], table.labels.ts_end[rows]),
+        )
+
+    def fit(
+        self, rows: Int64Array | None = None, progress: Progress = no_progress
+    ) -> LightGBMExpert:
+        """Fit one model on all rows or on some.
+
+        Parameters
+        ----------
+        rows : (n_fit,) int64, optional
+            Ascending places among the training rows.
+        progress : Progress
+            Told the trees done, under the stage ``fit lightgbm``.
 
         Raises
         ------
         DataError
             If the rows hold one class only.
         """
-        import lightgbm
-
         label = self.label if rows is None else self.label[rows]
         if label.min() == label.max():
             raise DataError(
                 f"training rows must hold ups and downs, all {len(label)} were {label[0]:.0f}"
             )
         _quieten()
+        if self.config.patience:
+            places = np.arange(len(self.label)) if rows is None else rows
+            return self._fit_stopped(rows, places, progress)
+        watch = _Watch(self.config.n_trees, self.config.time_budget_secs, progress)
+        text = self._train(rows, self.config.n_trees, watch).model_to_string()
+        return LightGBMExpert(text, FitReport(rounds=watch.rounds, ended_by=watch.ended_by))
+
+    def _fit_stopped(
+        self, rows: Int64Array | None, places: Int64Array, progress: Progress
+    ) -> LightGBMExpert:
+        """Seek the number of trees on the rows before the last ones, then fit."""
+        config, spans = self.config, self._spans
+        assert spans is not None  # checked by the constructor
+        head, tail = spans.split(places, config.stopping_frac)
+        budget = config.time_budget_secs
+        # Half of the time is kept for the model itself.
+        share = budget / 2 if budget is not None and config.refit else budget
+        watch = _Watch(config.n_trees, share, progress, config.patience)
+        found = self._train(head, config.n_trees, watch, tail)
+        report = FitReport(
+            rounds=watch.best_rounds,
+            ended_by=watch.ended_by,
+            validation_rows=len(tail),
+            validation_loss=watch.best_loss,
+        )
+        if not config.refit:
+            text = found.model_to_string(num_iteration=watch.best_rounds)
+            return LightGBMExpert(text, report)
+        again = _Watch(watch.best_rounds, share, progress)
+        text = self._train(rows, watch.best_rounds, again).model_to_string()
+        cut = "time budget" in (watch.ended_by, again.ended_by)
+        ended_by = "time budget" if cut else watch.ended_by
+        return LightGBMExpert(
+            text, report.model_copy(update={"rounds": again.rounds, "ended_by": ended_by})
+        )
+
+    def _train(
+        self,
+        rows: Int64Array | None,
+        n_trees: int,
+        watch: _Watch,
+        tail: Int64Array | None = None,
+    ) -> lightgbm.Booster:
+        import lightgbm
+
         data = self._data if rows is None else self._data.subset(rows.tolist())
-        booster = lightgbm.train(self.config.parameters(), data, self.config.n_trees)
-        return LightGBMExpert(booster, self.names)
+        watched = [] if tail is None else [self._data.subset(tail.tolist())]
+        return lightgbm.train(
+            {**self.config.parameters(), "metric": "binary_logloss"},
+            data,
+            n_trees,
+            valid_sets=watched,
+            callbacks=[watch],
+        )
+
+
+class _Watch:
+    """Called by LightGBM after every tree: tells the progress and says when to end.
+
+    Parameters
+    ----------
+    n_trees : int
+        Trees asked for.
+    budget_secs : float, optional
+        Seconds after which there is no further tree.
+    progress : Progress
+        Told the trees done.
+    patience : int
+        Trees without a lower validation loss after which there is no further one; 0 is never.
+    """
+
+    def __init__(
+        self, n_trees: int, budget_secs: float | None, progress: Progress, patience: int = 0
+    ) -> None:
+        self._n_trees = n_trees
+        self._deadline = None if budget_secs is None else time.monotonic() + budget_secs
+        self._progress = progress
+        self._patience = patience
+        self.rounds = 0
+        self.best_rounds = 0
+        self.best_loss: float | None = None
+        self.ended_by: Literal["all trees", "early stopping", "time budget"] = "all trees"
+
+    def __call__(self, environment: lightgbm.callback.CallbackEnv) -> None:
+        """Look at one more tree."""
+        from lightgbm.callback import EarlyStopException
+
+        self.rounds = environment.iteration + 1
+        losses = environment.evaluation_result_list or []
+        self._progress("fit lightgbm", self.rounds, self._n_trees)
+        if self._patience:
+            loss = float(losses[0][2])
+            if self.best_loss is None or loss < self.best_loss:
+                self.best_rounds, self.best_loss = self.rounds, loss
+        if self.rounds == self._n_trees:
+            return
+        if self._patience and self.rounds - self.best_rounds >= self._patience:
+            self.ended_by = "early stopping"
+        elif self._deadline is not None and time.monotonic() >= self._deadline:
+            self.ended_by = "time budget"
+        else:
+            return
+        self._progress("fit lightgbm", self._n_trees, self._n_trees)
+        raise EarlyStopException(environment.iteration, losses)
+
+
+def fit(
+    table: TrainingTable, rows: Int64Array, config: LightGBMConfig, context: FitContext
+) -> LightGBMExpert:
+    """Fit one model on some rows of a table.
+
+    Parameters
+    ----------
+    table : TrainingTable
+        All rows; none but `rows` is looked at.
+    rows : (n_rows,) int64
+        Ascending row numbers, all trainable.
+    config : LightGBMConfig
+        Settings.
+    context : FitContext
+        Told of the progress; a fit takes one thread.
+
+    Raises
+    ------
+    DataError
+        If the rows hold one class only, or a value is infinite.
+    """
+    return BinnedRows.of_table(table, rows, config).fit(progress=context.progress)
 
 
 def _quieten() -> None:
@@ -231,78 +454,3 @@ def _sequence_class() -> Any:
             return found
 
     return Rows
-
-
-class LightGBMExpert:
-    """A fitted model: feature rows in, raw probabilities out.
-
-    Parameters
-    ----------
-    booster : lightgbm.Booster
-        The trees.
-    names : tuple of str
-        Feature names, in the order of the columns that `predict` takes.
-    """
-
-    def __init__(self, booster: lightgbm.Booster, names: tuple[str, ...]) -> None:
-        self._booster = booster
-        self.names = names
-
-    def predict(self, values: Float64Array, rows: Int64Array | None = None) -> Float64Array:
-        """Return the raw probability of a rise for each row.
-
-        Each row's answer depends on that row alone: batch and stream agree bit for bit.
-
-        Parameters
-        ----------
-        values : (n_table, n_features) float64
-            Feature values in the order of `names`, NaN where undefined.
-        rows : (n_rows,) int64, optional
-            Which of them to answer; all if absent.
-
-        Returns
-        -------
-        (n_rows,) float64
-        """
-        if values.ndim != 2 or values.shape[1] != len(self.names):
-            raise DataError(
-                f"features must have the shape (n_rows, {len(self.names)}), had {values.shape}"
-            )
-        rows = np.arange(len(values)) if rows is None else rows
-        packed = self._packed if len(rows) >= PACKED_ROWS else None
-        if packed is not None:
-            return packed.predict(np.ascontiguousarray(values, dtype=np.float64), rows)
-        # Piece by piece, because a copy of all rows would take more memory than the model.
-        parts = np.array_split(rows, 1 + len(rows) // COPIED_ROWS)
-        answers = [self._booster.predict(values[part], num_threads=1) for part in parts]
-        return np.concatenate(answers, dtype=np.float64)
-
-    @cached_property
-    def _packed(self) -> PackedTrees | None:
-        return PackedTrees.of_model(self._booster.dump_model())
-
-    def to_text(self) -> str:
-        """Return the model in LightGBM's text format."""
-        return str(self._booster.model_to_string())
-
-    @classmethod
-    def from_text(cls, text: str, names: Sequence[str]) -> Self:
-        """Load a model from LightGBM's text format.
-
-        Raises
-        ------
-        IntegrityError
-            If the text is no model or its features are not `names`.
-        """
-        import lightgbm
-
-        try:
-            booster = lightgbm.Booster(model_str=text)
-        except lightgbm.basic.LightGBMError as error:
-            raise IntegrityError(f"model text must be LightGBM's, was refused: {error}") from error
-        found = tuple(booster.feature_name())
-        if found != tuple(names):
-            raise IntegrityError(
-                f"the model's features must be the manifest's {tuple(names)}, were {found}"
-            )
-        return cls(booster, found)

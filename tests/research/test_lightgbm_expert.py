@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import lightgbm
 import numpy as np
 import pytest
 
@@ -44,9 +45,14 @@ def trees(expert: LightGBMExpert) -> str:
     return re.split(r"\nparameters:", expert.to_text())[0]
 
 
+def booster(expert: LightGBMExpert) -> lightgbm.Booster:
+    """Return the model as the lightgbm package reads it."""
+    return lightgbm.Booster(model_str=expert.to_text())
+
+
 def test_learns_what_is_there() -> None:
     values, label, _ = rows(seed=1)
-    found = fitted().predict(values)
+    found = fitted().score(values)
     assert found[label == 1.0].mean() > found[label == 0.0].mean() + 0.05
 
 
@@ -60,7 +66,7 @@ def test_the_number_of_threads_changes_no_bit(frac: float) -> None:
     three = one.model_copy(update={"num_threads": 3})
     assert trees(fitted(one)) == trees(fitted(three))
     values = rows(seed=2)[0]
-    np.testing.assert_array_equal(fitted(one).predict(values), fitted(three).predict(values))
+    np.testing.assert_array_equal(fitted(one).score(values), fitted(three).score(values))
     assert one.identity_hash() == three.identity_hash()
 
 
@@ -71,8 +77,8 @@ def test_every_other_setting_is_part_of_the_identity() -> None:
 
 def test_each_row_is_answered_alone() -> None:
     expert, values = fitted(), rows(5000, seed=3)[0]
-    together = expert.predict(values)
-    alone = np.concatenate([expert.predict(values[row : row + 1]) for row in range(0, 5000, 97)])
+    together = expert.score(values)
+    alone = np.concatenate([expert.score(values[row : row + 1]) for row in range(0, 5000, 97)])
     np.testing.assert_array_equal(alone, together[::97])
 
 
@@ -95,16 +101,16 @@ def test_many_rows_are_answered_as_lightgbm_does(leaves: int, undefined_in_train
     asked[::17] = 0.0
     asked[1::19, 3], asked[2::19, 3] = np.inf, -np.inf
     chosen = np.random.default_rng(0).permutation(len(asked))[:7001]
-    found = expert.predict(asked, chosen)
-    wanted = expert._booster.predict(asked[chosen], num_threads=1)
+    found = expert.score(asked, chosen)
+    wanted = booster(expert).predict(asked[chosen], num_threads=1)
     np.testing.assert_array_equal(found, wanted)
-    largest = max(tree["num_leaves"] for tree in expert._booster.dump_model()["tree_info"])
+    largest = max(tree["num_leaves"] for tree in booster(expert).dump_model()["tree_info"])
     assert (largest > 64) == (leaves == 200)
     assert (expert._packed is None) == (leaves == 200)
 
 
 def test_splits_of_another_kind_are_left_to_lightgbm() -> None:
-    model = fitted()._booster.dump_model()
+    model = booster(fitted()).dump_model()
     assert PackedTrees.of_model(model) is not None
     model["tree_info"][3]["tree_structure"]["decision_type"] = "=="
     assert PackedTrees.of_model(model) is None
@@ -113,14 +119,14 @@ def test_splits_of_another_kind_are_left_to_lightgbm() -> None:
 def test_text_keeps_every_bit() -> None:
     expert, values = fitted(), rows(seed=4)[0]
     again = LightGBMExpert.from_text(expert.to_text(), NAMES)
-    np.testing.assert_array_equal(again.predict(values), expert.predict(values))
+    np.testing.assert_array_equal(again.score(values), expert.score(values))
 
 
 def test_undefined_features_are_answered() -> None:
     values, label, weight = rows()
     values[::7, 2] = np.nan
     expert = binned(values, label, weight, NAMES, CONFIG).fit()
-    assert np.isfinite(expert.predict(np.full((1, len(NAMES)), np.nan))).all()
+    assert np.isfinite(expert.score(np.full((1, len(NAMES)), np.nan))).all()
 
 
 def test_an_inner_fit_looks_at_its_rows_only() -> None:
@@ -152,7 +158,7 @@ def test_unusable_rows_are_refused() -> None:
     with pytest.raises(DataError, match="must hold ups and downs, all 200 were 1"):
         binned(values, np.ones(200), weight, NAMES, CONFIG).fit()
     with pytest.raises(DataError, match=r"shape \(n_rows, 6\), had \(3, 5\)"):
-        fitted().predict(np.zeros((3, 5)))
+        fitted().score(np.zeros((3, 5)))
 
 
 def test_other_text_is_refused() -> None:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from research.features import FeatureMatrix
 
 
 PACKED_ROWS = 512

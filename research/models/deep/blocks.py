@@ -148,7 +148,7 @@ class Resettable(Protocol):
 def initialise(model: nn.Module, generator: torch.Generator) -> None:
     """Set all weights of a model from a generator: the global one decides nothing.
 
-    Linear layers and embeddings are known; a module with parameters of its own must have
+    Linear and LSTM layers, embeddings and norms are known; a module with parameters of its own must have
     ``reset_from(generator)``.
 
     Raises
@@ -166,6 +166,8 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
                 module.weight.normal_(0.0, 0.02, generator=generator)
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()  # ones and zeros: nothing is drawn
+            elif isinstance(module, nn.LSTM):
+                _reset_recurrent(module, generator)
             elif next(module.parameters(recurse=False), None) is not None:
                 raise TypeError(f"{name} ({type(module).__name__}) must have reset_from()")
 
@@ -176,6 +178,19 @@ def _reset_linear(module: nn.Linear, generator: torch.Generator) -> None:
     module.weight.uniform_(-bound, bound, generator=generator)
     if module.bias is not None:
         module.bias.zero_()
+
+
+def _reset_recurrent(module: nn.LSTM, generator: torch.Generator) -> None:
+    """Draw weights by the width; gates begin by remembering (Jozefowicz et al., 2015)."""
+    width = module.hidden_size
+    bound = 1.0 / math.sqrt(width)
+    for name, parameter in module.named_parameters():
+        if name.startswith("weight"):
+            parameter.uniform_(-bound, bound, generator=generator)
+        else:
+            parameter.zero_()
+        if name.startswith("bias_ih"):
+            parameter[width : 2 * width].fill_(1.0)
 
 
 def draw_masks(

@@ -1,0 +1,208 @@
+"""Causal transformer with sliding-window attention, trained at every position at once (torch)."""
+
+# torch is what this package is for; nothing that serves a bundle imports this module.
+# ruff: noqa: TID253
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from research.models.deep.blocks import DistributionHead, ModelInputs, SequenceModel
+from research.models.deep.config import TransformerConfig
+from research.models.deep.sequences import Memory
+
+
+class CausalTransformer(SequenceModel):
+    """Attention over the last `window` tokens in each layer, pre-norm.
+
+    After Vaswani et al. (2017). Deviations: the norm comes first (Xiong et al., 2020); a token
+    sees a window only (Beltagy et al., 2020), so that L layers reach ``L (window - 1)`` tokens
+    back; positions enter as one fitted number per head and distance (Shaw et al., 2018; Raffel et
+    al., 2020), so that a cache can be shifted without touching what is in it; the instrument's
+    embedding is added to every token; dropout masks hold for a whole sequence.
+
+    Parameters
+    ----------
+    inputs : ModelInputs
+        What it reads.
+    config : TransformerConfig
+        Its size.
+    """
+
+    def __init__(self, inputs: ModelInputs, config: TransformerConfig) -> None:
+        width, reach = config.d_model, config.layers * (config.window - 1)
+        sizes = [width, *([width, config.feedforward] * config.layers)]
+        super().__init__(inputs, Memory(phases=1, reach=reach), sizes)
+        self.window = config.window
+        self.width = width
+        self.embed = nn.Linear(len(inputs.names), width)
+        self.instrument = nn.Embedding(inputs.n_instruments, width)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = DistributionHead(width)
+
+    def forward(self, x: Tensor, code: Tensor, masks: list[Tensor]) -> Tensor:
+        """See `SequenceModel.forward`."""
+        self.check_inputs(x, masks)
+        hidden = (self.embed(x) + self.instrument(code)[:, None]) * masks[0][:, None]
+        for place, layer in enumerate(self.layers):
+            hidden = layer(hidden, masks[1 + 2 * place], masks[2 + 2 * place])
+        return self.head(self.norm(hidden))  # type: ignore[no-any-return]  # torch's modules
+
+    def initial_state(self, batch: int) -> tuple[Tensor, ...]:
+        """Return no keys and values at all, and how many of them count: none.
+
+        Returns
+        -------
+        cache : (batch, n_layers, 2, window - 1, d_model) float32
+            Keys and values of the tokens before, the newest last.
+        count : (batch,) int64
+            How many of them count.
+        """
+        shape = (batch, len(self.layers), 2, self.window - 1, self.width)
+        return torch.zeros(shape), torch.zeros(batch, dtype=torch.int64)
+
+    def step(
+        self, x: Tensor, code: Tensor, masks: list[Tensor], *state: Tensor
+    ) -> tuple[Tensor, ...]:
+        """See `SequenceModel.step`."""
+        self.check_inputs(x, masks)
+        cache, count = state
+        ages = torch.arange(
+            self.window - 1, -1, -1, device=x.device
+        )  # of the tokens before, and of this one: 0
+        seen = ages[None] <= count[:, None]
+        hidden = (self.embed(x) + self.instrument(code)) * masks[0]
+        fresh = []
+        for place, layer in enumerate(self.layers):
+            hidden, pair = layer.step(
+                hidden, masks[1 + 2 * place], masks[2 + 2 * place], cache[:, place], seen
+            )
+            fresh.append(pair)
+        kept = torch.cat([cache[:, :, :, 1:], torch.stack(fresh, dim=1)], dim=3)
+        count = torch.clamp(count + 1, max=self.window - 1)
+        return self.head(self.norm(hidden)), kept, count
+
+
+class Block(nn.Module):
+    """One layer: attention, then a feed-forward part, each added to what came in.
+
+    Parameters
+    ----------
+    config : TransformerConfig
+        Its size.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width = config.d_model
+        self.heads, self.window = config.heads, config.window
+        self.attention_norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, 3 * width)
+        self.gather = nn.Linear(width, width)
+        self.distance = nn.Parameter(torch.empty(config.heads, config.window))
+        self.feedforward_norm = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, config.feedforward)
+        self.narrow = nn.Linear(config.feedforward, width)
+
+    def reset_from(self, generator: torch.Generator) -> None:
+        """Begin without a preference for any distance."""
+        self.distance.zero_()
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor, feedforward_mask: Tensor) -> Tensor:
+        """Return (n_sequences, n_steps, width) from the same and two masks."""
+        query, key, value = self.project(self.attention_norm(hidden)).chunk(3, dim=-1)
+        found = self.gather(self._attend(query, key, value))
+        hidden = hidden + found * attention_mask[:, None]
+        return hidden + self._feed(hidden, feedforward_mask[:, None])
+
+    def step(
+        self,
+        hidden: Tensor,
+        attention_mask: Tensor,
+        feedforward_mask: Tensor,
+        cache: Tensor,
+        seen: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the next hidden token and this one's key and value.
+
+        Parameters
+        ----------
+        hidden : (n_sequences, width)
+            One token.
+        attention_mask, feedforward_mask : (n_sequences, size)
+            Masks.
+        cache : (n_sequences, 2, window - 1, width)
+            Keys and values of the tokens before.
+        seen : (n_sequences, window) bool
+            Which of those and the token itself count.
+
+        Returns
+        -------
+        hidden : (n_sequences, width)
+        fresh : (n_sequences, 2, 1, width)
+        """
+        query, key, value = self.project(self.attention_norm(hidden)).chunk(3, dim=-1)
+        fresh = torch.stack([key, value], dim=1)[:, :, None]
+        keys, values = torch.cat([cache, fresh], dim=2).unbind(dim=1)
+        split = (len(hidden), self.window, self.heads, -1)
+        keys, values = keys.reshape(split), values.reshape(split)  # (sequence, window, head, part)
+        asked = query.reshape(len(hidden), 1, self.heads, -1)
+        scores = (asked * keys).sum(dim=-1) / math.sqrt(asked.shape[-1])
+        # The oldest of the window comes first, and is the farthest.
+        scores = scores + self.distance.flip(1).T
+        weights = torch.softmax(scores.masked_fill(~seen[:, :, None], -1e9), dim=1)
+        found = (weights[..., None] * values).sum(dim=1).reshape(len(hidden), -1)
+        hidden = hidden + self.gather(found) * attention_mask
+        return hidden + self._feed(hidden, feedforward_mask), fresh
+
+    def _feed(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        inner = functional.relu(self.widen(self.feedforward_norm(hidden)))
+        found: Tensor = self.narrow(inner * mask)
+        return found
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend block by block: the tokens of a block to their own block and the one before.
+
+        With blocks of ``window - 1`` tokens that is all that a window can hold, and the work
+        grows with the window, not with the sequence. All are (n_sequences, n_steps, width).
+        """
+        count, steps, width = query.shape
+        size = self.window - 1
+        n_blocks = -(-steps // size)
+        behind = n_blocks * size - steps
+        part = width // self.heads
+        # b sequence, n block, q place of the asking token, h head, d part of a head
+        query = functional.pad(query, (0, 0, 0, behind))
+        query = query.reshape(count * n_blocks, size, self.heads, part).transpose(1, 2)
+        key, value = (_pairs_of_blocks(each, size, behind) for each in (key, value))
+        key = key.reshape(count * n_blocks, 2 * size, self.heads, part).transpose(1, 2)
+        value = value.reshape(count * n_blocks, 2 * size, self.heads, part).transpose(1, 2)
+        scores = query @ key.transpose(2, 3) / math.sqrt(part)  # (b n, h, q, 2 size)
+        scores = scores.reshape(count, n_blocks, self.heads, size, 2 * size) + self._bias(n_blocks)
+        weights = torch.softmax(scores, dim=-1).reshape(-1, self.heads, size, 2 * size)
+        found = (weights @ value).transpose(1, 2).reshape(count, n_blocks * size, width)
+        return found[:, :steps]
+
+    def _bias(self, n_blocks: int) -> Tensor:
+        """Return what is added to scores, (n_blocks, heads, size, 2 size): -1e9 out of sight."""
+        size, device = self.window - 1, self.distance.device
+        places = torch.arange(2 * size, device=device)
+        distance = places[size:, None] - places[None]  # (size, 2 size)
+        inside = (distance >= 0) & (distance < self.window)
+        bias = self.distance[:, distance.clamp(0, self.window - 1)]
+        bias = bias.masked_fill(~inside, -1e9)
+        # Before the first block there is nothing.
+        first = bias.masked_fill(places < size, -1e9)
+        return torch.stack([first, *[bias] * (n_blocks - 1)])
+
+
+def _pairs_of_blocks(tokens: Tensor, size: int, behind: int) -> Tensor:
+    """Return every block with the one before it, (n_sequences, n_blocks, 2 size, width)."""
+    count, _, width = tokens.shape
+    blocks = functional.pad(tokens, (0, 0, size, behind)).reshape(count, -1, size, width)
+    return torch.cat([blocks[:, :-1], blocks[:, 1:]], dim=2)

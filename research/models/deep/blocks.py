@@ -148,8 +148,8 @@ class Resettable(Protocol):
 def initialise(model: nn.Module, generator: torch.Generator) -> None:
     """Set all weights of a model from a generator: the global one decides nothing.
 
-    Linear and LSTM layers, embeddings and norms are known; a module with parameters of its own must have
-    ``reset_from(generator)``.
+    Linear and LSTM layers, embeddings and norms are known; a module with parameters of its own
+    must have ``reset_from(generator)``.
 
     Raises
     ------

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -38,9 +40,9 @@ class RecurrentLayer(nn.Module):
 
         Written out, so that it exports to plain products and sigmoids.
         """
-        cell = self.cell
-        gates = functional.linear(x, cell.weight_ih_l0, cell.bias_ih_l0)
-        gates = gates + functional.linear(hidden, cell.weight_hh_l0, cell.bias_hh_l0)
+        of_input, of_hidden, input_bias, hidden_bias = self.cell.all_weights[0]
+        gates = functional.linear(x, of_input, input_bias)
+        gates = gates + functional.linear(hidden, of_hidden, hidden_bias)
         enter, keep, new, show = gates.chunk(4, dim=-1)
         memory = torch.sigmoid(keep) * memory + torch.sigmoid(enter) * torch.tanh(new)
         return torch.sigmoid(show) * torch.tanh(memory), memory
@@ -90,7 +92,7 @@ class RecurrentModel(SequenceModel):
         hidden, memory = state
         found = torch.tanh(self.embed(x) + self.instrument(code))
         parts = []
-        for place, layer in enumerate(self.layers):
+        for place, layer in enumerate(cast("list[RecurrentLayer]", list(self.layers))):
             pair = layer.step(found * masks[place], hidden[:, place], memory[:, place])
             parts.append(pair)
             found = pair[0]

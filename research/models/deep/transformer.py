@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ class CausalTransformer(SequenceModel):
         seen = ages[None] <= count[:, None]
         hidden = (self.embed(x) + self.instrument(code)) * masks[0]
         fresh = []
-        for place, layer in enumerate(self.layers):
+        for place, layer in enumerate(cast("list[Block]", list(self.layers))):
             hidden, pair = layer.step(
                 hidden, masks[1 + 2 * place], masks[2 + 2 * place], cache[:, place], seen
             )

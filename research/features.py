@@ -22,14 +22,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
 
-from catalog.arrays import BarArrays, Float64Array, Int64Array, Ohlcv
-from catalog.config import Config
+from catalog.arrays import Float64Array, Int64Array, Ohlcv
 from catalog.errors import ConfigError, DataError
 from catalog.progress import Progress, no_progress
 from catalog.timestamps import format_time, interval_name
 from research import kernels
+from research.feature_config import FeatureConfig
 from research.feature_table import (
     BASE_FEATURES,
     CODE_FEATURE,
@@ -39,47 +38,39 @@ from research.feature_table import (
     Feature,
     ratio_feature,
 )
+from research.group_drivers import GroupLayout, GroupStream, Recorded, run_group
+from research.groups.registry import (
+    first_columns,
+    flow_input,
+    funding_input,
+    groups_of,
+    minute_input,
+)
+from research.inputs import (
+    check_bar,
+    check_bars,
+    check_flow,
+    check_value,
+    not_one_of,
+    panel_records,
+)
 from research.kernel_cache import compiled_kernels, source_hash
 from research.panel import Panel
+
+__all__ = [
+    "WARMUP_BARS",
+    "FeatureConfig",
+    "FeatureMatrix",
+    "FeatureStream",
+    "compute_features",
+    "feature_table",
+    "feature_table_hash",
+]
 
 WARMUP_BARS = kernels.WARMUP_SLOTS + kernels.MAX_CARRIED
 """History after which a stream equals a run over everything, whatever bars are missing."""
 
 _TIMESTAMPS_PER_CALL = 16_384  # often enough for a progress bar, seldom enough to cost nothing
-
-
-class FeatureConfig(Config):
-    """Which optional features a run uses.
-
-    Parameters
-    ----------
-    lead : str, optional
-        Instrument whose returns lead the others (BTC); None leaves its features out.
-    peers : bool
-        Whether the mean return of the other instruments is a feature; NaN where there are none.
-    ratios : tuple of (str, str)
-        Pairs of instruments, the price of the first in units of the second being a feature.
-    funding : bool
-        Whether the funding rate is a feature. True demands funding for every instrument.
-    instrument_code : bool
-        Whether the place of the instrument in the profile is a feature, for pooled models.
-    """
-
-    lead: str | None = None
-    peers: bool = False
-    ratios: tuple[tuple[str, str], ...] = ()
-    funding: bool = True
-    instrument_code: bool = True
-
-    @model_validator(mode="after")
-    def _check_ratios(self) -> FeatureConfig:
-        names = [ratio_feature(first, second).name for first, second in self.ratios]
-        if len(set(names)) != len(names):
-            raise ValueError(f"ratios must be distinct pairs of symbols, were {self.ratios}")
-        for first, second in self.ratios:
-            if first == second:
-                raise ValueError(f"a ratio must name two instruments, was {first} twice")
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +111,18 @@ def feature_table(config: FeatureConfig) -> tuple[Feature, ...]:
     if config.peers:
         table += PEER_FEATURES
     table += tuple(ratio_feature(first, second) for first, second in config.ratios)
+    for group in groups_of(config):
+        table += group.features()
     if config.instrument_code:
         table += (CODE_FEATURE,)
     return table
 
 
 def feature_table_hash(config: FeatureConfig) -> str:
-    """Return the SHA-256 of what decides a feature's value: settings, table, kernel source."""
+    """Return the SHA-256 of what decides a feature's value: settings, table, kernels' sources."""
     table = [asdict(feature) for feature in feature_table(config)]
-    parts = [config.model_dump(mode="json"), table, source_hash(kernels)]
+    groups = {group.name: source_hash(*group.sources) for group in groups_of(config)}
+    parts = [config.model_dump(mode="json"), table, source_hash(kernels), groups]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -154,39 +148,66 @@ def compute_features(
         If funding is asked for and absent, or a bar or a rate is not sound.
     """
     instruments = panel.instruments()
-    layout = _Layout.of(instruments, config)
+    layout = _Layout.of(instruments, panel.interval_ns, config)
+    listened = {name for group in layout.groups for name, _ in group.inputs}
+    records = panel_records(panel, listened)
+    recorded = _recorded(panel, len(layout.names))
+    rows = len(recorded.ts_init)
+    total = rows * (1 + len(layout.groups))
+    _run_base(layout, recorded, _funding_columns(panel, config), progress, total)
+    for number, group in enumerate(layout.groups, start=1):
+        before = number * rows
+
+        def told(done: int, before: int = before) -> None:
+            progress("features", before + done, total)
+
+        run_group(group, recorded, records, _TIMESTAMPS_PER_CALL, told)
+    codes = np.repeat(np.arange(len(instruments), dtype=np.int64), recorded.counts)
+    return FeatureMatrix(
+        layout.names, instruments, recorded.ts_init, codes, recorded.values, recorded.valid
+    )
+
+
+def _recorded(panel: Panel, n_features: int) -> Recorded:
+    """Lay the bars of a panel out, and room for their features."""
     for bars in panel.bars:
-        _check_bars(bars)
+        check_bars(bars)
     ts_init = np.concatenate([bars.ts_init for bars in panel.bars])
-    recorded = np.empty((len(ts_init), 5))
+    columns = np.empty((len(ts_init), 5))
     for column, name in enumerate(Ohlcv._fields):
-        np.concatenate([getattr(bars, name) for bars in panel.bars], out=recorded[:, column])
-    funding_ts, funding_rate, funding_counts = _funding_columns(panel, config)
+        np.concatenate([getattr(bars, name) for bars in panel.bars], out=columns[:, column])
     counts = np.array([len(bars) for bars in panel.bars], dtype=np.int64)
-    cursors = np.stack([*_spans(counts), *_spans(funding_counts)])
-    values = np.empty((len(ts_init), len(layout.names)))
-    valid = np.zeros(len(ts_init), dtype=np.bool_)
-    state, scratch = layout.arrays(), layout.scratch_arrays()
+    values, valid = np.empty((len(ts_init), n_features)), np.zeros(len(ts_init), dtype=np.bool_)
+    return Recorded(panel.interval_ns, ts_init, columns, counts, values, valid)
+
+
+def _run_base(
+    layout: _Layout,
+    recorded: Recorded,
+    funding: tuple[Int64Array, Float64Array, Int64Array],
+    progress: Progress,
+    total: int,
+) -> None:
+    """Write the base table's columns and which rows are valid."""
+    funding_ts, funding_rate, funding_counts = funding
+    arguments = (
+        recorded.interval_ns,
+        (recorded.ts_init, recorded.bars),
+        (funding_ts, funding_rate),
+        np.stack([*_spans(recorded.counts), *_spans(funding_counts)]),
+        layout.arrays(),
+        layout.settings,
+        layout.ratios,
+        layout.scratch_arrays(),
+        recorded.values,
+        recorded.valid,
+    )
     run = compiled_kernels().run
     done, newly_done = 0, -1
     while newly_done:
-        newly_done = run(
-            _TIMESTAMPS_PER_CALL,
-            panel.interval_ns,
-            (ts_init, recorded),
-            (funding_ts, funding_rate),
-            cursors,
-            state,
-            layout.settings,
-            layout.ratios,
-            scratch,
-            values,
-            valid,
-        )
+        newly_done = run(_TIMESTAMPS_PER_CALL, *arguments)
         done += newly_done
-        progress("features", done, len(ts_init))
-    codes = np.repeat(np.arange(len(instruments), dtype=np.int64), counts)
-    return FeatureMatrix(layout.names, instruments, ts_init, codes, values, valid)
+        progress("features", done, total)
 
 
 class FeatureStream:
@@ -215,7 +236,7 @@ class FeatureStream:
     ) -> None:
         self.instruments = tuple(instruments)
         self.interval_ns = interval_ns
-        layout = _Layout.of(self.instruments, config)
+        layout = _Layout.of(self.instruments, interval_ns, config)
         self.names = layout.names
         count = len(self.instruments)
         state = layout.arrays()
@@ -243,6 +264,8 @@ class FeatureStream:
         self._rows, self._valid = arrays[5], arrays[7]
         self._slot = kernels.NEVER
         self._pending: list[tuple[int, int, float]] = []
+        self._groups = tuple(GroupStream(group, interval_ns, compiled) for group in layout.groups)
+        self._listened = frozenset(name for group in self._groups for name in group.listens_to)
 
     def update_funding(self, instrument_id: str, rate: float, ts_init: int) -> None:
         """Take in a settled funding rate.
@@ -256,13 +279,81 @@ class FeatureStream:
             If the instrument is not one of the stream's or the rate is not a finite number.
         """
         if instrument_id not in self.instruments:
-            raise DataError(_not_one_of("funding", instrument_id, self.instruments))
+            raise DataError(not_one_of("funding", instrument_id, self.instruments))
         if not math.isfinite(rate):
             raise DataError(
                 f"funding rate of {instrument_id} at {format_time(ts_init)} must be finite, "
                 f"was {rate}"
             )
         self._pending.append((ts_init, self.instruments.index(instrument_id), rate))
+        self._put(funding_input(instrument_id), ts_init, (rate,))
+
+    def update_series(self, name: str, value: float, ts_init: int, extra: float = math.nan) -> None:
+        """Take in a record of a slow series, such as ``index.dvol.btc``.
+
+        It counts for bars at or after its `ts_init`. One that was known before the last of its
+        series changes nothing, so a feed may repeat itself.
+
+        Parameters
+        ----------
+        name : str
+            As in `Panel.series`. Series that no feature looks at are refused.
+        value : float
+            Its value; NaN for news without a score, and for nothing else.
+        ts_init : int
+            When it became known, UTC nanoseconds.
+        extra : float
+            For news: the headline's novelty (`research.novelty`).
+
+        Raises
+        ------
+        DataError
+            If no feature looks at the series, or the value is not a finite number.
+        """
+        if name not in self._listened:
+            wanted = ", ".join(sorted(self._listened)) or "none"
+            raise DataError(f"series must be one that features look at ({wanted}), was {name}")
+        check_value(name, ts_init, value)
+        self._put(name, ts_init, (value, extra))
+
+    def update_flow(self, instrument_id: str, values: Sequence[float], ts_init: int) -> None:
+        """Take in the order flow of the bar that closed at `ts_init`, before that bar.
+
+        Parameters
+        ----------
+        instrument_id : str
+            Whose.
+        values : (4,) sequence of float
+            As in `research.inputs.FLOW_FIELDS`.
+        ts_init : int
+            Close of the bar, UTC nanoseconds.
+
+        Raises
+        ------
+        DataError
+            If the instrument is not one of the stream's or a number is not sound.
+        """
+        if instrument_id not in self.instruments:
+            raise DataError(not_one_of("order flow", instrument_id, self.instruments))
+        check_flow(instrument_id, ts_init, values)
+        self._put(flow_input(instrument_id), ts_init, values)
+
+    def update_minute(self, instrument_id: str, ts_init: int, bar: Ohlcv) -> None:
+        """Take in a 1-minute bar that closed at `ts_init`, before the bar that it belongs to.
+
+        Raises
+        ------
+        DataError
+            If the instrument is not one of the stream's or the bar is not sound.
+        """
+        if instrument_id not in self.instruments:
+            raise DataError(not_one_of("1-minute bar", instrument_id, self.instruments))
+        check_bar(instrument_id, ts_init, bar)
+        self._put(minute_input(instrument_id), ts_init, bar)
+
+    def _put(self, name: str, ts_init: int, values: Sequence[float]) -> None:
+        for group in self._groups:
+            group.put(name, ts_init, values)
 
     def update(self, ts_init: int, bars: Mapping[str, Ohlcv]) -> dict[str, Float64Array]:
         """Take in the bars that closed at `ts_init`; return a row for each that is warm.
@@ -295,18 +386,20 @@ class FeatureStream:
             if bar is None:
                 present[index] = 0
                 continue
-            _check_bar(name, ts_init, bar)
+            check_bar(name, ts_init, bar)
             table[index] = bar
             present[index] = 1
             found += 1
         if found != len(bars):
             unknown = next(name for name in bars if name not in self.instruments)
-            raise DataError(_not_one_of("bar", unknown, self.instruments))
+            raise DataError(not_one_of("bar", unknown, self.instruments))
         if self._pending:
             self._settle(ts_init)
         self._slot = slot
         self._step(slot, self.interval_ns, present, table, *self._arguments)
         rows, valid = self._rows, self._valid
+        for group in self._groups:
+            group.advance(slot, present, table, rows, valid)
         return {
             name: np.array(rows[index])
             for index, name in enumerate(self.instruments)
@@ -343,13 +436,14 @@ class _Layout:
     settings: Int64Array
     ratios: Int64Array
     count: int
+    groups: tuple[GroupLayout, ...]
 
     @classmethod
-    def of(cls, instruments: Sequence[str], config: FeatureConfig) -> _Layout:
+    def of(cls, instruments: Sequence[str], interval_ns: int, config: FeatureConfig) -> _Layout:
         """Lay out the columns in the order of `feature_table`."""
         for name in (config.lead, *(name for pair in config.ratios for name in pair)):
             if name is not None and name not in instruments:
-                raise ConfigError(_not_one_of("feature", name, instruments))
+                raise ConfigError(not_one_of("feature", name, instruments))
         names = tuple(feature.name for feature in feature_table(config))
         settings = np.full(kernels.SETTINGS, kernels.NEVER, dtype=np.int64)
         for place, first in (
@@ -366,7 +460,12 @@ class _Layout:
         if config.ratios:
             settings[kernels.RATIOS_AT] = names.index(ratio_feature(*config.ratios[0]).name)
         codes = [instruments.index(name) for pair in config.ratios for name in pair]
-        return cls(names, settings, np.array(codes, dtype=np.int64), len(instruments))
+        uses = groups_of(config)
+        groups = tuple(
+            GroupLayout.of(use, instruments, interval_ns, first)
+            for use, first in zip(uses, first_columns(uses, names), strict=True)
+        )
+        return cls(names, settings, np.array(codes, dtype=np.int64), len(instruments), groups)
 
     def arrays(self) -> tuple[Float64Array, Int64Array]:
         """Return the state of instruments about which nothing is known."""
@@ -409,40 +508,3 @@ def _funding_columns(
     counts = np.array([len(one) for one in series], dtype=np.int64)
     times = np.concatenate([one.ts_init for one in series]).astype(np.int64)
     return times, np.concatenate([one.value for one in series]).astype(np.float64), counts
-
-
-def _check_bars(bars: BarArrays) -> None:
-    """Refuse bars whose logarithms do not exist or whose extremes contradict them."""
-    sound = (
-        (bars.low > 0.0)
-        & (bars.low <= np.minimum(bars.open, bars.close))
-        & (bars.high >= np.maximum(bars.open, bars.close))
-        & np.isfinite(bars.high)
-        & (bars.volume >= 0.0)
-        & np.isfinite(bars.volume)
-    )
-    if not np.all(sound):
-        row = int(np.flatnonzero(~sound)[0])
-        bar = Ohlcv(*(float(getattr(bars, name)[row]) for name in Ohlcv._fields))
-        raise DataError(_unsound(bars.instrument_id, int(bars.ts_init[row]), bar))
-
-
-def _check_bar(name: str, ts_init: int, bar: Ohlcv) -> None:
-    """Refuse what `_check_bars` refuses."""
-    first, high, low, last, volume = bar
-    if not (0.0 < low <= first <= high < math.inf and low <= last <= high):
-        raise DataError(_unsound(name, ts_init, bar))
-    if not 0.0 <= volume < math.inf:
-        raise DataError(_unsound(name, ts_init, bar))
-
-
-def _unsound(name: str, ts_init: int, bar: Ohlcv) -> str:
-    return (
-        f"bar of {name} at {format_time(ts_init)} must have finite numbers with "
-        f"0 < low <= open, close <= high and volume >= 0, was {Ohlcv(*bar)}; "
-        "see `levibot data check`"
-    )
-
-
-def _not_one_of(what: str, name: str, instruments: Sequence[str]) -> str:
-    return f"{what} must be of one of {', '.join(instruments)}, was of {name}"

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -23,9 +23,12 @@ from types import ModuleType
 from typing import Any
 
 from research import kernels
+from research.groups import driver
+from research.groups.registry import GroupUse
 
 CACHE_VARIABLE = "LEVIBOT_CACHE_DIR"
 _compiling = threading.Lock()
+_registered: set[Callable[..., Any]] = set()  # helpers which several kernels share
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,24 +69,57 @@ def compile_entry_points(module: ModuleType) -> dict[str, Any]:
 
     Compilation itself happens at the first call of each, or is read from the cache then.
     """
+    return _compiled(module.ENTRY_POINTS, module.HELPERS, (module,))
+
+
+def _compiled(
+    functions: Sequence[Callable[..., Any]],
+    helpers: Sequence[Callable[..., Any]],
+    sources: Sequence[ModuleType],
+) -> dict[str, Any]:
+    """Compile functions that call `helpers`, kept under the hash of `sources`."""
     from numba import njit
     from numba.extending import register_jitable
 
-    for helper in module.HELPERS:
-        # Across a call numba counts references to every array handed over: 40 % of the time.
-        register_jitable(forceinline=True)(helper)
-    with _caching_in(cache_folder(module)) as is_cached:
-        compiled = {
+    for helper in helpers:
+        if helper not in _registered:
+            # Across a call numba counts references to every array handed over: 40 % of the time.
+            register_jitable(forceinline=True)(helper)
+            _registered.add(helper)
+    with _caching_in(cache_folder(*sources)) as is_cached:
+        return {
             function.__name__: njit(cache=is_cached, nogil=True, error_model="numpy")(function)
-            for function in module.ENTRY_POINTS
+            for function in functions
         }
-    return compiled
 
 
 @cache
 def compiled_kernels() -> CompiledKernels:
     """Return the compiled forms of `research.kernels`, made once per process."""
     return CompiledKernels(**compile_entry_points(kernels))
+
+
+@cache
+def compiled_group(name: str) -> Callable[..., int]:
+    """Return the compiled loop of a group of features, made once per process.
+
+    Parameters
+    ----------
+    name : str
+        Name of the group's module; see `research.groups.driver.make_run` for the loop.
+    """
+    use = GroupUse(name, ())
+    module = use.module
+    take = getattr(module, "take", driver.take_nothing)
+    run = driver.make_run(take, module.step)
+    helpers: Sequence[Callable[..., Any]] = (
+        kernels.gather,
+        kernels.passed,
+        driver.take_nothing,
+        *module.HELPERS,
+    )
+    compiled: Callable[..., int] = _compiled((run,), helpers, use.sources)["run"]
+    return compiled
 
 
 @contextmanager

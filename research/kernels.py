@@ -162,7 +162,6 @@ def push(f: Row, k: Row, slot: int, bar: Row) -> None:
         f[EMA_200] += GAIN_200 * (log_close - f[EMA_200])
     f[EMA_20_RING + (slot & SLOPE_RING_MASK)] = f[EMA_20]
     f[EMA_200_RING + (slot & SLOPE_RING_MASK)] = f[EMA_200]
-    k[CURSOR] = slot
 
 
 def first_slot(k: Row, slot: int, present: int) -> int:
@@ -197,24 +196,12 @@ def carried(bars: Table, close: float) -> Row:
 
 def advance(f: Row, k: Row, slot: int, present: int, bars: Table, index: int) -> None:
     """Bring one instrument to a slot, with its bar or, if it has none, with its last close."""
-    last = k[LAST_BAR]
-    expired = last == NEVER or slot - last > MAX_CARRIED
     f[KNOWN] = 0.0
-    if expired and present == 0:
+    first = first_slot(k, slot, present)
+    if first > slot:
         return
-    spare = len(bars) - 1
-    first = slot
-    if expired:
-        k[RUN_START] = slot
-    else:
-        first = k[CURSOR] + 1
-        carried = bars[spare]
-        carried[0] = carried[1] = carried[2] = carried[3] = f[CLOSE]
-        carried[4] = 0.0
     for at in range(first, slot + 1):
-        push(f, k, at, bars[index if at == slot and present else spare])
-    if present:
-        k[LAST_BAR] = slot
+        push(f, k, at, bars[index] if at == slot and present else carried(bars, f[CLOSE]))
     if slot - k[RUN_START] >= CROSS_SLOTS:
         summarise(f, slot)
 
@@ -435,6 +422,32 @@ def step(
                     row[column] = NAN
 
 
+def gather(ts_init: Row, recorded: Table, cursors: Table, present: Row, bars: Table) -> int:
+    """Lay out the bars of the next timestamp; return it, or NEVER when there is none left."""
+    ts: int = NEVER
+    for index in range(len(present)):
+        at = cursors[0][index]
+        if at < cursors[1][index] and (ts == NEVER or ts_init[at] < ts):
+            ts = ts_init[at]
+    for index in range(len(present)):
+        at = cursors[0][index]
+        present[index] = 0
+        if at < cursors[1][index] and ts_init[at] == ts:
+            present[index] = 1
+            for column in range(5):
+                bars[index][column] = recorded[at][column]
+    return ts
+
+
+def passed(cursors: Table, present: Row) -> int:
+    """Move on from the bars that were gathered; return how many they were."""
+    done = 0
+    for index in range(len(present)):
+        cursors[0][index] += present[index]
+        done += present[index]
+    return done
+
+
 def run(
     limit: int,
     interval_ns: int,
@@ -476,20 +489,10 @@ def run(
     count = len(floats)
     done = 0
     for _ in range(limit):
-        ts = NEVER
-        for index in range(count):
-            at = cursors[0][index]
-            if at < cursors[1][index] and (ts == NEVER or ts_init[at] < ts):
-                ts = ts_init[at]
+        ts = gather(ts_init, recorded, cursors, present, bars)
         if ts == NEVER:
             break
         for index in range(count):
-            at = cursors[0][index]
-            present[index] = 0
-            if at < cursors[1][index] and ts_init[at] == ts:
-                present[index] = 1
-                for column in range(5):
-                    bars[index][column] = recorded[at][column]
             # A settlement known at the bar's own stamp counts.
             while cursors[2][index] < cursors[3][index] and funding_ts[cursors[2][index]] <= ts:
                 floats[index][FUNDING_RATE] = funding_rate[cursors[2][index]]
@@ -509,15 +512,14 @@ def run(
             cursors[0],
             valid,
         )
-        for index in range(count):
-            cursors[0][index] += present[index]
-            done += present[index]
+        done += passed(cursors, present)
     return done
 
 
 HELPERS = (
-    *(slide, restart_ema, log_return, push, summarise, advance, ratio_zscore, share),
-    *(write_trend, write_candle, write_row, write_funding, write_others, step),
+    *(slide, restart_ema, log_return, push, first_slot, carried, summarise, advance),
+    *(ratio_zscore, share, write_trend, write_candle, write_row, write_funding, write_others),
+    *(gather, passed, step),
 )
 """What the entry points call."""
 

@@ -9,19 +9,56 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from catalog.arrays import BarArrays, SeriesArrays
+from catalog.arrays import BarArrays, Float64Array, Int64Array, SeriesArrays, span_slice
 from catalog.errors import DataError
 from catalog.instruments import bar_type, parse_bar_type
 from catalog.records import MAX_FUNDING_GAP_NS
 from catalog.timestamps import NS_PER_HOUR, format_time, interval_name, interval_ns
 
+if TYPE_CHECKING:
+    from catalog.store import FlowArrays
+
+NEWS_PREFIX = "news."
+"""Begins the names of news among a panel's series."""
+
 FUNDING_INTERVAL_NS = 8 * NS_PER_HOUR
 """The longest settlement interval of the perpetuals we know; some settle more often."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventArrays:
+    """A slow series as features see it, sorted by when its records became known.
+
+    Parameters
+    ----------
+    name : str
+        See `Panel.series`.
+    ts_init : (n_records,) int64
+        When each record could be known, UTC nanoseconds.
+    value : (n_records,) float64
+        Its value; for news the score in [-1, 1], NaN where there is none.
+    extra : (n_records,) float64, optional
+        For news the novelty of the headline in [0, 1], see `research.novelty`.
+    """
+
+    name: str
+    ts_init: Int64Array
+    value: Float64Array
+    extra: Float64Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.ts_init)
+
+    def between(self, start: int | None, end: int | None) -> Self:
+        """Return the records with ``start < ts_init <= end`` (views, not copies)."""
+        rows = span_slice(self.ts_init, start, end)
+        extra = None if self.extra is None else self.extra[rows]
+        return replace(self, ts_init=self.ts_init[rows], value=self.value[rows], extra=extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +80,13 @@ class Panel:
         Hash of the stored content that was read.
     synthetic : bool
         Whether any of it was made up.
+    flow : Mapping of str to FlowArrays
+        Order flow of the bars by instrument id; empty when the features use none.
+    minutes : Mapping of str to BarArrays
+        1-minute bars by instrument id; empty when the features use none.
+    series : Mapping of str to EventArrays
+        Slow series by name: ``onchain.<catalog series>.<metric>``, ``index.<catalog series>``,
+        ``news.<catalog series>``. With the history before the bars that their features need.
 
     Raises
     ------
@@ -55,6 +99,9 @@ class Panel:
     funding: Mapping[str, SeriesArrays]
     data_hash: str
     synthetic: bool
+    flow: Mapping[str, FlowArrays] = field(default_factory=dict)
+    minutes: Mapping[str, BarArrays] = field(default_factory=dict)
+    series: Mapping[str, EventArrays] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.bars:
@@ -64,13 +111,19 @@ class Panel:
             raise DataError(f"instruments of a panel must be distinct, were {', '.join(names)}")
         for bars in self.bars:
             _check_grid(bars, self.interval_ns)
-        for name, series in self.funding.items():
-            if name not in names:
-                raise DataError(
-                    f"funding must belong to an instrument of the panel, was for {name}"
-                )
-            if np.any(np.diff(series.ts_init) < 0):
-                raise DataError(f"funding of {name} must be sorted by ts_init, was not")
+        for what, held in (
+            ("funding", self.funding),
+            ("order flow", self.flow),
+            ("1-minute bars", self.minutes),
+        ):
+            for name, series in held.items():
+                if name not in names:
+                    raise DataError(
+                        f"{what} must belong to an instrument of the panel, was for {name}"
+                    )
+                _check_order(f"{what} of {name}", series.ts_init)
+        for name, events in self.series.items():
+            _check_order(name, events.ts_init)
 
     def instruments(self) -> tuple[str, ...]:
         """Return the instrument ids in the order of their codes."""
@@ -82,8 +135,29 @@ class Panel:
             self,
             bars=tuple(bars.between(None, ts) for bars in self.bars),
             funding={name: series.between(None, ts) for name, series in self.funding.items()},
+            flow={name: flow_between(flow, None, ts) for name, flow in self.flow.items()},
+            minutes={name: bars.between(None, ts) for name, bars in self.minutes.items()},
+            series={name: events.between(None, ts) for name, events in self.series.items()},
             data_hash=f"{self.data_hash}@{ts}",
         )
+
+
+def flow_between(flow: FlowArrays, start: int | None, end: int | None) -> FlowArrays:
+    """Return the order flow with ``start < ts_init <= end`` (views, not copies)."""
+    rows = span_slice(flow.ts_init, start, end)
+    return replace(
+        flow,
+        ts_init=flow.ts_init[rows],
+        quote_volume=flow.quote_volume[rows],
+        trade_count=flow.trade_count[rows],
+        taker_buy_volume=flow.taker_buy_volume[rows],
+        taker_buy_quote_volume=flow.taker_buy_quote_volume[rows],
+    )
+
+
+def _check_order(what: str, ts_init: Int64Array) -> None:
+    if np.any(np.diff(ts_init) < 0):
+        raise DataError(f"{what} must be sorted by ts_init, was not")
 
 
 def _check_grid(bars: BarArrays, interval: int) -> None:

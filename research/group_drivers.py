@@ -1,0 +1,244 @@
+"""The two drivers of groups of features: over a whole panel, and bar by bar.
+
+The batch driver runs each group's compiled loop (`research.groups.driver`) over the rows that the
+base kernel has written; a stream runs the same loop over one timestamp, or calls the same
+functions as plain Python on lists. All three give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from catalog.arrays import Float64Array, Int64Array
+from research import kernels
+from research.groups import driver
+from research.groups.registry import GroupUse
+
+VALUES = 5
+"""How many numbers a record has that is no bar; those an input does not use are NaN."""
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Records of one input, sorted by time: `ts_init` (n,) int64, `values` (n, k <= 5) float64."""
+
+    ts_init: Int64Array
+    values: Float64Array
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLayout:
+    """A group of features placed in a table.
+
+    Parameters
+    ----------
+    use : GroupUse
+        Which group, with its options.
+    settings : (n_settings,) int64
+        The kernel's settings, the first being the group's first column.
+    inputs : tuple of (str, int)
+        What it listens to beside bars, and the row of its state that each belongs to.
+    count : int
+        Number of instruments.
+    """
+
+    use: GroupUse
+    settings: Int64Array
+    inputs: tuple[tuple[str, int], ...]
+    count: int
+
+    @classmethod
+    def of(
+        cls, use: GroupUse, instruments: Sequence[str], interval_ns: int, first_column: int
+    ) -> GroupLayout:
+        """Lay a group out; ConfigError if it cannot work on these instruments or this interval."""
+        settings = np.array(
+            use.module.settings(tuple(instruments), interval_ns, use.options), dtype=np.int64
+        )
+        settings[0] = first_column
+        return cls(use, settings, use.inputs(instruments), len(instruments))
+
+    def state(self) -> tuple[Float64Array, Int64Array]:
+        """Return `floats` and `ints` as they are before the first bar."""
+        rows = max([self.count, *(row + 1 for _, row in self.inputs)])
+        floats = np.zeros((rows, self.use.module.FLOATS))
+        ints = np.full((rows, self.use.module.INTS), kernels.NEVER, dtype=np.int64)
+        return floats, ints
+
+    def merged(self, records: Mapping[str, Records]) -> tuple[Int64Array, Int64Array, Float64Array]:
+        """Return the records that the group listens to as one sequence in the order of time."""
+        parts = [(records[name], row) for name, row in self.inputs]
+        ts_init = np.concatenate([np.empty(0, np.int64), *(part.ts_init for part, _ in parts)])
+        target = np.repeat(
+            np.array([row for _, row in parts], dtype=np.int64),
+            [len(part.ts_init) for part, _ in parts],
+        )
+        values = np.full((len(ts_init), VALUES), np.nan)
+        end = 0
+        for part, _ in parts:
+            start, end = end, end + len(part.ts_init)
+            values[start:end, : part.values.shape[1]] = part.values
+        order = np.argsort(ts_init, kind="stable")  # of equal stamps: in the order of inputs
+        return ts_init[order], target[order], values[order]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The bars of a panel as the kernels' loops take them, and the rows that they fill.
+
+    Parameters
+    ----------
+    interval_ns : int
+        Length of a bar in nanoseconds.
+    ts_init, bars : (n_rows,) int64, (n_rows, 5) float64
+        Instrument after instrument.
+    counts : (n_instruments,) int64
+        Rows of each instrument.
+    values, valid : (n_rows, n_features) float64, (n_rows,) bool
+        As the base kernel left them; groups add their columns.
+    """
+
+    interval_ns: int
+    ts_init: Int64Array
+    bars: Float64Array
+    counts: Int64Array
+    values: Float64Array
+    valid: Any
+
+
+def run_group(
+    layout: GroupLayout,
+    recorded: Recorded,
+    records: Mapping[str, Records],
+    limit: int,
+    told: Callable[[int], None],
+) -> None:
+    """Let a group write its columns, telling the rows done after every `limit` timestamps."""
+    from research.kernel_cache import compiled_group
+
+    run = compiled_group(layout.use.name)
+    ends = np.cumsum(recorded.counts, dtype=np.int64)
+    arguments = (
+        recorded.interval_ns,
+        (recorded.ts_init, recorded.bars),
+        layout.merged(records),
+        np.stack([ends - recorded.counts, ends]),
+        np.zeros(1, dtype=np.int64),
+        layout.state(),
+        layout.settings,
+        (np.zeros(layout.count, dtype=np.int64), np.zeros((layout.count + 1, 5))),
+        recorded.values,
+        recorded.valid,
+    )
+    done, newly_done = 0, -1
+    while newly_done:
+        newly_done = run(limit, *arguments)
+        done += newly_done
+        told(done)
+
+
+@dataclass(slots=True)
+class GroupStream:
+    """One group in a stream: keeps its state, takes records and bars as they come.
+
+    Parameters
+    ----------
+    layout : GroupLayout
+        The group, placed.
+    interval_ns : int
+        Length of a bar in nanoseconds.
+    compiled : bool
+        False runs plain Python on lists.
+    """
+
+    layout: GroupLayout
+    interval_ns: int
+    compiled: bool
+    _pending: list[tuple[int, int, int, tuple[float, ...]]] = field(default_factory=list)
+    _advance: Callable[[int, Any, Any, Any, Any], None] = field(init=False)
+    _places: dict[str, list[tuple[int, int]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._places = {}
+        for order, (name, row) in enumerate(self.layout.inputs):
+            self._places.setdefault(name, []).append((order, row))
+        self._advance = self._compiled_step() if self.compiled else self._plain_step()
+
+    @property
+    def listens_to(self) -> frozenset[str]:
+        """The names of the inputs beside bars."""
+        return frozenset(self._places)
+
+    def put(self, name: str, ts_init: int, values: Sequence[float]) -> None:
+        """Remember a record until the first bar that may know it; others' records are ignored."""
+        for order, row in self._places.get(name, ()):
+            padded = (*values, *[np.nan] * (VALUES - len(values)))
+            self._pending.append((ts_init, order, row, padded))
+
+    def advance(self, slot: int, present: Any, bars: Any, rows: Any, valid: Any) -> None:
+        """Take in the bars of a slot; write the group's columns of the warm rows."""
+        self._advance(slot, present, bars, rows, valid)
+
+    def _due(self, ts: int) -> list[tuple[int, int, int, tuple[float, ...]]]:
+        """Return the records known by `ts` in the order of the batch; keep the later ones."""
+        if not self._pending:
+            return []
+        self._pending.sort(key=lambda record: record[:2])  # stable, as in the batch
+        late = next((n for n, one in enumerate(self._pending) if one[0] > ts), len(self._pending))
+        due, self._pending = self._pending[:late], self._pending[late:]
+        return due
+
+    def _plain_step(self) -> Callable[[int, Any, Any, Any, Any], None]:
+        module, interval_ns = self.layout.use.module, self.interval_ns
+        floats, ints = (array.tolist() for array in self.layout.state())
+        settings, at = self.layout.settings.tolist(), list(range(self.layout.count))
+        take = getattr(module, "take", driver.take_nothing)
+
+        def advance(slot: int, present: Any, bars: Any, rows: Any, valid: Any) -> None:
+            for ts, _, row, values in self._due(slot * interval_ns):
+                take(ts, row, values, floats, ints, settings)
+            module.step(slot, interval_ns, present, bars, floats, ints, settings, rows, at, valid)
+
+        return advance
+
+    def _compiled_step(self) -> Callable[[int, Any, Any, Any, Any], None]:
+        from research.kernel_cache import compiled_group
+
+        run = compiled_group(self.layout.use.name)
+        state, count = self.layout.state(), self.layout.count
+        scratch = np.zeros(count, dtype=np.int64), np.zeros((count + 1, 5))
+        ts_init, first = np.zeros(count, dtype=np.int64), np.arange(count)
+        cursors, next_record = np.zeros((2, count), dtype=np.int64), np.zeros(1, dtype=np.int64)
+        nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, VALUES)))
+
+        def advance(slot: int, present: Any, bars: Any, rows: Any, valid: Any) -> None:
+            ts_init[:] = slot * self.interval_ns
+            cursors[0] = first
+            np.add(first, present, out=cursors[1])
+            next_record[0] = 0
+            due, records = self._due(slot * self.interval_ns), nothing
+            if due:
+                records = (
+                    np.array([ts for ts, _, _, _ in due], dtype=np.int64),
+                    np.array([row for _, _, row, _ in due], dtype=np.int64),
+                    np.array([values for _, _, _, values in due]),
+                )
+            run(
+                1,
+                self.interval_ns,
+                (ts_init, bars),
+                records,
+                cursors,
+                next_record,
+                state,
+                self.layout.settings,
+                scratch,
+                rows,
+                valid,
+            )
+
+        return advance

@@ -1,4 +1,4 @@
-"""What a prediction is, who makes one, and predictions kept in a file.
+"""Predictions kept in a frame or a file, and served from one.
 
 Predictions in a file are only worth something together with the exact question that they answer.
 The file therefore carries the specification (features, label, model, data) that made it, and a
@@ -9,20 +9,41 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from catalog.arrays import Float64Array, Int64Array, Ohlcv
 from catalog.errors import DataError, IntegrityError
+from research.prediction_types import ExpertShare, InputAge, Prediction, Predictor, PredictorSpec
 
 if TYPE_CHECKING:
     import pandas as pd
+
+__all__ = [
+    "EXPERT_PREFIX",
+    "PREDICTION_COLUMNS",
+    "SPEC_KEY",
+    "WEIGHT_PREFIX",
+    "ExpertShare",
+    "InputAge",
+    "PrecomputedPredictions",
+    "Prediction",
+    "Predictor",
+    "PredictorSpec",
+    "check_stamp",
+    "hash_parts",
+    "read_predictions",
+    "stamp_predictions",
+    "undefined_reason",
+    "write_predictions",
+]
 
 SPEC_KEY = "levibot.predictions"
 """Where a frame's `attrs` and a Parquet file's metadata keep the specification."""
@@ -36,93 +57,10 @@ PREDICTION_COLUMNS = (
     "forward_return",
 )
 """The columns that every frame of predictions has (it may have more)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The probability that one instrument's price rises.
-
-    Parameters
-    ----------
-    instrument_id : str
-        Such as ``BTCUSDT-PERP.BINANCE``.
-    ts_init : int
-        Close of the bar that the prediction was made from; usable from then on. UTC nanoseconds.
-    prob_up : float
-        Calibrated probability in (0, 1) that the close `horizon_bars` later is higher.
-    horizon_bars : int
-        How many bars ahead it looks.
-    model_version : str
-        Which model made it.
-    degraded : bool
-        Whether an input was missing, late or replaced.
-    degraded_reason : str
-        What was wrong; empty if nothing was.
-    """
-
-    instrument_id: str
-    ts_init: int
-    prob_up: float
-    horizon_bars: int
-    model_version: str
-    degraded: bool = False
-    degraded_reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class PredictorSpec:
-    """What a predictor predicts and what it needs: its identity, apart from any data.
-
-    Parameters
-    ----------
-    instruments : tuple of str
-        In the profile's order, which is the order of the predictions of one time.
-    interval_ns : int
-        Length of a bar in nanoseconds.
-    horizon_bars : int
-        How many bars ahead the predictions look.
-    warmup_bars : int
-        Bars that must be fed before the first prediction can be expected.
-    model_version : str
-        Written on every prediction.
-    uses_funding : bool
-        Whether `update_funding` must be fed.
-    spec_hash : str
-        SHA-256 over `parts`: equal when two specifications ask the same question.
-    parts : tuple of (str, str)
-        Name and hash of each part of the question (features, label, model, ...), so that a
-        refusal can say which one differs.
-    """
-
-    instruments: tuple[str, ...]
-    interval_ns: int
-    horizon_bars: int
-    warmup_bars: int
-    model_version: str
-    uses_funding: bool
-    spec_hash: str
-    parts: tuple[tuple[str, str], ...] = ()
-
-
-class Predictor(Protocol):
-    """Turns the bars of a time into predictions. The only thing that strategies know of research.
-
-    Feed everything in the order of `ts_init`, funding before bars of the same stamp.
-    """
-
-    @property
-    def spec(self) -> PredictorSpec:
-        """What this predictor predicts and needs."""
-
-    def update_funding(self, instrument_id: str, rate: float, ts_init: int) -> None:
-        """Take a funding rate (a fraction), known since `ts_init`."""
-
-    def update(self, ts_init: int, bars: Mapping[str, Ohlcv]) -> list[Prediction]:
-        """Take the bars that closed at `ts_init`, by instrument, and return the predictions.
-
-        One for each instrument that has a bar here and enough history, in the order of the
-        specification's instruments.
-        """
+EXPERT_PREFIX = "expert_"
+"""In front of an expert's name: the column of its calibrated probabilities; NaN for no answer."""
+WEIGHT_PREFIX = "weight_"
+"""In front of an expert's name: the column of its weight in the fusion."""
 
 
 def hash_parts(parts: Mapping[str, str]) -> str:
@@ -310,11 +248,14 @@ def _short(digest: object) -> str:
 class PrecomputedPredictions:
     """Serves predictions that were computed in one batch, by time: for fast replay.
 
-    Only bars decide what is served: a time whose bar does not arrive yields no prediction.
+    Only bars decide what is served: a time whose bar does not arrive yields no prediction. Its
+    specification therefore asks for nothing but bars.
     """
 
     def __init__(self, spec: PredictorSpec, by_time: Mapping[int, tuple[Prediction, ...]]) -> None:
-        self._spec = spec
+        self._spec = replace(
+            spec, uses_funding=False, series=(), uses_flow=False, uses_minutes=False
+        )
         self._by_time = by_time
 
     @classmethod
@@ -324,7 +265,9 @@ class PrecomputedPredictions:
         Parameters
         ----------
         frame : DataFrame
-            Columns at least ts_init (int64 UTC ns), instrument_id, prob_up.
+            Columns at least ts_init (int64 UTC ns), instrument_id, prob_up. Served as well where
+            there: degraded_reason, mu, sigma, epistemic, side, regime, and for each expert
+            ``expert_<name>`` and ``weight_<name>``.
         spec : PredictorSpec
             The question now asked; must be the one that the frame answers.
 
@@ -347,7 +290,8 @@ class PrecomputedPredictions:
         _check_rows(frame, position, ts_init, probability)
         order = np.lexsort((position, ts_init))
         columns = (ts_init[order], position[order].astype(np.int64), probability[order])
-        return cls(spec, _ByTime(spec, columns, _reasons(frame)[order]))
+        extras = _Extras(frame, order)
+        return cls(spec, _ByTime(spec, columns, _reasons(frame)[order], extras))
 
     @property
     def spec(self) -> PredictorSpec:
@@ -357,10 +301,56 @@ class PrecomputedPredictions:
     def update_funding(self, instrument_id: str, rate: float, ts_init: int) -> None:
         """Do nothing: the predictions are made already."""
 
+    def update_series(self, name: str, value: float, ts_init: int, extra: float = math.nan) -> None:
+        """Do nothing: the predictions are made already."""
+
+    def update_flow(self, instrument_id: str, values: tuple[float, ...], ts_init: int) -> None:
+        """Do nothing: the predictions are made already."""
+
+    def update_minute(self, instrument_id: str, ts_init: int, bar: Ohlcv) -> None:
+        """Do nothing: the predictions are made already."""
+
     def update(self, ts_init: int, bars: Mapping[str, Ohlcv]) -> list[Prediction]:
         """Return the stored predictions of `ts_init` for the instruments that have a bar."""
         found = self._by_time.get(ts_init, ())
         return [prediction for prediction in found if prediction.instrument_id in bars]
+
+
+class _Extras:
+    """What a frame may hold beside a probability; `of` returns a row's as a prediction takes it."""
+
+    def __init__(self, frame: pd.DataFrame, order: Int64Array) -> None:
+        def numbers(name: str) -> Float64Array:
+            return frame[name].to_numpy(dtype=np.float64)[order]
+
+        self._numbers = {n: numbers(n) for n in ("mu", "sigma", "epistemic") if n in frame}
+        self._side = frame["side"].to_numpy(dtype=np.int64)[order] if "side" in frame else None
+        self._regime = frame["regime"].to_numpy(dtype=object)[order] if "regime" in frame else None
+        texts = [name for name in frame if isinstance(name, str)]
+        found = [n.removeprefix(EXPERT_PREFIX) for n in texts if n.startswith(EXPERT_PREFIX)]
+        lacking = [name for name in found if WEIGHT_PREFIX + name not in frame]
+        if lacking:
+            raise DataError(
+                f"predictions must have a weight beside each expert, had none of {lacking}: the "
+                f"columns are {EXPERT_PREFIX}<name> and {WEIGHT_PREFIX}<name>"
+            )
+        self._experts = [
+            (name, numbers(EXPERT_PREFIX + name), numbers(WEIGHT_PREFIX + name)) for name in found
+        ]
+        self.any = bool(self._numbers or found or "side" in frame or "regime" in frame)
+
+    def of(self, row: int) -> tuple[float, float, float, int | None, str, tuple[ExpertShare, ...]]:
+        """Return mu, sigma, epistemic, side, regime and experts of a row."""
+        mu, sigma, epistemic = (
+            float(self._numbers[name][row]) if name in self._numbers else math.nan
+            for name in ("mu", "sigma", "epistemic")
+        )
+        side = None if self._side is None else int(self._side[row])
+        regime = "" if self._regime is None else str(self._regime[row])
+        experts = tuple(
+            (name, float(chance[row]), float(weight[row])) for name, chance, weight in self._experts
+        )
+        return mu, sigma, epistemic, side, regime, experts
 
 
 class _ByTime(Mapping[int, tuple[Prediction, ...]]):
@@ -374,6 +364,8 @@ class _ByTime(Mapping[int, tuple[Prediction, ...]]):
         Sorted by time, then by code.
     reasons : (n_rows,) str
         Why each is degraded; empty if it is not.
+    extras : _Extras
+        The rest, in the same order.
     """
 
     def __init__(
@@ -381,17 +373,19 @@ class _ByTime(Mapping[int, tuple[Prediction, ...]]):
         spec: PredictorSpec,
         columns: tuple[Int64Array, Int64Array, Float64Array],
         reasons: NDArray[np.object_],
+        extras: _Extras,
     ) -> None:
         self._spec = spec
         self._columns = columns
         self._reasons = reasons
+        self._extras = extras
         times, starts = np.unique(columns[0], return_index=True)
         self._starts = dict(zip(times.tolist(), starts.tolist(), strict=True))
 
     def __getitem__(self, ts_init: int) -> tuple[Prediction, ...]:
         start = self._starts[ts_init]
         times, codes, probability = self._columns
-        spec, found = self._spec, []
+        spec, extras, found = self._spec, self._extras, []
         for row in range(start, min(start + len(spec.instruments), len(times))):
             if times[row] != ts_init:
                 break
@@ -405,6 +399,7 @@ class _ByTime(Mapping[int, tuple[Prediction, ...]]):
                     spec.model_version,
                     reason != "",
                     reason,
+                    *(extras.of(row) if extras.any else ()),
                 )
             )
         return tuple(found)

@@ -51,7 +51,7 @@ CLOSE = 0
 LOG_CLOSE = 1
 (SQUARES_NOW, SQUARES_BEFORE, PRODUCTS_NOW, LAGGED_NOW) = range(RING + 1, RING + 5)
 VOLUME_NOW, VOLUME_SQUARES_NOW, VOLUME = range(RING + 5, RING + 8)
-# What others may look at, worked out once a slot. A volatility of zero: not known, or standing still.
+# What others may look at. The volatility is zero where there is nothing to look at.
 VOLATILITY, SCALED_1, SCALED_16, VOLUME_ZSCORE = range(RING + 8, RING + 12)
 _SIZE = WINDOW + 2
 SQUARES = RING + 12
@@ -65,8 +65,8 @@ INTS = 3
 COLUMN_AT, LEAD = range(2)
 
 
-def features(options: Sequence[str]) -> tuple[Feature, ...]:
-    """Return the rows of the feature table; `options` are as in `settings`."""
+def features(options: str) -> tuple[Feature, ...]:
+    """Return the rows of the feature table; `options` names the lead."""
     pair, everyone = "close lead.close", "close peers.close"
     window = f"of one-bar log returns over {WINDOW} bars, means not subtracted"
     rows = (
@@ -96,7 +96,7 @@ def features(options: Sequence[str]) -> tuple[Feature, ...]:
     )
 
 
-def settings(instruments: Sequence[str], interval_ns: int, options: Sequence[str]) -> list[int]:
+def settings(instruments: Sequence[str], interval_ns: int, options: str) -> list[int]:
     """Return the vector that `step` takes.
 
     Parameters
@@ -105,21 +105,21 @@ def settings(instruments: Sequence[str], interval_ns: int, options: Sequence[str
         Of the run, by code.
     interval_ns : int
         Length of a bar; it does not matter here.
-    options : sequence of str
-        The lead, and nothing else.
+    options : str
+        Instrument id of the lead.
 
     Raises
     ------
     ConfigError
-        If no lead is named, or it is not an instrument of the run.
+        If the lead is not an instrument of the run.
     """
-    if len(options) != 1 or options[0] not in instruments:
+    if options not in instruments:
         raise ConfigError(
-            f"lead of the cross features must be one of {', '.join(instruments)}, "
-            f"was {', '.join(options) or 'none'}; name one, or turn the cross features off"
+            f"lead of the cross features must be one of {', '.join(instruments)}, was {options}; "
+            "name one of them, or turn the cross features off"
         )
     result = [NEVER, NEVER]
-    result[LEAD] = list(instruments).index(options[0])
+    result[LEAD] = list(instruments).index(options)
     return result
 
 

@@ -1,0 +1,264 @@
+"""The Temporal Fusion Transformer as a causal stream, trained at every position at once (torch).
+
+Lim, B., Arik, S. O., Loeff, N. and Pfister, T. (2021), "Temporal Fusion Transformers for
+interpretable multi-horizon time series forecasting".
+"""
+
+# torch is what this package is for; nothing that serves a bundle imports this module.
+# ruff: noqa: TID253
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from catalog.errors import ConfigError, DataError
+from research.feature_table import BASE_FEATURES
+from research.models.deep.blocks import DistributionHead, ModelInputs, SequenceModel
+from research.models.deep.config import TFTConfig
+from research.models.deep.scaling import input_columns
+from research.models.deep.sequences import Memory
+from research.models.deep.tft_blocks import (
+    GateAddNorm,
+    GatedResidualNetwork,
+    InterpretableAttention,
+    SequenceEncoder,
+    StaticContexts,
+    StaticEncoder,
+    Variable,
+    VariableSelection,
+)
+
+_VARIABLE_RANK = 8  # hidden units of a variable before it is selected
+_SINE, _COSINE = "_sine", "_cosine"
+_KNOWN_AHEAD = frozenset(feature.name for feature in BASE_FEATURES if feature.role == "known_ahead")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Explanation:
+    """What a model looked at.
+
+    Parameters
+    ----------
+    outputs : (n_sequences, n_steps, n_outputs) float32
+        As `forward` returns them.
+    past_weights : (n_sequences, n_steps, n_variables) float32
+        Of the variables of each time; they sum to 1.
+    known_weights : (n_sequences, n_steps, n_known) float32
+        Of the variables of the time that is predicted, which are known ahead; they sum to 1.
+    attention : (n_sequences, n_steps, n_steps) float32
+        Weight of the token of the last axis for the answer at the token before it; they sum to 1
+        and are 0 for tokens after it.
+    """
+
+    outputs: Tensor
+    past_weights: Tensor
+    known_weights: Tensor
+    attention: Tensor
+
+
+class TemporalFusionTransformer(SequenceModel):
+    """Variable selection, an LSTM and interpretable attention, gated throughout.
+
+    Deviations from the paper, beside those that `tft_blocks` names:
+
+    - It is a stream: there is one answer at every time, for the one time that lies the horizon
+      ahead, not a window's answers for several times. The decoder therefore has one step, which
+      is the gated sum of the current token and of what is known of the time predicted; it asks
+      the tokens of the past, which are the encoder's, for what they know.
+    - What is known ahead is the time of day and of the week. At the time predicted they are a
+      rotation of what they are now, by an angle that the horizon fixes; a pair of sine and cosine
+      is one variable here, and its embedding, a linear map of the pair, contains that rotation.
+      So these inputs enter as those of the time predicted without being computed again.
+    - A missing flag belongs to its feature's variable.
+    - Beside its quantiles it answers the probability of a rise and a Student-t distribution.
+    - Dropout masks hold for a whole sequence; attention weights have no dropout.
+
+    Parameters
+    ----------
+    inputs : ModelInputs
+        What it reads.
+    config : TFTConfig
+        Its size.
+
+    Raises
+    ------
+    ConfigError
+        If no input is known ahead.
+    """
+
+    def __init__(self, inputs: ModelInputs, config: TFTConfig) -> None:
+        width, steps = config.d_model, 2 * config.period_bars
+        memory = Memory(phases=2, reach=steps - 1, period=config.period_bars)
+        super().__init__(inputs, memory, [width] * 5, len(config.quantiles))
+        self.width, self.steps = width, steps
+        past, known = variables_of(inputs.names)
+        self.static = StaticEncoder(inputs.n_instruments, width)
+        self.past = VariableSelection(past, width, _VARIABLE_RANK, width)
+        self.known = VariableSelection(known, width, _VARIABLE_RANK, width)
+        self.encoder = SequenceEncoder(width, config.lstm_layers)
+        self.close_encoder = GateAddNorm(width, width)
+        self.close_decoder = GateAddNorm(width, width)
+        self.enrich = GatedResidualNetwork(width, width, width, width)
+        self.attention = InterpretableAttention(width, config.heads)
+        self.close_attention = GateAddNorm(width, width)
+        self.feed = GatedResidualNetwork(width, width, width)
+        self.close = GateAddNorm(width, width)
+        self.head = DistributionHead(width, len(config.quantiles))
+
+    @property
+    def past_names(self) -> tuple[str, ...]:
+        """Variables of each time."""
+        return self.past.names
+
+    @property
+    def known_names(self) -> tuple[str, ...]:
+        """Variables of the time predicted."""
+        return self.known.names
+
+    def forward(self, x: Tensor, code: Tensor, masks: list[Tensor]) -> Tensor:
+        """See `SequenceModel.forward`; at most two periods of tokens."""
+        return self.explain(x, code, masks).outputs
+
+    def explain(self, x: Tensor, code: Tensor, masks: list[Tensor]) -> Explanation:
+        """Answer as `forward`, and say what was looked at."""
+        self.check_inputs(x, masks)
+        n_steps = x.shape[1]
+        if n_steps > self.steps:
+            raise DataError(
+                f"a sequence must have at most {self.steps} steps, the life of a state, "
+                f"was {n_steps}"
+            )
+        masks = [mask[:, None] for mask in masks]
+        contexts = self._contexts(code)
+        token, target, past, known = self._select(x, contexts, masks[0])
+        start = [
+            part[:, 0].expand(self.encoder.num_layers, -1, -1).contiguous()
+            for part in (contexts.hidden, contexts.cell)
+        ]
+        encoded, _ = self.encoder(token, (start[0], start[1]))
+        seen = torch.ones((n_steps, n_steps), dtype=torch.bool, device=x.device).tril()
+        temporal, enriched, asking = self._enrich(token, target, encoded, contexts, masks)
+        keys, values = self.attention.remember(enriched)
+        found, weights = self.attention(asking, keys, values, seen)
+        outputs = self._finish(found, asking, temporal, masks)
+        return Explanation(outputs, past, known, weights)
+
+    def initial_state(self, batch: int) -> tuple[Tensor, ...]:
+        """Return a state that has seen nothing.
+
+        Returns
+        -------
+        hidden, cell : (batch, n_layers, d_model) float32
+            Of the LSTM; what they are before the first token is the instrument's.
+        keys : (batch, 2 periods, d_model) float32
+            Of the attention; those of tokens that have been.
+        values : (batch, 2 periods, d_model / n_heads) float32
+            Likewise.
+        count : (batch,) int64
+            How many tokens have been.
+        """
+        layers = self.encoder.num_layers
+        return (
+            torch.zeros(batch, layers, self.width),
+            torch.zeros(batch, layers, self.width),
+            torch.zeros(batch, self.steps, self.width),
+            torch.zeros(batch, self.steps, self.attention.part),
+            torch.zeros(batch, dtype=torch.int64),
+        )
+
+    def step(
+        self, x: Tensor, code: Tensor, masks: list[Tensor], *state: Tensor
+    ) -> tuple[Tensor, ...]:
+        """See `SequenceModel.step`; at most two periods of tokens from an empty state."""
+        self.check_inputs(x, masks)
+        hidden, cell, keys, values, count = state
+        x, masks = x[:, None], [mask[:, None] for mask in masks]
+        contexts = self._contexts(code)
+        token, target, _, _ = self._select(x, contexts, masks[0])
+        begins = (count == 0)[:, None, None]
+        encoded, hidden, cell = self.encoder.step(
+            token[:, 0],
+            torch.where(begins, contexts.hidden, hidden),
+            torch.where(begins, contexts.cell, cell),
+        )
+        temporal, enriched, asking = self._enrich(token, target, encoded[:, None], contexts, masks)
+        places = torch.arange(self.steps, device=x.device)
+        here = (places == count[:, None])[:, :, None]
+        key, value = self.attention.remember(enriched)
+        keys, values = torch.where(here, key, keys), torch.where(here, value, values)
+        seen = (places <= count[:, None])[:, None]
+        found, _ = self.attention(asking, keys, values, seen)
+        outputs = self._finish(found, asking, temporal, masks)
+        return outputs[:, 0], hidden, cell, keys, values, count + 1
+
+    def _contexts(self, code: Tensor) -> StaticContexts:
+        contexts: StaticContexts = self.static(code[:, None])  # one for all steps
+        return contexts
+
+    def _select(
+        self, x: Tensor, contexts: StaticContexts, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what was selected of each time and of the time predicted, and both weights."""
+        token, past = self.past(x, contexts.selection)
+        target, known = self.known(x, contexts.selection)
+        return token * mask, target, past, known
+
+    def _enrich(
+        self,
+        token: Tensor,
+        target: Tensor,
+        encoded: Tensor,
+        contexts: StaticContexts,
+        masks: list[Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the time predicted, before and after its enrichment, and what is looked at.
+
+        All are (n_sequences, n_steps, d_model): `temporal` goes around attention to the end,
+        `enriched` are the past's tokens and `asking` those of the times predicted.
+        """
+        remembered = self.close_encoder(encoded * masks[1], token)
+        temporal = self.close_decoder(target, remembered)
+        enriched = self.enrich(remembered, contexts.enrichment, masks[2])
+        asking = self.enrich(temporal, contexts.enrichment, masks[2])
+        return temporal, enriched, asking
+
+    def _finish(
+        self, found: Tensor, asking: Tensor, temporal: Tensor, masks: list[Tensor]
+    ) -> Tensor:
+        """Return the outputs, (n_sequences, n_steps, n_outputs)."""
+        looked = self.close_attention(found * masks[3], asking)
+        result: Tensor = self.head(self.close(self.feed(looked, mask=masks[4]), temporal))
+        return result
+
+
+def variables_of(names: Sequence[str]) -> tuple[list[Variable], list[Variable]]:
+    """Return the variables of each time, and those that are known of the time predicted.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of the model's inputs, in order.
+
+    Raises
+    ------
+    ConfigError
+        If none of them is known ahead.
+    """
+    places: dict[str, list[int]] = {}
+    for place, name, _ in input_columns(names):
+        if name in _KNOWN_AHEAD and name.endswith((_SINE, _COSINE)):
+            name = name.removesuffix(_SINE).removesuffix(_COSINE)
+        places.setdefault(name, []).append(place)
+    variables = [Variable(name, tuple(found)) for name, found in places.items()]
+    ahead = {name.removesuffix(_SINE).removesuffix(_COSINE) for name in _KNOWN_AHEAD}
+    known = [variable for variable in variables if variable.name in ahead]
+    if not known:
+        raise ConfigError(
+            "inputs of a temporal fusion transformer must hold one that is known ahead "
+            f"({', '.join(sorted(_KNOWN_AHEAD))}), were {', '.join(names)}"
+        )
+    return variables, known

@@ -346,7 +346,8 @@ def push(f: Row, k: Row, slot: int, bar: Row) -> None:
             confirm(f, k, slot, ABOVE, 1)
         if is_swing(f, BELOW_FLOATS + EXTREMES, slot):
             confirm(f, k, slot, BELOW, -1)
-    displace(f, k, slot, bar)
+    if seen >= _WINDOW:
+        displace(f, k, slot, bar)
     f[OPEN], f[CLOSE], f[LOG_CLOSE] = bar[0], close, log_close
 
 

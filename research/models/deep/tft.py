@@ -34,7 +34,7 @@ from research.models.deep.tft_blocks import (
 
 _VARIABLE_RANK = 8  # hidden units of a variable before it is selected
 _SINE, _COSINE = "_sine", "_cosine"
-_KNOWN_AHEAD = frozenset(feature.name for feature in BASE_FEATURES if feature.role == "known_ahead")
+_CLOCK = frozenset(feature.name for feature in BASE_FEATURES if feature.role == "known_ahead")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +72,8 @@ class TemporalFusionTransformer(SequenceModel):
     - What is known ahead is the time of day and of the week. At the time predicted they are a
       rotation of what they are now, by an angle that the horizon fixes; a pair of sine and cosine
       is one variable here, and its embedding, a linear map of the pair, contains that rotation.
-      So these inputs enter as those of the time predicted without being computed again.
+      So these inputs enter as those of the time predicted without being computed again. (So is
+      the phase of a longer bar: ahead, it is a fixed function of what it is now.)
     - A missing flag belongs to its feature's variable.
     - Beside its quantiles it answers the probability of a rise and a Student-t distribution.
     - Dropout masks hold for a whole sequence; attention weights have no dropout.
@@ -135,11 +136,7 @@ class TemporalFusionTransformer(SequenceModel):
         masks = [mask[:, None] for mask in masks]
         contexts = self._contexts(code)
         token, target, past, known = self._select(x, contexts, masks[0])
-        start = [
-            part[:, 0].expand(self.encoder.num_layers, -1, -1).contiguous()
-            for part in (contexts.hidden, contexts.cell)
-        ]
-        encoded, _ = self.encoder(token, (start[0], start[1]))
+        encoded = self.encoder(token, contexts.hidden, contexts.cell)
         seen = torch.ones((n_steps, n_steps), dtype=torch.bool, device=x.device).tril()
         temporal, enriched, asking = self._enrich(token, target, encoded, contexts, masks)
         keys, values = self.attention.remember(enriched)
@@ -161,7 +158,7 @@ class TemporalFusionTransformer(SequenceModel):
         count : (batch,) int64
             How many tokens have been.
         """
-        layers = self.encoder.num_layers
+        layers = len(self.encoder.layers)
         return (
             torch.zeros(batch, layers, self.width),
             torch.zeros(batch, layers, self.width),
@@ -249,16 +246,23 @@ def variables_of(names: Sequence[str]) -> tuple[list[Variable], list[Variable]]:
         If none of them is known ahead.
     """
     places: dict[str, list[int]] = {}
-    for place, name, _ in input_columns(names):
-        if name in _KNOWN_AHEAD and name.endswith((_SINE, _COSINE)):
-            name = name.removesuffix(_SINE).removesuffix(_COSINE)
+    ahead = set()
+    for place, feature, _ in input_columns(names):
+        name = feature
+        if is_known_ahead(feature):
+            name = feature.removesuffix(_SINE).removesuffix(_COSINE)
+            ahead.add(name)
         places.setdefault(name, []).append(place)
     variables = [Variable(name, tuple(found)) for name, found in places.items()]
-    ahead = {name.removesuffix(_SINE).removesuffix(_COSINE) for name in _KNOWN_AHEAD}
     known = [variable for variable in variables if variable.name in ahead]
     if not known:
         raise ConfigError(
-            "inputs of a temporal fusion transformer must hold one that is known ahead "
-            f"({', '.join(sorted(_KNOWN_AHEAD))}), were {', '.join(names)}"
+            "inputs of a temporal fusion transformer must hold one that is known ahead, such as "
+            f"{', '.join(sorted(_CLOCK))}, were {', '.join(names)}"
         )
     return variables, known
+
+
+def is_known_ahead(feature: str) -> bool:
+    """Return whether a feature's role in the feature table is `known_ahead`, by its name."""
+    return feature in _CLOCK or (feature.startswith("tf_") and feature.endswith("_phase"))

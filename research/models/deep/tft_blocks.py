@@ -13,10 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from catalog.errors import ConfigError
+from research.models.deep.lstm import RecurrentLayer
 
 _ELSEWHERE = -1e9  # a score that leaves no weight
 
@@ -116,11 +120,18 @@ class Variable:
     name : str
         Name for people.
     places : tuple of int
-        Its inputs' places: a value; a value and its missing flag; a sine and its cosine.
+        Its inputs' places, one or two: a value; a value and its missing flag; a sine and its
+        cosine.
     """
 
     name: str
     places: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.places) not in (1, 2):
+            raise ConfigError(
+                f"variable {self.name} must have one or two inputs, had {len(self.places)}"
+            )
 
 
 class VariableSelection(nn.Module):
@@ -276,30 +287,35 @@ class StaticEncoder(nn.Module):
         return StaticContexts(*(context(embedded) for context in self.contexts))
 
 
-class SequenceEncoder(nn.LSTM):
+class SequenceEncoder(nn.Module):
     """The LSTM of the paper's section 4.5.1, over whole sequences and token by token.
 
     Parameters
     ----------
     width : int
         Width of what comes in and of the state.
-    layers : int
+    n_layers : int
         Layers one above the other.
     """
 
-    def __init__(self, width: int, layers: int) -> None:
-        super().__init__(width, width, layers, batch_first=True)
+    def __init__(self, width: int, n_layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(RecurrentLayer(width, width) for _ in range(n_layers))
 
-    def reset_from(self, generator: torch.Generator) -> None:
-        """Draw the weights; a forget gate begins open (Jozefowicz et al., 2015)."""
-        bound = 1.0 / math.sqrt(self.hidden_size)
-        for name, parameter in self.named_parameters():
-            if name.startswith("weight"):
-                parameter.uniform_(-bound, bound, generator=generator)
-            else:
-                parameter.zero_()
-            if name.startswith("bias_ih"):
-                parameter[self.hidden_size : 2 * self.hidden_size] = 1.0
+    def forward(self, x: Tensor, hidden: Tensor, cell: Tensor) -> Tensor:
+        """Return what the highest layer says, (n_sequences, n_steps, width).
+
+        Parameters
+        ----------
+        x : (n_sequences, n_steps, width)
+            Tokens.
+        hidden, cell : (n_sequences, 1, width)
+            What every layer begins with.
+        """
+        start = tuple(part.transpose(0, 1).contiguous() for part in (hidden, cell))
+        for layer in self._each():
+            x = layer.cell(x, start)[0]
+        return x
 
     def step(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Take one token.
@@ -318,21 +334,15 @@ class SequenceEncoder(nn.LSTM):
         hidden, cell : (n_sequences, n_layers, width)
             New state.
         """
-        new_hidden, new_cell = [], []
-        for layer in range(self.num_layers):
-            into, back, into_bias, back_bias = (
-                getattr(self, f"{name}_l{layer}")
-                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            )
-            gates = functional.linear(x, into, into_bias + back_bias)
-            gates = gates + functional.linear(hidden[:, layer], back)
-            taken, kept, fresh, shown = gates.chunk(4, dim=-1)
-            remembered = torch.sigmoid(kept) * cell[:, layer]
-            remembered = remembered + torch.sigmoid(taken) * torch.tanh(fresh)
-            x = torch.sigmoid(shown) * torch.tanh(remembered)
-            new_hidden.append(x)
-            new_cell.append(remembered)
-        return x, torch.stack(new_hidden, dim=1), torch.stack(new_cell, dim=1)
+        hiddens, cells = [], []
+        for place, layer in enumerate(self._each()):
+            x, remembered = layer.step(x, hidden[:, place], cell[:, place])
+            hiddens.append(x)
+            cells.append(remembered)
+        return x, torch.stack(hiddens, dim=1), torch.stack(cells, dim=1)
+
+    def _each(self) -> list[RecurrentLayer]:
+        return cast("list[RecurrentLayer]", list(self.layers))
 
 
 class InterpretableAttention(nn.Module):

@@ -196,7 +196,7 @@ def fit_fusion(rows: FusionRows, config: FusionConfig, *, embargo_ns: int = 0) -
         )
     names = _candidates(used, config)
     held_out = _held_out(names, used, config, embargo_ns)
-    fitted = {name: fit_method(name, used, config) for name in names}
+    fitted = _fit_methods(names, used, config)
     methods = _measured(fitted, held_out, used)
     chosen = simplest_within_error(methods)
     calibrated = choose_calibration(
@@ -256,8 +256,7 @@ def _held_out(
     for train, held in inner_blocks(rows.ts_init, rows.ts_end, config.choice_folds, embargo_ns):
         others = rows.take(train)
         regime = None if rows.regime is None else rows.regime[held]
-        for at, name in enumerate(names):
-            fusion = fit_method(name, others, config)
+        for at, fusion in enumerate(_fit_methods(names, others, config).values()):
             found[at, held] = fusion.combine(rows.probabilities[held], None, regime).prob_up
     return found
 
@@ -286,32 +285,53 @@ def fit_method(method: str, rows: FusionRows, config: FusionConfig) -> Fusion:
     config : FusionConfig
         Its prior_rows, regime_prior_rows, log_odds_limit and fixed_weights count.
     """
+    return _fit_methods((method,), rows, config)[method]
+
+
+def _fit_methods(
+    names: tuple[str, ...], rows: FusionRows, config: FusionConfig
+) -> dict[str, Fusion]:
+    """Fit several methods; what they share is computed once."""
     evidence = _Evidence.of(rows, config)
+    moments = evidence.moments()
+    learned = _learned_weights(names, rows, evidence, config)
+    return {
+        name: Fusion(
+            method=name,
+            experts=rows.experts,
+            weights=learned[name][0],
+            intercept=learned[name][1],
+            centre=evidence.centre,
+            moments=moments,
+            log_odds_limit=config.log_odds_limit,
+        )
+        for name in names
+    }
+
+
+def _learned_weights(
+    names: tuple[str, ...], rows: FusionRows, evidence: _Evidence, config: FusionConfig
+) -> dict[str, tuple[Float64Array, float]]:
+    """Return weights, (1 or 4, n_experts), and intercept of each method."""
     count = len(rows.experts)
-    intercept = 0.0
-    if method == "fixed":
-        weights = np.array([[config.fixed_weights.get(name, 0.0) for name in rows.experts]])
-    elif method == "best":
-        weights = _ranking(_alone(rows, evidence.centre, evidence.weight))[np.newaxis]
-    elif method in ("log_pool", "regime"):
-        weights = _pool_weights(evidence, config)[np.newaxis]
-        if method == "regime":
-            assert rows.regime is not None  # held by the candidates' check
-            weights = _regime_weights(evidence, rows.regime, weights[0], config)
-    elif method == "stacking":
-        stacked = _stacking(evidence, config)
-        weights, intercept = stacked[np.newaxis, :-1], float(stacked[-1])
-    else:
+    found: dict[str, tuple[Float64Array, float]] = {}
+    pool = _pool_weights(evidence, config) if {"log_pool", "regime"} & set(names) else None
+    for name in names:
+        intercept = 0.0
         weights = np.full((1, count), 1.0 / count)
-    return Fusion(
-        method=method,
-        experts=rows.experts,
-        weights=weights,
-        intercept=intercept,
-        centre=evidence.centre,
-        moments=evidence.moments(),
-        log_odds_limit=config.log_odds_limit,
-    )
+        if name == "fixed":
+            weights = np.array([[config.fixed_weights.get(key, 0.0) for key in rows.experts]])
+        elif name == "best":
+            weights = _ranking(_alone(rows, evidence.centre, evidence.weight))[np.newaxis]
+        elif name == "log_pool" and pool is not None:
+            weights = pool[np.newaxis]
+        elif name == "regime" and pool is not None and rows.regime is not None:
+            weights = _regime_weights(evidence, rows.regime, pool, config)
+        elif name == "stacking":
+            stacked = _stacking(evidence, config)
+            weights, intercept = stacked[np.newaxis, :-1], float(stacked[-1])
+        found[name] = (weights, intercept)
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

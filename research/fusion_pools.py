@@ -94,10 +94,8 @@ def pooled_log_odds(
 
 
 def _factor(weights: Float64Array, rest: Float64Array, moments: Float64Array) -> Float64Array:
-    known = total(
-        np.stack([r * _product(row, weights) for r, row in zip(rest, moments, strict=True)])
-    )
-    power = total(np.stack([r * _product(row, rest) for r, row in zip(rest, moments, strict=True)]))
+    known = total(rest * _product(moments, weights))
+    power = total(rest * _product(moments, rest))
     kept = total(np.abs(rest))
     most = np.divide(total(np.abs(weights)), kept, out=np.zeros_like(kept), where=kept > 0.0)
     # Without any second moment to go by (an expert never seen in training) nothing is claimed.
@@ -105,8 +103,12 @@ def _factor(weights: Float64Array, rest: Float64Array, moments: Float64Array) ->
     return np.clip(factor, 0.0, most)
 
 
-def _product(row: Float64Array, columns: Float64Array) -> Float64Array:
-    return total(np.stack([factor * column for factor, column in zip(row, columns, strict=True)]))
+def _product(moments: Float64Array, columns: Float64Array) -> Float64Array:
+    """Multiply (n_experts, n_experts) with (n_experts, n_rows) in an order of its own."""
+    found = np.zeros_like(columns)
+    for row, column in zip(moments, columns, strict=True):  # symmetric: rows are columns
+        found += row[:, np.newaxis] * column
+    return found
 
 
 def mixture_moments(

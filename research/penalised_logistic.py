@@ -15,7 +15,9 @@ from catalog.errors import DataError
 
 STEPS = 100
 HALVINGS = 40
-TOLERANCE = 1e-10
+TOLERANCE = 1e-12
+"""Stop when the next step can lower the objective by no more than this part of it: the step is
+still taken, and Newton's method doubles the digits with each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,12 +92,9 @@ def fit_logistic(rows: WeightedRows, prior: Prior) -> Float64Array:
         gradient, curvature = _derivatives(rows, prior, coefficient)
         aim = _quadratic_minimum(curvature, curvature @ coefficient - gradient, prior.non_negative)
         step = aim - coefficient
-        if np.all(np.abs(step) <= TOLERANCE * (1.0 + np.abs(coefficient))):
+        if -float(gradient @ step) <= TOLERANCE * (1.0 + value):
             return aim
-        shorter = _descend(rows, prior, coefficient, step, value)
-        if shorter is None:  # no further fall is left within rounding
-            return coefficient
-        coefficient, value = shorter
+        coefficient, value = _descend(rows, prior, coefficient, step, value)
     raise DataError(
         f"logistic regression of {len(rows.columns)} columns must converge within {STEPS} steps, "
         f"did not; its coefficients were {coefficient.tolist()}"
@@ -104,7 +103,9 @@ def fit_logistic(rows: WeightedRows, prior: Prior) -> Float64Array:
 
 def _objective(rows: WeightedRows, prior: Prior, coefficient: Float64Array) -> float:
     score = rows.score(coefficient)
-    loss = np.sum(rows.weight * (np.logaddexp(0.0, score) - rows.target * score))
+    # ln(1 + exp(score)), without overflow and several times as fast as logaddexp.
+    ceiling = np.maximum(score, 0.0) + np.log1p(np.exp(-np.abs(score)))
+    loss = np.sum(rows.weight * (ceiling - rows.target * score))
     return float(loss + 0.5 * np.sum(prior.strength * (coefficient - prior.centre) ** 2))
 
 
@@ -129,14 +130,14 @@ def _derivatives(
 
 def _descend(
     rows: WeightedRows, prior: Prior, start: Float64Array, step: Float64Array, value: float
-) -> tuple[Float64Array, float] | None:
-    """Return the first halving of the step that lowers the objective, with its value."""
+) -> tuple[Float64Array, float]:
+    """Return the first halving of the step that does not raise the objective, with its value."""
     for halving in range(HALVINGS):
         found = start + step * 0.5**halving
         reached = _objective(rows, prior, found)
-        if reached < value:
+        if reached <= value:
             return found, reached
-    return None
+    return start, value
 
 
 def _quadratic_minimum(

@@ -44,17 +44,19 @@ LEAD_LAG_1, LEAD_LAG_2, LEAD_LAG_3, LEAD_LAG_SCORE = range(4, 8)
 DISPERSION_1, DISPERSION_16, RANK_1, RANK_16, VOLUME_OTHERS = range(8, 13)
 COLUMNS = 13
 
-# Layout of an instrument's floats. A ring as long as the longest gap that is carried, and more.
-RING = 128
-RING_MASK = RING - 1
+# Layout of an instrument's floats. The ring of returns is longer than any gap that is carried.
 CLOSE = 0
-LOG_CLOSE = 1
-(SQUARES_NOW, SQUARES_BEFORE, PRODUCTS_NOW, LAGGED_NOW) = range(RING + 1, RING + 5)
-VOLUME_NOW, VOLUME_SQUARES_NOW, VOLUME = range(RING + 5, RING + 8)
-# What others may look at. The volatility is zero where there is nothing to look at.
-VOLATILITY, SCALED_1, SCALED_16, VOLUME_ZSCORE = range(RING + 8, RING + 12)
+LOG_CLOSE, LOG_CLOSE_MASK = 1, 31
+CHANGE, CHANGE_MASK = LOG_CLOSE + 32, 127
+AFTER = CHANGE + 128
+(SQUARES_NOW, SQUARES_BEFORE, PRODUCTS_NOW, LAGGED_NOW) = range(AFTER, AFTER + 4)
+VOLUME_NOW, VOLUME_SQUARES_NOW, VOLUME = range(AFTER + 4, AFTER + 7)
+# What others may look at. The first is zero where there are no returns to look at, and the last
+# but one where there is no volume.
+VOLATILITY, RETURN_1, RETURN_16, SCALED_1, SCALED_16 = range(AFTER + 7, AFTER + 12)
+TRADED, VOLUME_ZSCORE = AFTER + 12, AFTER + 13
 _SIZE = WINDOW + 2
-SQUARES = RING + 12
+SQUARES = AFTER + 14
 PRODUCTS = SQUARES + _SIZE
 LAGGED = PRODUCTS + _SIZE
 VOLUMES = LAGGED + _SIZE
@@ -123,28 +125,25 @@ def settings(instruments: Sequence[str], interval_ns: int, options: str) -> list
     return result
 
 
-def return_at(f: Row, k: Row, slot: int) -> float:
-    """Return the one-bar log return of a slot; zero where the instrument's run has none."""
-    if slot <= k[RUN_START] or slot > k[CURSOR]:
-        return 0.0
-    after: float = f[LOG_CLOSE + (slot & RING_MASK)]
-    before: float = f[LOG_CLOSE + ((slot - 1) & RING_MASK)]
-    return after - before
+def push(f: Row, k: Row, slot: int, bar: Row, lead: Row, lead_slot: int) -> None:
+    """Take one bar of one slot into an instrument's state; the lead must have got to `lead_slot`.
 
-
-def push(f: Row, k: Row, slot: int, bar: Row, lead: Row, lead_ints: Row) -> None:
-    """Take one bar of one slot into an instrument's state; the lead must be there already.
-
-    Before a run is `CROSS_SLOTS` old its sums hold what was before it, and nobody reads them.
+    Until both have run for `CROSS_SLOTS`, sums hold what was before, and nobody reads them.
     """
-    f[CLOSE] = bar[3]
-    f[LOG_CLOSE + (slot & RING_MASK)] = math.log(bar[3])
-    f[VOLUME] = bar[4]
-    change = return_at(f, k, slot)
+    log_close = math.log(bar[3])
+    change = 0.0
+    if k[RUN_START] != slot:
+        change = log_close - f[LOG_CLOSE + ((slot - 1) & LOG_CLOSE_MASK)]
+    f[CLOSE], f[VOLUME] = bar[3], bar[4]
+    f[LOG_CLOSE + (slot & LOG_CLOSE_MASK)] = log_close
+    f[CHANGE + (slot & CHANGE_MASK)] = change
+    now = before = 0.0
+    if slot <= lead_slot:
+        now = lead[CHANGE + (slot & CHANGE_MASK)]
+        before = lead[CHANGE + ((slot - 1) & CHANGE_MASK)]
     position = slot % WINDOW
     f[SQUARES_BEFORE] = f[SQUARES_NOW]
     f[SQUARES_NOW] = slide(f, SQUARES, WINDOW, position, change * change)
-    now, before = return_at(lead, lead_ints, slot), return_at(lead, lead_ints, slot - 1)
     f[PRODUCTS_NOW] = slide(f, PRODUCTS, WINDOW, position, change * now)
     f[LAGGED_NOW] = slide(f, LAGGED, WINDOW, position, change * before)
     f[VOLUME_NOW] = slide(f, VOLUMES, WINDOW, position, bar[4])
@@ -159,29 +158,25 @@ def advance(
     first = first_slot(k, slot, present[index])
     for now in range(first, slot + 1):
         bar = bars[index] if now == slot and present[index] else carried(bars, f[CLOSE])
-        push(f, k, now, bar, floats[lead], ints[lead])
-    f[VOLATILITY] = 0.0
-    f[VOLUME_ZSCORE] = NAN
+        push(f, k, now, bar, floats[lead], ints[lead][CURSOR])
+    f[VOLATILITY] = f[TRADED] = 0.0
     if first > slot or slot - k[RUN_START] < CROSS_SLOTS:
         return
     f[VOLATILITY] = volatility = math.sqrt(f[SQUARES_NOW] / WINDOW)
+    f[RETURN_1] = f[CHANGE + (slot & CHANGE_MASK)]
+    start = f[LOG_CLOSE + ((slot - LONG) & LOG_CLOSE_MASK)]
+    f[RETURN_16] = f[LOG_CLOSE + (slot & LOG_CLOSE_MASK)] - start
     if volatility > 0.0:
-        f[SCALED_1] = log_return(f, slot, 1) / volatility
-        f[SCALED_16] = log_return(f, slot, LONG) / (4.0 * volatility)
+        f[SCALED_1] = f[RETURN_1] / volatility
+        f[SCALED_16] = f[RETURN_16] / (4.0 * volatility)
     mean = f[VOLUME_NOW] / WINDOW
     variance = f[VOLUME_SQUARES_NOW] / WINDOW - mean * mean
     if variance > 0.0:
+        f[TRADED] = 1.0
         f[VOLUME_ZSCORE] = (f[VOLUME] - mean) / math.sqrt(variance)
 
 
-def log_return(f: Row, slot: int, bars: int) -> float:
-    """Return the log return over the last `bars` slots."""
-    end: float = f[LOG_CLOSE + (slot & RING_MASK)]
-    start: float = f[LOG_CLOSE + ((slot - bars) & RING_MASK)]
-    return end - start
-
-
-def write_pair(row: Row, first: int, f: Row, lead: Row, slot: int, is_lead: bool) -> None:
+def write_pair(row: Row, first: int, f: Row, lead: Row, is_lead: bool) -> None:
     """Write what an instrument has in common with the lead, both known and moving."""
     scale = 1.0 / f[VOLATILITY]
     if is_lead:
@@ -191,22 +186,18 @@ def write_pair(row: Row, first: int, f: Row, lead: Row, slot: int, is_lead: bool
         beta = f[PRODUCTS_NOW] / lead[SQUARES_NOW]
         row[first + CORRELATION] = beta * lead[VOLATILITY] * scale
         row[first + BETA] = beta
-        row[first + RESIDUAL_1] = (
-            log_return(f, slot, 1) - beta * log_return(lead, slot, 1)
-        ) * scale
-        residual = log_return(f, slot, LONG) - beta * log_return(lead, slot, LONG)
-        row[first + RESIDUAL_16] = residual * (scale * 0.25)
-    if lead[SQUARES_BEFORE] > 0.0:
-        both = f[SQUARES_NOW] * lead[SQUARES_BEFORE]
-        row[first + LEAD_LAG_SCORE] = f[LAGGED_NOW] / math.sqrt(both)
+        row[first + RESIDUAL_1] = (f[RETURN_1] - beta * lead[RETURN_1]) * scale
+        row[first + RESIDUAL_16] = (f[RETURN_16] - beta * lead[RETURN_16]) * (scale * 0.25)
+    both = f[SQUARES_NOW] * lead[SQUARES_BEFORE]
+    row[first + LEAD_LAG_SCORE] = f[LAGGED_NOW] / math.sqrt(both) if both > 0.0 else NAN
 
 
 def write_lags(row: Row, first: int, lead: Row, slot: int) -> None:
     """Write the returns of the lead before its last one."""
-    for lag in range(1, 4):
-        end = lead[LOG_CLOSE + ((slot - lag) & RING_MASK)]
-        start = lead[LOG_CLOSE + ((slot - lag - 1) & RING_MASK)]
-        row[first + LEAD_LAG_1 + lag - 1] = (end - start) / lead[VOLATILITY]
+    scale = 1.0 / lead[VOLATILITY]
+    row[first + LEAD_LAG_1] = lead[CHANGE + ((slot - 1) & CHANGE_MASK)] * scale
+    row[first + LEAD_LAG_2] = lead[CHANGE + ((slot - 2) & CHANGE_MASK)] * scale
+    row[first + LEAD_LAG_3] = lead[CHANGE + ((slot - 3) & CHANGE_MASK)] * scale
 
 
 def dispersion(floats: Table, place: int) -> float:
@@ -228,45 +219,42 @@ def dispersion(floats: Table, place: int) -> float:
     return math.sqrt(squares / count)
 
 
-def rank(floats: Table, index: int, place: int) -> float:
-    """Return the share of the others that are lower, those that are equal counting half."""
-    own = floats[index][place]
-    lower = 0.0
-    count = 0
+def write_place(row: Row, first: int, floats: Table, index: int) -> None:
+    """Write where an instrument stands among the others, those that are equal counting half."""
+    own = floats[index]
+    lower_1 = lower_16 = volume = 0.0
+    ranked = traded = 0
     for other in range(len(floats)):
-        if other != index and floats[other][VOLATILITY] > 0.0:
-            value = floats[other][place]
-            lower += 1.0 if value < own else (0.5 if value == own else 0.0)
-            count += 1
-    return lower / count if count > 0 else NAN
-
-
-def volume_of_others(floats: Table, index: int) -> float:
-    """Return the mean volume z-score of the other instruments that have one."""
-    total = 0.0
-    count = 0
-    for other in range(len(floats)):
-        score = floats[other][VOLUME_ZSCORE]
-        if other != index and not math.isnan(score):
-            total += score
-            count += 1
-    return total / count if count > 0 else NAN
+        if other != index:
+            f = floats[other]
+            if f[VOLATILITY] > 0.0:
+                ranked += 1
+                if f[SCALED_1] <= own[SCALED_1]:
+                    lower_1 += 1.0 if f[SCALED_1] < own[SCALED_1] else 0.5
+                if f[SCALED_16] <= own[SCALED_16]:
+                    lower_16 += 1.0 if f[SCALED_16] < own[SCALED_16] else 0.5
+            if f[TRADED] > 0.0:
+                traded += 1
+                volume += f[VOLUME_ZSCORE]
+    is_ranked = ranked > 0 and own[VOLATILITY] > 0.0
+    row[first + RANK_1] = lower_1 / ranked if is_ranked else NAN
+    row[first + RANK_16] = lower_16 / ranked if is_ranked else NAN
+    row[first + VOLUME_OTHERS] = volume / traded if traded > 0 else NAN
 
 
 def write(row: Row, floats: Table, index: int, slot: int, settings: Row) -> None:
     """Write an instrument's own columns, the dispersion of the set apart."""
     first, lead = settings[COLUMN_AT], settings[LEAD]
-    for column in range(COLUMNS):
-        row[first + column] = NAN
-    row[first + VOLUME_OTHERS] = volume_of_others(floats, index)
-    moved = floats[index][VOLATILITY] > 0.0
-    if moved:
-        row[first + RANK_1] = rank(floats, index, SCALED_1)
-        row[first + RANK_16] = rank(floats, index, SCALED_16)
-    if floats[lead][VOLATILITY] > 0.0:
+    write_place(row, first, floats, index)
+    known = floats[lead][VOLATILITY] > 0.0
+    if known:
         write_lags(row, first, floats[lead], slot)
-        if moved:
-            write_pair(row, first, floats[index], floats[lead], slot, index == lead)
+    if known and floats[index][VOLATILITY] > 0.0:
+        write_pair(row, first, floats[index], floats[lead], index == lead)
+        return
+    for column in range(LEAD_LAG_SCORE + 1):
+        if not (known and LEAD_LAG_1 <= column <= LEAD_LAG_3):
+            row[first + column] = NAN
 
 
 def step(
@@ -308,7 +296,7 @@ def step(
 
 
 HELPERS = (
-    *(first_slot, carried, slide, return_at, log_return, push, advance),
-    *(write_pair, write_lags, dispersion, rank, volume_of_others, write, step),
+    *(first_slot, carried, slide, push, advance),
+    *(write_pair, write_lags, dispersion, write_place, write, step),
 )
 SOURCES = (kernels,)

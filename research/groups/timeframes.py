@@ -13,8 +13,8 @@ Bollerslev, 1998). It knows much more than 16 returns would.
 
 Memory: `WINDOW` higher bars and the unfinished one, at most `kernels.WARMUP_SLOTS` base slots. The
 mean goes further back where there is room for it: over up to `LONGEST_MEAN` higher bars. An
-interval of which `WINDOW` bars do not fit is refused. All windows are summed anew from the kept
-bars, so nothing drifts and nothing older than the window is left in a value.
+interval of which `WINDOW` bars do not fit is refused. Sums over windows are `kernels.slide`:
+additions only, so nothing drifts and nothing stays behind.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from research.kernels import (
     Table,
     carried,
     first_slot,
+    slide,
 )
 
 NAME = "timeframes"
@@ -53,13 +54,15 @@ COLUMNS = KEPT + 2
 
 # Layout of an instrument's floats: its last close and its logarithm, then a block per interval.
 CLOSE, LOG_CLOSE, BLOCKS = range(3)
-RING = 64
-RING_MASK = RING - 1
 # Layout of a block: the unfinished bar, what is kept of the complete ones, and their columns.
 OPEN, HIGH, LOW, SQUARES, VOLATILITY = range(5)
-LOG_CLOSES = 5
-VARIANCES = LOG_CLOSES + RING
-VALUES = VARIANCES + WINDOW
+LOG_CLOSES, CLOSES_MASK = 5, 7
+RECENT, RECENT_MASK = LOG_CLOSES + CLOSES_MASK + 1, 3
+VARIANCES = RECENT + RECENT_MASK + 1
+GAINS = VARIANCES + WINDOW + 2  # a window of n takes n + 2: see `kernels.slide`
+LOSSES = GAINS + RSI_WINDOW + 2
+MEAN = LOSSES + RSI_WINDOW + 2
+VALUES = MEAN + LONGEST_MEAN + 2
 BLOCK = VALUES + KEPT
 FLOATS = BLOCKS + MAX_TIMEFRAMES * BLOCK
 INTS = 3
@@ -167,12 +170,6 @@ def _slots(interval: str, base_ns: int) -> int:
     return slots
 
 
-def begin(f: Row, at: int, price: float) -> None:
-    """Begin an unfinished bar in which nothing was traded yet."""
-    f[at + OPEN] = f[at + HIGH] = f[at + LOW] = price
-    f[at + SQUARES] = 0.0
-
-
 def complete(f: Row, at: int, number: int, mean_window: int) -> None:
     """Close the unfinished bar of a block and work out the columns that it decides.
 
@@ -187,90 +184,84 @@ def complete(f: Row, at: int, number: int, mean_window: int) -> None:
     mean_window : int
         Over how many higher bars the mean goes.
     """
-    closes, values = at + LOG_CLOSES, at + VALUES
-    now = f[LOG_CLOSE]
-    f[closes + (number & RING_MASK)] = now
-    f[at + VARIANCES + number % WINDOW] = f[at + SQUARES]
-    variance = 0.0
-    recent = 0.0
-    for back in range(WINDOW):
-        variance += f[at + VARIANCES + (number - back) % WINDOW]
-        if back == 3:
-            recent = variance
-    volatility = math.sqrt(variance / WINDOW)
-    f[at + VOLATILITY] = volatility
-    for column in range(KEPT):
-        f[values + column] = NAN
+    closes, values, now = at + LOG_CLOSES, at + VALUES, f[LOG_CLOSE]
+    change = now - f[closes + ((number - 1) & CLOSES_MASK)]
+    f[closes + (number & CLOSES_MASK)] = now
+    squares = f[at + SQUARES]
+    f[at + RECENT + (number & RECENT_MASK)] = squares
+    variance = slide(f, at + VARIANCES, WINDOW, number % WINDOW, squares)
+    position = number % RSI_WINDOW
+    gains = slide(f, at + GAINS, RSI_WINDOW, position, change if change > 0.0 else 0.0)
+    losses = slide(f, at + LOSSES, RSI_WINDOW, position, -change if change < 0.0 else 0.0)
+    mean = slide(f, at + MEAN, mean_window, number % mean_window, now) / mean_window
+    f[at + VOLATILITY] = volatility = math.sqrt(variance / WINDOW)
     if volatility > 0.0:
-        total = 0.0
-        for back in range(1, mean_window):
-            # Differences are exactly zero where nothing moved.
-            total += f[closes + ((number - back) & RING_MASK)] - now
         scale = 1.0 / volatility
-        f[values + RETURN_1] = (now - f[closes + ((number - 1) & RING_MASK)]) * scale
-        f[values + RETURN_4] = (now - f[closes + ((number - 4) & RING_MASK)]) * (scale * 0.5)
-        f[values + MEAN_DISTANCE] = -total / mean_window * (scale / math.sqrt(mean_window))
+        f[values + RETURN_1] = change * scale
+        f[values + RETURN_4] = (now - f[closes + ((number - 4) & CLOSES_MASK)]) * (scale * 0.5)
+        f[values + MEAN_DISTANCE] = (now - mean) * (scale / math.sqrt(mean_window))
         f[values + BODY] = math.log(f[CLOSE] / f[at + OPEN]) * scale
-        f[values + VOLATILITY_RATIO] = math.sqrt(recent / 4.0) * scale
-    f[values + RSI] = strength(f, closes, number)
+        recent = at + RECENT
+        squares = f[recent] + f[recent + 1] + f[recent + 2] + f[recent + 3]
+        f[values + VOLATILITY_RATIO] = math.sqrt(squares / 4.0) * scale
+    else:
+        f[values + RETURN_1] = f[values + RETURN_4] = f[values + MEAN_DISTANCE] = NAN
+        f[values + BODY] = f[values + VOLATILITY_RATIO] = NAN
+    f[values + RSI] = gains / (gains + losses) if gains + losses > 0.0 else NAN
     high, low = f[at + HIGH], f[at + LOW]
-    if high > low:
-        f[values + CLOSE_LOCATION] = (f[CLOSE] - low) / (high - low)
+    f[values + CLOSE_LOCATION] = (f[CLOSE] - low) / (high - low) if high > low else NAN
 
 
-def strength(f: Row, closes: int, number: int) -> float:
-    """Return gains by gains and losses of the last `RSI_WINDOW` higher bars (Cutler's RSI)."""
-    gains = 0.0
-    moved = 0.0
-    later = f[closes + (number & RING_MASK)]
-    for back in range(1, RSI_WINDOW + 1):
-        earlier = f[closes + ((number - back) & RING_MASK)]
-        change = later - earlier
-        if change > 0.0:
-            gains += change
-            moved += change
-        else:
-            moved -= change
-        later = earlier
-    return gains / moved if moved > 0.0 else NAN
+def forget(f: Row, bar: Row) -> None:
+    """Begin a run: nothing is known of what was before its first bar."""
+    for index in range(BLOCKS, FLOATS):
+        f[index] = 0.0
+    f[LOG_CLOSE] = math.log(bar[3])
+    for place in range(MAX_TIMEFRAMES):
+        at = BLOCKS + place * BLOCK
+        f[at + OPEN], f[at + HIGH], f[at + LOW] = bar[0], bar[1], bar[2]
 
 
 def push(f: Row, k: Row, slot: int, bar: Row, settings: Row) -> None:
     """Take one base bar of one slot into an instrument's state."""
-    close = bar[3]
+    if k[RUN_START] == slot:
+        forget(f, bar)
+    high, low, close = bar[1], bar[2], bar[3]
     log_close = math.log(close)
-    change = 0.0 if k[RUN_START] == slot else log_close - f[LOG_CLOSE]
+    change = log_close - f[LOG_CLOSE]
+    square = change * change
     f[CLOSE], f[LOG_CLOSE] = close, log_close
+    at = BLOCKS
     for place in range(settings[COUNT]):
-        at = BLOCKS + place * BLOCK
         length = settings[LENGTHS + place]
         phase = slot % length
-        if k[RUN_START] == slot:
-            for index in range(at, at + BLOCK):
-                f[index] = 0.0
-            begin(f, at, bar[0])
-        elif phase == 1:
-            begin(f, at, bar[0])
-        f[at + HIGH] = max(f[at + HIGH], bar[1])
-        f[at + LOW] = min(f[at + LOW], bar[2])
-        f[at + SQUARES] += change * change
-        if phase == 0:
-            complete(f, at, slot // length, settings[MEANS + place])
+        if phase == 1:
+            f[at + OPEN], f[at + HIGH], f[at + LOW], f[at + SQUARES] = bar[0], high, low, square
+        else:
+            if high > f[at + HIGH]:
+                f[at + HIGH] = high
+            if low < f[at + LOW]:
+                f[at + LOW] = low
+            f[at + SQUARES] += square
+            if phase == 0:
+                complete(f, at, slot // length, settings[MEANS + place])
+        at += BLOCK
 
 
 def write(row: Row, f: Row, slot: int, settings: Row) -> None:
     """Write the columns of all intervals."""
+    at, first = BLOCKS, settings[COLUMN_AT]
     for place in range(settings[COUNT]):
-        at = BLOCKS + place * BLOCK
         length = settings[LENGTHS + place]
-        first = settings[COLUMN_AT] + place * COLUMNS
-        for column in range(KEPT):
-            row[first + column] = f[at + VALUES + column]
-        last = f[at + LOG_CLOSES + ((slot // length) & RING_MASK)]
+        row[first : first + KEPT] = f[at + VALUES : at + VALUES + KEPT]
+        last = f[at + LOG_CLOSES + ((slot // length) & CLOSES_MASK)]
         volatility = f[at + VOLATILITY]
-        unfinished = (f[LOG_CLOSE] - last) / volatility if volatility > 0.0 else NAN
-        row[first + UNFINISHED_RETURN] = unfinished
+        row[first + UNFINISHED_RETURN] = (
+            (f[LOG_CLOSE] - last) / volatility if volatility > 0.0 else NAN
+        )
         row[first + PHASE] = (slot % length) / length
+        at += BLOCK
+        first += COLUMNS
 
 
 def step(
@@ -306,5 +297,5 @@ def step(
             write(rows[at[index]], f, slot, settings)
 
 
-HELPERS = (first_slot, carried, begin, strength, complete, push, write, step)
+HELPERS = (first_slot, carried, slide, complete, forget, push, write, step)
 SOURCES = (kernels,)

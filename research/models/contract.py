@@ -7,6 +7,7 @@ without noticing; every expert asks here first.
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,31 @@ class RowStream:
         """Answer the rows of one time; see `research.experts.ExpertStream`."""
         self._input.check(slot, codes, values)
         return self._answer(values)
+
+
+def spread(found: ExpertOutput, places: Int64Array, count: int) -> ExpertOutput:
+    """Put answers at some of `count` places; there is none at the others.
+
+    Parameters
+    ----------
+    found : ExpertOutput
+        k answers.
+    places : (k,) int64
+        Where each belongs.
+    count : int
+        Places there are.
+    """
+    columns = []
+    for field in fields(ExpertOutput):
+        column = np.full(count, np.nan)
+        column[places] = getattr(found, field.name)
+        columns.append(column)
+    return ExpertOutput(*columns)
+
+
+def take(found: ExpertOutput, places: Int64Array) -> ExpertOutput:
+    """Return the answers at some places."""
+    return ExpertOutput(*(getattr(found, field.name)[places] for field in fields(ExpertOutput)))
 
 
 def check_matrix(expert: str, names: Sequence[str], matrix: FeatureMatrix) -> None:

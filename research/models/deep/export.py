@@ -1,0 +1,162 @@
+"""From a fitted network to the ONNX file that serves it (torch).
+
+Only `SequenceModel.step` is exported: inputs, masks and state in, outputs and state out, with a
+free batch axis for instruments, members of the ensemble and pieces of history alike.
+"""
+
+# torch is what this package is for; nothing that serves a bundle imports this module.
+# ruff: noqa: TID253
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from catalog.errors import DataError
+from research.models.deep.blocks import SequenceModel, draw_masks
+from research.models.deep.session import (
+    CODE,
+    INPUTS,
+    OUTPUT,
+    mask_name,
+    new_state_name,
+    start_session,
+    state_name,
+)
+
+OPSET = 18
+"""Of ONNX: understood by every onnxruntime since 1.14."""
+TOLERANCE = 1e-5
+"""Largest difference between torch and onnxruntime that is let through."""
+_STEPS, _SEQUENCES = 4, 5  # of the check
+_EXAMPLES = 3  # sequences in the example that is traced; any number above one would do
+
+
+class _Step(nn.Module):
+    """`step` with the masks one by one, as ONNX names its inputs."""
+
+    def __init__(self, model: SequenceModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, code: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        count = len(self.model.mask_sizes)
+        return self.model.step(x, code, list(rest[:count]), *rest[count:])
+
+
+def export_step(model: SequenceModel, path: Path) -> None:
+    """Write the ONNX file of a model's step, after checking that it answers as the model does.
+
+    Parameters
+    ----------
+    model : SequenceModel
+        Fitted; on the CPU.
+    path : Path
+        File to write; all weights are inside. The same weights give the same bytes.
+
+    Raises
+    ------
+    DataError
+        If an empty state is not all zeros (a stream empties it without asking the model), or
+        onnxruntime answers otherwise than torch.
+    """
+    state = model.initial_state(_EXAMPLES)
+    if any(bool(part.any()) for part in state):
+        raise DataError(
+            "the empty state of a sequence model must be all zeros, was not; a stream could not "
+            "empty it by itself"
+        )
+    training = model.training
+    model.eval()
+    try:
+        network = _exported(model, state)
+        _check(model, network)
+    finally:
+        model.train(training)
+    path.write_bytes(network)
+
+
+def _exported(model: SequenceModel, state: tuple[Tensor, ...]) -> bytes:
+    """Return the checked ONNX file of a model's step, without any trace of this machine."""
+    masks = [torch.ones((_EXAMPLES, size)) for size in model.mask_sizes]
+    x = torch.zeros((_EXAMPLES, len(model.inputs.names)))
+    rest = (*masks, *state)
+    batch = torch.export.Dim("batch", min=1)
+    names = [mask_name(place) for place in range(len(masks))]
+    names += [state_name(place) for place in range(len(state))]
+    with _quiet():
+        program = torch.onnx.export(
+            _Step(model).eval(),
+            (x, torch.zeros(_EXAMPLES, dtype=torch.int64), *rest),
+            input_names=[INPUTS, CODE, *names],
+            output_names=[OUTPUT, *(new_state_name(place) for place in range(len(state)))],
+            dynamic_shapes=({0: batch}, {0: batch}, tuple({0: batch} for _ in rest)),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    proto: onnx.ModelProto = program.model_proto
+    _forget_origin(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    found: bytes = proto.SerializeToString(deterministic=True)
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks on names and on absent packages to itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _forget_origin(proto: onnx.ModelProto) -> None:
+    """Remove what the exporter notes of the source: it holds paths of this machine."""
+    graph = proto.graph
+    del proto.metadata_props[:]
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    graph.doc_string = proto.doc_string = ""
+
+
+def _check(model: SequenceModel, network: bytes) -> None:
+    """Refuse a network that answers otherwise than the model on made-up tokens."""
+    session = start_session(network)
+    generator = torch.Generator().manual_seed(0)
+    masks = draw_masks(model.mask_sizes, _SEQUENCES, 0.2, generator)
+    code = torch.arange(_SEQUENCES) % model.inputs.n_instruments
+    state = model.initial_state(_SEQUENCES)
+    fed = {mask_name(place): mask.numpy() for place, mask in enumerate(masks)}
+    fed[CODE] = code.numpy()
+    served = [part.numpy() for part in state]
+    for _ in range(_STEPS):
+        x = torch.randn((_SEQUENCES, len(model.inputs.names)), generator=generator)
+        with torch.inference_mode():
+            wanted, *state_parts = model.step(x, code, masks, *state)
+        state = tuple(state_parts)
+        parts = {state_name(place): part for place, part in enumerate(served)}
+        found, *served = session.run(None, {**fed, **parts, INPUTS: x.numpy()})
+        difference = float(np.abs(found - wanted.numpy()).max())
+        if not difference <= TOLERANCE:
+            raise DataError(
+                f"the exported network must answer as torch does to within {TOLERANCE:g}, "
+                f"differed by {difference:.3g}; a part of the model does not export"
+            )

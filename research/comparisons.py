@@ -29,7 +29,8 @@ from research.probabilities import log_losses
 if TYPE_CHECKING:
     import pandas as pd
 
-SCORES = ("log_loss", "brier")
+type Score = Literal["log_loss", "brier"]
+SCORES: tuple[Score, ...] = ("log_loss", "brier")
 MIN_DAYS = 8
 """Fewer days than this give no p-value: neither the bootstrap nor the variance means anything."""
 
@@ -76,7 +77,7 @@ def compare_forecasts(
     candidates: Mapping[str, str],
     config: ComparisonConfig | None = None,
     *,
-    scores: Sequence[Literal["log_loss", "brier"]] = SCORES,
+    scores: Sequence[Score] = SCORES,
 ) -> pd.DataFrame:
     """Compare forecasts with a baseline, pair by pair on the rows that both have answered.
 
@@ -146,7 +147,7 @@ def _check_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
 
 
 def _compare(
-    frame: pd.DataFrame, column: str, baseline: str, score: str, config: ComparisonConfig
+    frame: pd.DataFrame, column: str, baseline: str, score: Score, config: ComparisonConfig
 ) -> dict[str, float]:
     label, ours, theirs = (
         frame[name].to_numpy(dtype=np.float64) for name in ("label", column, baseline)
@@ -173,7 +174,7 @@ def _compare(
     }
 
 
-def _losses(probability: Float64Array, label: Float64Array, score: str) -> Float64Array:
+def _losses(probability: Float64Array, label: Float64Array, score: Score) -> Float64Array:
     if score == "brier":
         return np.asarray((probability - label) ** 2)
     return log_losses(probability, label)

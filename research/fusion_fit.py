@@ -156,11 +156,14 @@ class FusionChoice(NamedTuple):
     held_out : (n_rows,) float64
         Probabilities of the same method (and recalibration), each block by a fusion fitted on
         the other blocks; NaN where no expert answered.
+    tried : dict of Fusion
+        Every method that was tried, fitted on all rows, without recalibration.
     """
 
     fusion: Fusion
     report: FusionReport
     held_out: Float64Array
+    tried: dict[str, Fusion]
 
 
 def fit_fusion(rows: FusionRows, config: FusionConfig, *, embargo_ns: int = 0) -> FusionChoice:
@@ -178,7 +181,7 @@ def fit_fusion(rows: FusionRows, config: FusionConfig, *, embargo_ns: int = 0) -
     Returns
     -------
     FusionChoice
-        Unpacks into fusion, report, held_out.
+        Unpacks into fusion, report, held_out, tried.
 
     Raises
     ------
@@ -218,7 +221,7 @@ def fit_fusion(rows: FusionRows, config: FusionConfig, *, embargo_ns: int = 0) -
         correlation=_correlation(fusion.moments, used, config),
         calibration=calibrated.report,
     )
-    return FusionChoice(fusion, report, everywhere)
+    return FusionChoice(fusion, report, everywhere, fitted)
 
 
 def _check_rows(rows: FusionRows) -> None:

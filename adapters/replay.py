@@ -108,7 +108,7 @@ class ReplayFeed:
         Name of the venue and of the data client, such as ``BINANCE``.
     instruments : sequence of Nautilus instruments
         Published before the first record.
-    records : sequence of Nautilus data (bars, quotes, mark prices, funding rates)
+    records : sequence of Nautilus data (bars, quotes, mark prices, funding rates, custom data)
         In the order in which the backtest engine would see them; `ts_init` never decreases.
     """
 
@@ -160,8 +160,9 @@ class ReplaySession:
         Whether the replay began; whether every record was replayed and answered.
     done : int
         Records shown to the venue and to whoever subscribed to their kind.
-    subscribed : set of type
-        Kinds of records that strategies see; others are shown to the venue only.
+    subscribed : set of type or DataType
+        Kinds of records that strategies see; others are shown to the venue only. Custom data are
+        told apart by their data type, which names the series.
     """
 
     def __init__(
@@ -179,7 +180,7 @@ class ReplaySession:
         self.on_end: Callable[[], None] | None = None
         self._progress = progress
         self.done = 0
-        self.subscribed: set[type] = set()
+        self.subscribed: set[type | DataType] = set()
         self._emit: Callable[[object], None] | None = None
         self._answered = asyncio.Event()
         self._fence = 0
@@ -252,7 +253,8 @@ class ReplaySession:
         before = self.venue.emitted
         self.venue.on_record(record)
         self._unanswered += self.venue.emitted - before
-        if type(record) in self.subscribed:
+        kind = type(record)
+        if (record.data_type if kind is CustomData else kind) in self.subscribed:
             self._emit(record)
             self._unanswered += 1
 
@@ -371,8 +373,10 @@ class ReplayDataClient(MarketDataClient):
             )
 
     async def _subscribe(self, command: Any) -> None:
-        if command.data_type.type_name == "ReplayFence":
+        if command.data_type.type_name == _FENCE_TYPE.type_name:
             self.create_task(self._session.run(self._handle_data), "replay")
+        else:
+            self._session.subscribed.add(command.data_type)
 
     async def _subscribe_bars(self, command: Any) -> None:
         self._open(Bar, str(command.bar_type.instrument_id))

@@ -119,6 +119,53 @@ class NewsSentiment:
 
 
 @customdataclass()
+class NewsArrival:
+    """What a headline says to a predictor, made from a `NewsSentiment` as it arrives; not stored.
+
+    The novelty depends on the headlines before it, so that whoever feeds them works it out once,
+    with `research.novelty`, and strategies need no memory of texts.
+
+    Parameters
+    ----------
+    series : str
+        The catalog's series, such as ``cryptonews_2021_2022``.
+    score : float
+        Sentiment from -1 (bad for the price) to 1 (good), without unit; NaN when not scored.
+    novelty : float
+        How new the headline is, from 0 (seen before) to 1, without unit; NaN when unknown.
+    """
+
+    series: str = ""
+    score: float = math.nan
+    novelty: float = math.nan
+
+
+@customdataclass()
+class MinuteBar:
+    """A bar of one minute as an input of features.
+
+    Apart from the engine's own bars, because those would be traded on: its replay fills resting
+    orders from the shortest bars that it is given.
+
+    Parameters
+    ----------
+    instrument_id : str
+        Such as ``BTCUSDT-PERP.BINANCE``.
+    open, high, low, close : float
+        Prices, quote units.
+    volume : float
+        Traded volume, base units.
+    """
+
+    instrument_id: str = ""
+    open: float = math.nan
+    high: float = math.nan
+    low: float = math.nan
+    close: float = math.nan
+    volume: float = math.nan
+
+
+@customdataclass()
 class FusionPrediction:
     """A calibrated prediction for one instrument, usable from `ts_init` on.
 
@@ -128,14 +175,29 @@ class FusionPrediction:
         Such as ``BTCUSDT-PERP.BINANCE``.
     prob_up : float
         Probability that the label is 1, from 0 to 1.
+    mu : float
+        Expected log return over the horizon, a fraction; NaN if unknown.
+    sigma : float
+        Scale of that return, a fraction; NaN if unknown.
+    epistemic : float
+        Standard deviation of `prob_up` over an ensemble's members; NaN if unknown.
     confidence : float
         ``|2 * prob_up - 1|``, from 0 to 1.
     side : int
-        1 where `prob_up` is above one half, -1 below, 0 exactly there.
+        1 long, -1 short, 0 flat, by the predictor's threshold; flat also where its inputs are too
+        old. By which side of one half `prob_up` lies on, where the predictor has no threshold.
+    regime : str
+        ``trend``, ``neutral``, ``mean_reverting``, or empty if unknown.
+    experts : str
+        JSON object from each expert's name to its probability (null where it gave none) and its
+        weight, such as ``{"lightgbm": [0.53, 0.6]}``; empty where there is one model.
     horizon_bars : int
         How many bars ahead the label looks.
     model_version : str
         Version of the bundle that made it.
+    input_ages : str
+        JSON object from each slow input's name to the bars since its value became known (null
+        where nothing is known yet); empty where there are none.
     degraded : bool
         Whether some input was missing or late.
     degraded_reason : str
@@ -144,15 +206,29 @@ class FusionPrediction:
 
     instrument_id: str = ""
     prob_up: float = math.nan
+    mu: float = math.nan
+    sigma: float = math.nan
+    epistemic: float = math.nan
     confidence: float = math.nan
     side: int = 0
+    regime: str = ""
+    experts: str = ""
     horizon_bars: int = 0
     model_version: str = ""
+    input_ages: str = ""
     degraded: bool = False
     degraded_reason: str = ""
 
 
-TYPES = (BarFlow, OnchainMetrics, IndexLevel, NewsSentiment, FusionPrediction)
+TYPES = (
+    BarFlow,
+    OnchainMetrics,
+    IndexLevel,
+    NewsSentiment,
+    NewsArrival,
+    MinuteBar,
+    FusionPrediction,
+)
 _registered: set[str] = set()
 
 

@@ -85,7 +85,7 @@ class LiveReplay:
         # The backtest's own assembly: the recorder, the terms, what settlements are due.
         self.backtest = Replay(inputs, predictor, policy, execution)
         self.recorder = self.backtest.recorder
-        self.records = _sorted_records(inputs, execution)
+        self.records = _sorted_records(self.backtest.inputs, execution)
 
     def run(self, config: ReplayConfig, progress: Progress) -> BacktestOutcome:
         """Build, run, read, drop: one live node may exist in a process."""
@@ -108,7 +108,8 @@ class LiveReplay:
 
     def actor(self) -> PredictorActor:
         """Return the backtest's actor."""
-        config = PredictorActorConfig(timeout_ms=_PATIENCE_MS)
+        venue = str(self.backtest.inputs.instruments[0].id.venue)
+        config = PredictorActorConfig(timeout_ms=_PATIENCE_MS, data_client=venue)
         return PredictorActor(self.backtest.predictor, self.recorder, config)
 
     def strategy(self) -> FusionStrategy:

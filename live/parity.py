@@ -2,13 +2,17 @@
 
 The same strategy classes ran once in the backtest engine and once in a live node. Wherever they
 differ, one of the two does not show what would have happened.
+
+One thing may differ in the last digits: an expert that reads sequences adds up its 32-bit numbers
+in another order when it answers a whole span at once. Its predictions are compared with a
+tolerance, and the largest difference is told; what is decided, ordered and filled is not.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,22 +22,59 @@ from catalog.errors import AuditFailedError
 from catalog.timestamps import format_time
 from strategies.outcome import RunFrames
 
+SEQUENCE_TOLERANCE = 1e-5
+"""Of a probability, where experts that read sequences are in use."""
+
 
 class _Kind(NamedTuple):
-    """One line of the report: which columns of which frame it compares."""
+    """One line of the report: which columns of which frame it compares.
+
+    `columns` None stands for all. `leeway` turns the tolerance of a probability into that of these
+    columns; 0 where they must be equal. `extras` begin the names of further columns.
+    """
 
     name: str
     frame: str
     time: str
     identity: tuple[str, ...]
     columns: tuple[str, ...] | None
+    leeway: float = 0.0
+    extras: tuple[str, ...] = ()
 
 
 # Causes stand before their effects: of several differences at one time the cause is named.
 _KINDS = (
-    _Kind("predictions", "decisions", "ts_init", ("instrument_id",), ("prob_up",)),
+    _Kind(
+        "experts",
+        "predictions",
+        "ts_init",
+        ("instrument_id",),
+        (),
+        leeway=1.0,
+        extras=("expert_", "weight_"),
+    ),
+    _Kind("predictions", "predictions", "ts_init", ("instrument_id",), ("prob_up",), leeway=1.0),
+    _Kind("epistemic", "predictions", "ts_init", ("instrument_id",), ("epistemic",), leeway=1.0),
+    # A bar's return is about a hundredth: what a probability is to one, this is to a hundredth.
+    _Kind("returns", "predictions", "ts_init", ("instrument_id",), ("mu", "sigma"), leeway=0.01),
+    _Kind(
+        "stances",
+        "predictions",
+        "ts_init",
+        ("instrument_id",),
+        ("side", "regime", "degraded"),
+    ),
+    _Kind("decisions", "decisions", "ts_init", ("instrument_id",), ("prob_up",), leeway=1.0),
     _Kind("sides", "decisions", "ts_init", ("instrument_id",), ("side",)),
-    _Kind("target weights", "decisions", "ts_init", ("instrument_id",), ("target_weight",)),
+    # A weight follows the probability, at most as many times as `position_frac` may be large.
+    _Kind(
+        "target weights",
+        "decisions",
+        "ts_init",
+        ("instrument_id",),
+        ("target_weight",),
+        leeway=10.0,
+    ),
     _Kind("reasons", "decisions", "ts_init", ("instrument_id",), ("reason",)),
     _Kind(
         "quantities", "decisions", "ts_init", ("instrument_id",), ("quantity", "client_order_id")
@@ -77,15 +118,21 @@ class ParityReport:
         Rows that differ or exist on one side only.
     first : Difference or None
         The earliest difference; of several at one time, the cause rather than its effects.
+    tolerance : float
+        By how much a probability was allowed to differ.
+    largest : mapping of kind to float
+        The largest difference of the numbers that were compared with a tolerance.
     """
 
     compared: Mapping[str, int]
     differing: Mapping[str, int]
     first: Difference | None
+    tolerance: float = 0.0
+    largest: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def identical(self) -> bool:
-        """Whether nothing differs."""
+        """Whether nothing differs by more than is allowed."""
         return self.first is None
 
     def to_json(self) -> dict[str, Any]:
@@ -94,6 +141,8 @@ class ParityReport:
             "identical": self.identical,
             "compared": dict(self.compared),
             "differing": dict(self.differing),
+            "tolerance": self.tolerance,
+            "largest_difference": dict(self.largest),
             "first_difference": None
             if self.first is None
             else {"kind": self.first.kind, "ts": self.first.ts, "text": self.first.text},
@@ -105,7 +154,14 @@ class ParityReport:
             f"{name:16}{count:>10,}{self.differing[name]:>11,}"
             for name, count in self.compared.items()
         ]
-        end = "identical" if self.first is None else f"first difference: {self.first.text}"
+        lines += [
+            f"{name} differ by {size:.1e} at most (a probability may by {self.tolerance:.0e})"
+            for name, size in self.largest.items()
+            if size > 0.0
+        ]
+        end = "identical" if not any(self.largest.values()) else "no other difference"
+        if self.first is not None:
+            end = f"first difference: {self.first.text}"
         return "\n".join([*lines, end])
 
     def require_identical(self) -> None:
@@ -123,13 +179,17 @@ class ParityReport:
             )
 
 
-def compare(backtest: RunFrames, live: RunFrames) -> ParityReport:
+def compare(backtest: RunFrames, live: RunFrames, *, tolerance: float = 0.0) -> ParityReport:
     """Compare two runs over the same data, row by row and bit by bit (NaN equals NaN).
 
     Parameters
     ----------
     backtest, live : RunFrames
         The frames of `strategies.backtest.run_backtest` and `live.live_replay.run_live_replay`.
+    tolerance : float
+        By how much a probability may differ (`SEQUENCE_TOLERANCE` where experts read sequences),
+        and in proportion the weight that follows from it and what else was predicted. Sides,
+        reasons, quantities, orders, fills, positions and equity are equal or differ.
 
     Raises
     ------
@@ -138,39 +198,66 @@ def compare(backtest: RunFrames, live: RunFrames) -> ParityReport:
     """
     compared: dict[str, int] = {}
     differing: dict[str, int] = {}
+    largest: dict[str, float] = {}
     first: list[Difference] = []
     for kind in _KINDS:
-        left = getattr(backtest, kind.frame).reset_index(drop=True)
-        right = getattr(live, kind.frame).reset_index(drop=True)
-        rows = _differing_rows(kind, left, right)
+        left = _without_ages(getattr(backtest, kind.frame))
+        right = _without_ages(getattr(live, kind.frame))
+        columns = _compared_columns(kind, left, right)
+        if not columns:
+            continue
+        allowed = kind.leeway * tolerance
+        rows, size = _differing_rows(columns, left, right, allowed)
         compared[kind.name] = len(left)
         differing[kind.name] = len(rows)
+        if allowed > 0.0:
+            largest[kind.name] = size
         if len(rows):
-            first.append(_describe(kind, int(rows[0]), left, right))
+            first.append(_describe(kind, int(rows[0]), left, right, allowed))
     earliest = min(first, key=lambda difference: difference.ts, default=None)
-    return ParityReport(compared, differing, earliest)
+    return ParityReport(compared, differing, earliest, tolerance, largest)
+
+
+def _without_ages(frame: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the ages of inputs: predictions made in one batch do not carry them."""
+    kept = [name for name in frame.columns if not str(name).startswith("age_")]
+    return frame[kept].reset_index(drop=True)
 
 
 def _compared_columns(kind: _Kind, left: pd.DataFrame, right: pd.DataFrame) -> list[str]:
-    if list(left.columns) != list(right.columns):
+    """Return the columns that a line compares; none where neither side has what it is about."""
+    if sorted(left.columns) != sorted(right.columns):
         raise AuditFailedError(
             f"columns of {kind.frame} must be the same in backtest and live replay, were "
             f"{list(left.columns)} and {list(right.columns)}"
         )
     if kind.columns is None:
         return list(left.columns)
-    return [kind.time, *kind.identity, *kind.columns]
+    extras = [name for name in left.columns if str(name).startswith(kind.extras)]
+    own = [*kind.columns, *(extras if kind.extras else ())]
+    return [kind.time, *kind.identity, *own] if own else []
 
 
-def _differing_rows(kind: _Kind, left: pd.DataFrame, right: pd.DataFrame) -> np.ndarray[Any, Any]:
-    """Return the numbers of the rows that differ, those that one side lacks included."""
-    columns = _compared_columns(kind, left, right)
+def _differing_rows(
+    columns: list[str], left: pd.DataFrame, right: pd.DataFrame, allowed: float
+) -> tuple[np.ndarray[Any, Any], float]:
+    """Return the rows that differ, those that one side lacks included, and the largest difference.
+
+    Only numbers with a fraction may differ, by `allowed`; the largest difference is theirs.
+    """
     common = min(len(left), len(right))
     same = np.ones(common, dtype=bool)
+    largest = 0.0
     for column in columns:
-        same &= _equal(left[column].to_numpy()[:common], right[column].to_numpy()[:common])
+        one, other = left[column].to_numpy()[:common], right[column].to_numpy()[:common]
+        equal = _equal(one, other)
+        if allowed > 0.0 and one.dtype.kind == other.dtype.kind == "f":
+            apart = np.abs(one - other)
+            largest = max(largest, float(np.max(apart[np.isfinite(apart)], initial=0.0)))
+            equal |= apart <= allowed
+        same &= equal
     missing = np.arange(common, max(len(left), len(right)))
-    return np.concatenate([np.flatnonzero(~same), missing])
+    return np.concatenate([np.flatnonzero(~same), missing]), largest
 
 
 def _equal(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -180,7 +267,9 @@ def _equal(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> np.ndarra
     return equal
 
 
-def _describe(kind: _Kind, row: int, left: pd.DataFrame, right: pd.DataFrame) -> Difference:
+def _describe(
+    kind: _Kind, row: int, left: pd.DataFrame, right: pd.DataFrame, allowed: float
+) -> Difference:
     one = left.iloc[row] if row < len(left) else None
     other = right.iloc[row] if row < len(right) else None
     if one is None or other is None:
@@ -195,7 +284,7 @@ def _describe(kind: _Kind, row: int, left: pd.DataFrame, right: pd.DataFrame) ->
     parts = [
         f"{column} is {_shown(one[column])} in the backtest and {_shown(other[column])} live"
         for column in _compared_columns(kind, left, right)
-        if not _same(one[column], other[column])
+        if not _same(one[column], other[column], allowed)
     ]
     return _difference(kind, one, row, ", ".join(parts))
 
@@ -210,9 +299,11 @@ def _identity(kind: _Kind, row: Any) -> str:
     return f"{format_time(int(row[kind.time]))} {rest}".strip()
 
 
-def _same(one: Any, other: Any) -> bool:
-    both_nan = isinstance(one, float) and isinstance(other, float) and math.isnan(one)
-    return bool(one == other) or (both_nan and math.isnan(other))
+def _same(one: Any, other: Any, allowed: float) -> bool:
+    if not (isinstance(one, float) and isinstance(other, float)):
+        return bool(one == other)
+    both_nan = math.isnan(one) and math.isnan(other)
+    return both_nan or one == other or abs(one - other) <= allowed
 
 
 def _shown(value: Any) -> str:

@@ -249,13 +249,11 @@ class PrecomputedPredictions:
     """Serves predictions that were computed in one batch, by time: for fast replay.
 
     Only bars decide what is served: a time whose bar does not arrive yields no prediction. Its
-    specification therefore asks for nothing but bars.
+    specification therefore asks for no slow inputs, whatever the question's own asks for.
     """
 
     def __init__(self, spec: PredictorSpec, by_time: Mapping[int, tuple[Prediction, ...]]) -> None:
-        self._spec = replace(
-            spec, uses_funding=False, series=(), uses_flow=False, uses_minutes=False
-        )
+        self._spec = replace(spec, series=(), uses_flow=False, uses_minutes=False)
         self._by_time = by_time
 
     @classmethod

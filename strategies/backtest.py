@@ -88,6 +88,7 @@ class Replay:
         policy: FusionPolicy,
         execution: ExecutionConfig,
     ) -> None:
+        inputs = inputs.for_predictor(predictor.spec)
         self.inputs = inputs
         self.predictor = predictor
         self.policy = policy

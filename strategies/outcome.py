@@ -53,6 +53,11 @@ class RunFrames:
         ts_event, instrument_id, rate, mark_price, quantity, payment (received positive).
     equity : DataFrame
         ts_init, equity, cash, gross_exposure, net_exposure at each bar close.
+    predictions : DataFrame
+        What was published, in that order: ts_init, instrument_id, prob_up, mu and sigma (log
+        return over the horizon), epistemic (of `prob_up`), side (-1, 0, 1), regime, degraded,
+        degraded_reason; then, where there are any, ``expert_<name>`` and ``weight_<name>`` of each
+        expert and ``age_<name>`` (bars) of each slow input. NaN where unknown.
     """
 
     decisions: pd.DataFrame
@@ -61,6 +66,7 @@ class RunFrames:
     positions: pd.DataFrame
     funding: pd.DataFrame
     equity: pd.DataFrame
+    predictions: pd.DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,7 @@ def run_frames(
         positions=positions_frame(recorder, bars, terms, execution),
         funding=recorder.funding_frame(),
         equity=equity_frame(recorder, bars),
+        predictions=recorder.predictions.frame(),
     )
 
 

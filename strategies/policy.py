@@ -25,6 +25,7 @@ REASONS = (
     "no_signal",
     "short_not_allowed",
     "degraded",
+    "predictor_flat",
     "below_minimum",
     "order_pending",
 )
@@ -92,6 +93,10 @@ class Signal(Protocol):
     def degraded(self) -> bool:
         """Whether inputs were missing."""
 
+    @property
+    def side(self) -> int:
+        """What the predictor itself says: 1 long, -1 short, 0 flat (also: inputs too old)."""
+
 
 class Verdict(NamedTuple):
     """The side wanted (-1, 0, 1), why, and whether the holding clock starts anew."""
@@ -111,6 +116,7 @@ def entry_side(policy: FusionPolicy, prob_up: float) -> int:
 
 _NO_SIGNAL = Verdict(0, "no_signal")
 _DEGRADED = Verdict(0, "degraded")
+_PREDICTOR_FLAT = Verdict(0, "predictor_flat")
 _NO_SHORTS = Verdict(0, "short_not_allowed")
 _EXIT_OPPOSITE = Verdict(0, "exit_opposite")
 _EXIT_THRESHOLD = Verdict(0, "exit_threshold")
@@ -127,7 +133,10 @@ _HOLD_ON = {side: Verdict(side, "hold", renew=True) for side in (-1, 1)}
 
 
 def decide(policy: FusionPolicy, signal: Signal, side: int, bars: int) -> Verdict:
-    """Return what side is wanted, and why. A degraded prediction may only reduce.
+    """Return what side is wanted, and why.
+
+    A degraded prediction may only reduce, and so may one whose predictor does not stand on the
+    side of the entry signal: it says flat where it knows too little, whatever its probability.
 
     Parameters
     ----------
@@ -151,6 +160,8 @@ def _decide_flat(policy: FusionPolicy, signal: Signal, wanted: int) -> Verdict:
         return _NO_SIGNAL
     if signal.degraded:
         return _DEGRADED
+    if signal.side != wanted:
+        return _PREDICTOR_FLAT
     if wanted < 0 and not policy.allow_short:
         return _NO_SHORTS
     return _ENTER[wanted]
@@ -160,7 +171,7 @@ def _decide_held(
     policy: FusionPolicy, signal: Signal, side: int, bars: int, wanted: int
 ) -> Verdict:
     if wanted == -side:
-        if signal.degraded or (wanted < 0 and not policy.allow_short):
+        if _only_reduces(signal, wanted) or (wanted < 0 and not policy.allow_short):
             return _EXIT_OPPOSITE
         return _REVERSE[wanted]
     minimum = policy.min_holding_bars
@@ -170,7 +181,11 @@ def _decide_held(
     if toward < policy.exit_threshold:
         return _EXIT_THRESHOLD
     if policy.exit_after_horizon and bars >= signal.horizon_bars:
-        if wanted == side and not signal.degraded:
+        if wanted == side and not _only_reduces(signal, wanted):
             return _HOLD_ON[side]
         return _EXIT_HORIZON
     return _HOLD[side]
+
+
+def _only_reduces(signal: Signal, wanted: int) -> bool:
+    return signal.degraded or signal.side != wanted

@@ -1,4 +1,4 @@
-"""The actor between bars and predictions: a barrier over instruments, then the predictor.
+"""The actor between records and predictions: a barrier over instruments, then the predictor.
 
 Features look across instruments, so predictions are made once the bars of all instruments of a
 time are in. A bar that does not come in time degrades the predictions of that time.
@@ -6,12 +6,13 @@ time are in. A bar that does not come in time degrades the predictions of that t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from nautilus_trader.common import DataActor, DataActorConfig
-from nautilus_trader.model import ActorId, BarType, CustomData, DataType, InstrumentId
+from nautilus_trader.model import ActorId, BarType, ClientId, CustomData, DataType, InstrumentId
 
 from catalog.arrays import Ohlcv
 from catalog.instruments import bar_type
@@ -22,6 +23,7 @@ from strategies.callbacks import guarded
 from strategies.market_data import price_number
 from strategies.recorder import RunRecorder
 from strategies.sizing import confidence
+from strategies.slow_records import pass_on, subscriptions
 
 PREDICTION_TYPE = DataType("FusionPrediction")
 _ALERT = "bars-of-one-time"
@@ -41,10 +43,14 @@ class PredictorActorConfig:
         actor's clock. 0: until the clock moves on, which is right for recorded data.
     heartbeat : callable, optional
         Called with the number of times that were handled, now and then.
+    data_client : str, optional
+        Name of the live data client that has the slow inputs: without it a subscription to custom
+        data never reaches a client. None where the records are in the engine already (replay).
     """
 
     timeout_ms: int
     heartbeat: Callable[[int], None] | None = None
+    data_client: str | None = None
 
 
 class PredictorActor(DataActor):
@@ -75,6 +81,8 @@ class PredictorActor(DataActor):
         self.recorder = recorder
         self._timeout_ns = config.timeout_ms * 1_000_000
         self._heartbeat = config.heartbeat
+        client = config.data_client
+        self._data_client = None if client is None else ClientId(client)
         spec = predictor.spec
         interval = interval_name(spec.interval_ns)
         names = {name: BarType.from_str(bar_type(name, interval)) for name in spec.instruments}
@@ -87,12 +95,19 @@ class PredictorActor(DataActor):
 
     @guarded
     def on_start(self) -> None:
-        """Subscribe to the bars and, if the predictor needs them, the funding rates."""
+        """Subscribe to the bars and to whatever else the predictor needs."""
         for kind in self._bar_types:
             self.subscribe_bars(kind)
         if self.predictor.spec.uses_funding:
             for name in self.predictor.spec.instruments:
                 self.subscribe_funding_rates(InstrumentId.from_str(name))
+        for data_type in subscriptions(self.predictor.spec):
+            self.subscribe_data(data_type, client_id=self._data_client)
+
+    @guarded
+    def on_data(self, data: Any) -> None:
+        """Pass a slow input on; at equal stamps it comes before the bars."""
+        pass_on(self.predictor, data)
 
     @guarded
     def on_funding_rate(self, funding_rate: Any) -> None:
@@ -144,21 +159,43 @@ class PredictorActor(DataActor):
             self._heartbeat(self._handled)
 
     def _publish(self, prediction: Prediction, missing: str) -> None:
-        self.recorder.published += 1
-        up = prediction.prob_up
+        self.recorder.predictions.add(prediction, missing)
         record = _new_record(
             prediction.ts_init,
             prediction.ts_init,
             prediction.instrument_id,
-            up,
-            confidence(up),
-            (up > 0.5) - (up < 0.5),
+            prediction.prob_up,
+            prediction.mu,
+            prediction.sigma,
+            prediction.epistemic,
+            confidence(prediction.prob_up),
+            prediction.direction,
+            prediction.regime,
+            experts_text(prediction.experts),
             prediction.horizon_bars,
             prediction.model_version,
+            ages_text(prediction.input_ages),
             prediction.degraded or bool(missing),
             prediction.degraded_reason or missing,
         )
         self.publish_data(PREDICTION_TYPE, CustomData(PREDICTION_TYPE, record))
+
+
+def experts_text(experts: Sequence[tuple[str, float, float]]) -> str:
+    """Return experts as `FusionPrediction.experts` holds them; empty if there are none."""
+    if not experts:
+        return ""
+    return json.dumps({name: [_known(p), _known(weight)] for name, p, weight in experts})
+
+
+def ages_text(ages: Sequence[tuple[str, float]]) -> str:
+    """Return ages as `FusionPrediction.input_ages` holds them; empty if there are none."""
+    return json.dumps({name: _known(bars) for name, bars in ages}) if ages else ""
+
+
+def _known(value: float) -> float | None:
+    # JSON has no NaN: what `json` writes for it no other language reads.
+    return value if value == value else None
 
 
 class _LazyBars(Mapping[str, Ohlcv]):

@@ -17,6 +17,7 @@ import pandas as pd
 from strategies.execution import MONEY_DECIMALS, Side, slippage_cost
 from strategies.ledger import FundingRow, Ledger, LedgerFill
 from strategies.policy import REASONS
+from strategies.prediction_log import PredictionLog
 
 DECISION_COLUMNS = (
     "ts_init",
@@ -140,7 +141,7 @@ class RunRecorder:
         self.actor_bars = 0
         self.strategy_bars = 0
         self.late_bars = 0
-        self.published = 0
+        self.predictions = PredictionLog(instruments)
         self.received = 0
         self._codes = {instrument: code for code, instrument in enumerate(instruments)}
         # The latest decisions as tuples, which are quick to append; earlier ones as number
@@ -231,6 +232,11 @@ class RunRecorder:
     def error(self, text: str) -> None:
         """Note the text of an exception in a callback, which the engine would swallow."""
         self.errors.append(text)
+
+    @property
+    def published(self) -> int:
+        """Number of predictions that the actor published."""
+        return len(self.predictions)
 
     @property
     def decision_count(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from catalog.errors import ConfigError, DataError
 from catalog.instruments import bar_type
 from catalog.records import MAX_FUNDING_GAP_NS
 from catalog.timestamps import NS_PER_HOUR, format_time, interval_name
-from research.predictor import Predictor
+from research.predictor import Predictor, PredictorSpec
 from strategies.execution import ExecutionConfig
 from strategies.market_data import (
     bar_records,
@@ -24,6 +24,8 @@ from strategies.market_data import (
     quote_records,
 )
 from strategies.policy import FusionPolicy
+from strategies.slow_data import SlowInputs
+from strategies.slow_records import slow_records, subscriptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,16 @@ class ReplayInputs:
         Settlement rates (fractions). May begin before the bars.
     predictions_expected : int, optional
         How many predictions must be made, where that is known beforehand.
+    slow : SlowInputs
+        Slow series, order flow and one-minute bars. A predictor that was warmed up must not be
+        told them twice: `SlowInputs.after` is where its warm start ended.
     """
 
     instruments: tuple[Any, ...]
     bars: tuple[BarArrays, ...]
     funding: Mapping[str, SeriesArrays] = field(default_factory=dict)
     predictions_expected: int | None = None
+    slow: SlowInputs = field(default_factory=SlowInputs)
 
     def __post_init__(self) -> None:
         """Make the numbers exact; `DataError` where that would change them."""
@@ -53,6 +59,16 @@ class ReplayInputs:
         exact = tuple(exact_bars(one, instrument) for one, instrument in pairs)
         # A wrong count of instruments is `check_inputs`' affair, which can say more.
         object.__setattr__(self, "bars", exact + self.bars[len(exact) :])
+
+    def for_predictor(self, spec: PredictorSpec) -> ReplayInputs:
+        """Return the inputs with only those slow ones that a predictor asks for.
+
+        Raises
+        ------
+        DataError
+            If something that it asks for is not there.
+        """
+        return replace(self, slow=self.slow.needed_by(spec))
 
     @property
     def ts_end(self) -> int:
@@ -64,7 +80,7 @@ def record_groups(inputs: ReplayInputs, execution: ExecutionConfig) -> Iterator[
     """Yield the engine's records by kind and instrument.
 
     Sorted by `ts_init`, stably, they are what the engine replays: at equal stamps the order here
-    counts: mark price, settlement, bar, quote.
+    counts: mark price, settlement, slow inputs, bar, quote.
     """
     return RecordSource(inputs, execution).groups(None, None)
 
@@ -85,16 +101,19 @@ class RecordSource:
         self._booked = execution.funding == "recorded"
         self._funding = settlements(inputs, execution)
         self._quotes = open_quotes(inputs.bars, execution.latency_ns)
+        self._interval_ns = inputs.bars[0].interval_ns
 
     def parts(self, records: int) -> Iterator[tuple[int | None, int | None]]:
-        """Yield spans ``(after, until]`` of about so many bars and quotes that cover everything.
+        """Yield spans ``(after, until]`` of about so many records that cover everything.
 
         A part ends just before bars close. Nothing is on its way to the exchange then, because
         what was sent at the previous close has arrived: the engine, which does not wait at the
         end of a part for what is on its way, treats it as it would in one piece.
         """
         times = np.unique(np.concatenate([one.ts_init for one in self._inputs.bars]))
-        step = max(1, records // (2 * len(self._inputs.bars)))
+        # A bar and a quote for each instrument, and what else comes along.
+        at_a_time = 2 * len(self._inputs.bars) + len(self._inputs.slow) // max(1, len(times))
+        step = max(1, records // at_a_time)
         edges = (times[step::step] - 1).tolist()
         yield from zip([None, *edges], [*edges, None], strict=True)
 
@@ -107,12 +126,18 @@ class RecordSource:
                 yield mark_records(bars, funding[bars.instrument_id], instrument)
         for series in funding.values():
             yield funding_records(series, booked=self._booked)
-        interval = interval_name(self._inputs.bars[0].interval_ns)
+        yield from slow_records(self._inputs.slow, self._interval_ns, after, self._last(until))
+        interval = interval_name(self._interval_ns)
         for bars, instrument in pairs:
             name = bar_type(bars.instrument_id, interval)
             yield bar_records(bars.between(after, until), name, instrument)
         for one, (bars, instrument) in zip(self._quotes, pairs, strict=True):
             yield quote_records(one.between(after, until), bars, instrument)
+
+    def _last(self, until: int | None) -> int:
+        """Return the end of a part: nothing that follows the last bar is replayed."""
+        end = self._inputs.ts_end
+        return end if until is None else min(until, end)
 
 
 def check_inputs(
@@ -131,6 +156,8 @@ def check_inputs(
             raise DataError(
                 f"bars of {one.instrument_id} must not be empty: widen the span or import data"
             )
+    inputs.slow.needed_by(predictor.spec)
+    subscriptions(predictor.spec)
     intervals = {one.interval_ns for one in inputs.bars} | {predictor.spec.interval_ns}
     if len(intervals) != 1:
         raise ConfigError(f"bars and predictor must share one interval, had {sorted(intervals)} ns")

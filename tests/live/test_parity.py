@@ -23,6 +23,7 @@ class Frames:
     positions: pd.DataFrame
     funding: pd.DataFrame
     equity: pd.DataFrame
+    predictions: pd.DataFrame
 
 
 def outcome(size: int = 6) -> Frames:
@@ -69,6 +70,22 @@ def outcome(size: int = 6) -> Frames:
         ),
         funding=pd.DataFrame({"ts_event": ts, "instrument_id": name, "payment": np.ones(size)}),
         equity=pd.DataFrame({"ts_init": ts, "equity": np.linspace(1e4, 1.1e4, size)}),
+        predictions=pd.DataFrame(
+            {
+                "ts_init": ts,
+                "instrument_id": name,
+                "prob_up": np.linspace(0.4, 0.6, size),
+                "mu": np.linspace(-1e-3, 1e-3, size),
+                "sigma": np.full(size, 2e-3),
+                "epistemic": [np.nan, *np.linspace(0.01, 0.02, size - 1)],
+                "side": np.arange(size) % 3 - 1,
+                "regime": ["trend"] * size,
+                "degraded": [False] * size,
+                "degraded_reason": [""] * size,
+                "expert_lstm": np.linspace(0.3, 0.7, size),
+                "weight_lstm": np.ones(size),
+            }
+        ),
     )
 
 
@@ -83,7 +100,7 @@ def test_equal_runs_are_identical_and_every_row_is_counted() -> None:
     assert report.identical
     assert report.first is None
     assert set(report.compared.values()) == {6}
-    assert len(report.compared) == 10
+    assert len(report.compared) == 15
     assert str(report).endswith("identical")
     report.require_identical()
 
@@ -91,7 +108,16 @@ def test_equal_runs_are_identical_and_every_row_is_counted() -> None:
 @pytest.mark.parametrize(
     ("frame", "column", "value", "kind"),
     [
-        ("decisions", "prob_up", 0.47, "predictions"),
+        ("predictions", "prob_up", 0.47, "predictions"),
+        ("predictions", "mu", 0.1, "returns"),
+        ("predictions", "sigma", np.nan, "returns"),
+        ("predictions", "epistemic", 0.1, "epistemic"),
+        ("predictions", "side", 5, "stances"),
+        ("predictions", "regime", "neutral", "stances"),
+        ("predictions", "degraded", True, "stances"),
+        ("predictions", "expert_lstm", 0.1, "experts"),
+        ("predictions", "weight_lstm", 0.9, "experts"),
+        ("decisions", "prob_up", 0.47, "decisions"),
         ("decisions", "side", 5, "sides"),
         ("decisions", "target_weight", 0.2, "target weights"),
         ("decisions", "reason", "no_signal", "reasons"),
@@ -141,6 +167,7 @@ def test_at_one_time_the_cause_is_named_and_not_its_effect() -> None:
     live = changed(outcome(), "equity", "equity", 2, 50.0)
     live = changed(live, "decisions", "side", 2, 9)
     live = changed(live, "decisions", "prob_up", 2, 0.9)
+    live = changed(live, "predictions", "prob_up", 2, 0.9)
     report = compare(outcome(), live)
     assert report.first is not None
     assert report.first.kind == "predictions"
@@ -178,3 +205,75 @@ def test_the_json_says_what_the_table_says() -> None:
     assert data["compared"]["fills"] == 6
     assert data["differing"]["fills"] == 1
     assert "fills" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("frame", "column", "kind", "leeway"),
+    [
+        ("predictions", "prob_up", "predictions", 1.0),
+        ("predictions", "expert_lstm", "experts", 1.0),
+        ("predictions", "epistemic", "epistemic", 1.0),
+        ("predictions", "mu", "returns", 0.01),
+        ("decisions", "prob_up", "decisions", 1.0),
+        ("decisions", "target_weight", "target weights", 10.0),
+    ],
+)
+def test_what_sequences_predict_may_differ_by_a_tolerance_that_is_told(
+    frame: str, column: str, kind: str, leeway: float
+) -> None:
+    value = float(getattr(outcome(), frame).loc[3, column])
+    inside, outside = value + 0.9 * leeway * 1e-5, value + 1.1 * leeway * 1e-5
+    live = changed(outcome(), frame, column, 3, inside)
+    assert not compare(outcome(), live).identical
+    report = compare(outcome(), live, tolerance=1e-5)
+    assert report.identical
+    assert report.largest[kind] == pytest.approx(0.9 * leeway * 1e-5, rel=1e-6)
+    assert sum(size > 0.0 for size in report.largest.values()) == 1
+    assert f"{kind} differ by {report.largest[kind]:.1e} at most" in str(report)
+    assert str(report).endswith("no other difference")
+    assert report.to_json()["largest_difference"][kind] == report.largest[kind]
+    far = compare(outcome(), changed(outcome(), frame, column, 3, outside), tolerance=1e-5)
+    assert far.first is not None
+    assert far.first.kind == kind
+    assert column in far.first.text
+
+
+@pytest.mark.parametrize(
+    ("frame", "column", "kind"),
+    [
+        ("decisions", "quantity", "quantities"),
+        ("fills", "price", "fills"),
+        ("equity", "equity", "equity"),
+        ("positions", "realized_pnl", "positions"),
+    ],
+)
+def test_no_tolerance_reaches_what_is_decided_ordered_and_filled(
+    frame: str, column: str, kind: str
+) -> None:
+    value = getattr(outcome(), frame).loc[3, column]
+    live = changed(outcome(), frame, column, 3, np.nextafter(value, np.inf))
+    report = compare(outcome(), live, tolerance=1e-5)
+    assert report.first is not None
+    assert report.first.kind == kind
+
+
+def test_a_number_that_one_side_lacks_is_outside_any_tolerance() -> None:
+    live = changed(outcome(), "predictions", "mu", 3, np.nan)
+    report = compare(outcome(), live, tolerance=1.0)
+    assert report.first is not None
+    assert report.first.kind == "returns"
+
+
+def test_ages_of_inputs_are_not_compared_and_experts_only_where_there_are_some() -> None:
+    live = outcome()
+    live = replace(live, predictions=live.predictions.assign(age_news=1.0))
+    assert compare(outcome(), live).identical
+    bare = [
+        replace(one, predictions=one.predictions.drop(columns=["expert_lstm", "weight_lstm"]))
+        for one in (outcome(), live)
+    ]
+    report = compare(*bare)
+    assert report.identical
+    assert "experts" not in report.compared
+    with pytest.raises(AuditFailedError, match="columns of predictions must be the same"):
+        compare(outcome(), bare[0])

@@ -12,6 +12,7 @@ class Signal(NamedTuple):
     prob_up: float
     horizon_bars: int
     degraded: bool
+    side: int
 
 
 class Holding(NamedTuple):
@@ -28,8 +29,9 @@ def make(**changes):
     )
 
 
-def verdict(policy, prob, holding=FLAT, *, horizon=4, degraded=False):
-    found = decide(policy, Signal(prob, horizon, degraded), *holding)
+def verdict(policy, prob, holding=FLAT, *, horizon=4, degraded=False, side=None):
+    stance = (prob > 0.5) - (prob < 0.5) if side is None else side
+    found = decide(policy, Signal(prob, horizon, degraded, stance), *holding)
     return found.side, found.reason
 
 
@@ -71,7 +73,7 @@ def test_exit_after_the_horizon_unless_the_signal_stands_again():
     policy = make(exit_after_horizon=True)
     assert verdict(policy, 0.55, Holding(1, 3)) == (1, "hold_minimum")
     assert verdict(policy, 0.55, Holding(1, 4)) == (0, "exit_horizon")
-    again = decide(policy, Signal(0.7, 4, False), *Holding(1, 4))
+    again = decide(policy, Signal(0.7, 4, False, 1), *Holding(1, 4))
     assert (again.side, again.reason, again.renew) == (1, "hold", True)
 
 
@@ -91,6 +93,34 @@ def test_a_degraded_prediction_never_opens_or_turns_a_position(policy, prob, hol
     side, reason = verdict(policy, prob, holding, degraded=True)
     assert side in (0, holding.side)
     assert reason in REASONS
+
+
+@given(policies, probabilities, holdings, st.booleans())
+def test_a_predictor_that_says_flat_never_opens_or_turns_a_position(
+    policy, prob, holding, degraded
+):
+    side, reason = verdict(policy, prob, holding, degraded=degraded, side=0)
+    assert side in (0, holding.side)
+    assert reason in REASONS
+
+
+@given(policies, probabilities, holdings, st.booleans())
+def test_an_entry_is_always_on_the_side_of_the_predictor(policy, prob, holding, agrees):
+    stance = (1 if prob > 0.5 else -1) * (1 if agrees else -1)
+    found = decide(policy, Signal(prob, 4, False, stance), *holding)
+    if found.side != holding.side and found.side != 0:
+        assert found.side == stance
+    assert not found.renew or found.side == stance
+
+
+def test_a_flat_predictor_is_named_as_the_reason():
+    assert verdict(make(), 0.9, side=0) == (0, "predictor_flat")
+    assert verdict(make(), 0.9, side=0, degraded=True) == (0, "degraded")
+    assert verdict(make(), 0.1, Holding(1, 0), side=0) == (0, "exit_opposite")
+    # Holding on is not opening, but the horizon is not begun anew.
+    policy = make(exit_after_horizon=True)
+    assert verdict(policy, 0.9, Holding(1, 2), side=0) == (1, "hold_minimum")
+    assert verdict(policy, 0.9, Holding(1, 4), side=0) == (0, "exit_horizon")
 
 
 @given(policies.filter(lambda p: p.allow_short), st.integers(0, 64).map(lambda n: n / 64), holdings)

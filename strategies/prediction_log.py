@@ -1,0 +1,141 @@
+"""What the actor published, as columns: cheap to note during a run, a frame after it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from catalog.arrays import Float64Array
+from research.predictor import Prediction
+
+PREDICTION_COLUMNS = (
+    "ts_init",
+    "instrument_id",
+    "prob_up",
+    "mu",
+    "sigma",
+    "epistemic",
+    "side",
+    "regime",
+    "degraded",
+    "degraded_reason",
+)
+"""The columns that every run has; `expert_<name>`, `weight_<name>` and `age_<name>` may follow."""
+_TEXTS = ("regime", "degraded_reason")
+_KINDS: dict[str, type] = {"ts_init": np.int64, "side": np.int64, "degraded": bool}
+"""Types of columns by name; all others are float64, or texts."""
+_NUMBERS = ("prob_up", "mu", "sigma", "epistemic")
+_CHUNK = 4_096
+type _Column = np.ndarray[Any, Any]
+
+
+class PredictionLog:
+    """Collect published predictions.
+
+    Parameters
+    ----------
+    instruments : tuple of str
+        The instruments, in the profile's order.
+    """
+
+    def __init__(self, instruments: tuple[str, ...]) -> None:
+        self._codes = {name: code for code, name in enumerate(instruments)}
+        self._texts: dict[str, int] = {}
+        # The latest predictions as they came, with the bars missing at their time; earlier ones
+        # as columns of numbers, which take a tenth of the memory.
+        self._recent: list[tuple[Prediction, str]] = []
+        self._chunks: list[dict[str, _Column]] = []
+        self._packed = 0
+
+    def __len__(self) -> int:
+        return self._packed + len(self._recent)
+
+    def add(self, prediction: Prediction, missing: str) -> None:
+        """Note a prediction, and in words which bars were missing at its time (empty: none)."""
+        self._recent.append((prediction, missing))
+        if len(self._recent) >= _CHUNK:
+            self._pack()
+
+    def frame(self) -> pd.DataFrame:
+        """Return the predictions in the order in which they were published.
+
+        Columns `PREDICTION_COLUMNS`, then for each expert ``expert_<name>`` (its probability) and
+        ``weight_<name>``, then for each slow input ``age_<name>`` (bars); NaN where a prediction
+        had none.
+        """
+        self._pack()
+        found = dict.fromkeys(name for chunk in self._chunks for name in chunk)
+        names = list(dict.fromkeys([*PREDICTION_COLUMNS, *found]))
+        return pd.DataFrame({name: self._column(name) for name in names}, columns=names)
+
+    def _column(self, name: str) -> _Column:
+        coded = name in ("instrument_id", *_TEXTS)
+        kind = np.int64 if coded else _KINDS.get(name, np.float64)
+        parts = [
+            chunk[name] if name in chunk else np.full(len(chunk["ts_init"]), np.nan)
+            for chunk in self._chunks
+        ]
+        column: _Column = np.concatenate([np.zeros(0, kind), *parts]).astype(kind, copy=False)
+        if not coded:
+            return column
+        words = self._codes if name == "instrument_id" else self._texts
+        named: _Column = np.array([*words, ""], dtype=object)[column]
+        return named
+
+    def _pack(self) -> None:
+        if not self._recent:
+            return
+        made = [prediction for prediction, _ in self._recent]
+        chunk: dict[str, _Column] = {
+            "ts_init": np.array([one.ts_init for one in made], dtype=np.int64),
+            "instrument_id": np.array([self._codes[one.instrument_id] for one in made], np.int16),
+            "side": np.array([one.direction for one in made], dtype=np.int8),
+            "regime": self._coded(one.regime for one in made),
+            "degraded": np.array(
+                [one.degraded or bool(missing) for one, missing in self._recent], dtype=bool
+            ),
+            "degraded_reason": self._coded(
+                one.degraded_reason or missing for one, missing in self._recent
+            ),
+        }
+        for name in _NUMBERS:
+            numbers = np.array([getattr(one, name) for one in made], dtype=np.float64)
+            if not np.isnan(numbers).all():
+                chunk[name] = numbers
+        chunk |= _spread(made, _expert_columns)
+        chunk |= _spread(made, _age_columns)
+        self._chunks.append(chunk)
+        self._packed += len(made)
+        self._recent = []
+
+    def _coded(self, texts: Iterable[str]) -> _Column:
+        held = self._texts
+        return np.array([held.setdefault(text, len(held)) for text in texts], dtype=np.int32)
+
+
+def _expert_columns(prediction: Prediction) -> list[tuple[str, float]]:
+    found = []
+    for name, probability, weight in prediction.experts:
+        found += [(f"expert_{name}", probability), (f"weight_{name}", weight)]
+    return found
+
+
+def _age_columns(prediction: Prediction) -> list[tuple[str, float]]:
+    return [(f"age_{name}", bars) for name, bars in prediction.input_ages]
+
+
+def _spread(
+    made: Sequence[Prediction], columns_of: Callable[[Prediction], list[tuple[str, float]]]
+) -> dict[str, Float64Array]:
+    """Return named numbers of each prediction as columns, NaN where a prediction has none."""
+    found: dict[str, list[float]] = {}
+    for row, prediction in enumerate(made):
+        for name, value in columns_of(prediction):
+            if name not in found:
+                found[name] = [math.nan] * len(made)
+            found[name][row] = value
+    return {name: np.array(values, dtype=np.float64) for name, values in found.items()}

@@ -251,38 +251,7 @@ def answer_fault(answer: ExpertOutput, due: NDArray[np.bool_]) -> str:
     return ""
 
 
-class StalenessConfig(Config):
-    """What the age of an input does to those who depend on it.
-
-    Parameters
-    ----------
-    fresh_bars : float
-        Up to this age it counts in full.
-    stale_bars : float
-        From this age on it counts nothing; linear in between.
-    flat_bars : float, optional
-        Beyond this age the prediction is flat. None for an input that one can do without.
-    """
-
-    fresh_bars: float = Field(ge=0.0)
-    stale_bars: float = Field(gt=0.0)
-    flat_bars: float | None = Field(default=None, gt=0.0)
-
-    @model_validator(mode="after")
-    def _check(self) -> StalenessConfig:
-        if self.stale_bars <= self.fresh_bars:
-            raise ValueError(
-                f"stale_bars must be more than fresh_bars ({self.fresh_bars:g}), was "
-                f"{self.stale_bars:g}"
-            )
-        if self.flat_bars is not None and self.flat_bars < self.fresh_bars:
-            raise ValueError(
-                f"flat_bars must be at least fresh_bars ({self.fresh_bars:g}), was "
-                f"{self.flat_bars:g}"
-            )
-        return self
-
-    def freshness(self, age_bars: Float64Array) -> Float64Array:
+def freshness(self, age_bars: Float64Array) -> Float64Array:
         """Return how much inputs of these ages count; see `freshness`."""
         return freshness(age_bars, self.fresh_bars, self.stale_bars)
 
@@ -307,24 +276,21 @@ def freshness(age_bars: Float64Array, fresh_bars: float, stale_bars: float) -> F
     return np.where(np.isnan(left), 0.0, left)
 
 
-def flat_reason(ages_bars: Mapping[str, float], limits: Mapping[str, StalenessConfig]) -> str:
+def flat_reason(ages_bars: Mapping[str, float], flat_bars: Mapping[str, float]) -> str:
     """Return why a prediction must be flat; empty if it need not be.
 
     Parameters
     ----------
     ages_bars : mapping of float
         Age in bars of each input by name; NaN, or no entry, for one that was never seen.
-    limits : mapping of StalenessConfig
-        By the same names; an input without limits is never too old.
+    flat_bars : mapping of float
+        Greatest age of each essential input by name; others are never too old.
     """
     reasons = []
-    for name, limit in limits.items():
+    for name, limit in flat_bars.items():
         age = ages_bars.get(name, float("nan"))
-        if limit.flat_bars is None or age <= limit.flat_bars:
-            continue
-        reasons.append(
-            f"{name} was never seen"
-            if age != age
-            else f"{name} is {age:g} bars old, more than {limit.flat_bars:g}"
-        )
+        if age != age:
+            reasons.append(f"{name} was never seen")
+        elif age > limit:
+            reasons.append(f"{name} is {age:g} bars old, more than {limit:g}")
     return "; ".join(reasons)

@@ -38,10 +38,13 @@ PREDICTION_METRICS = (
     "log_loss_skill",
     "brier",
     "ece",
+    "accuracy_at_1pct",
 )
-"""Keys of `prediction_metrics`, an interface: change none."""
+"""Keys of `prediction_metrics`, an interface: change none, add at the end."""
 COVERAGE_FRAC = 0.10
 """Which fraction of the rows, the most confident first, `accuracy_at_10pct` looks at."""
+NARROW_COVERAGE_FRAC = 0.01
+"""The same for `accuracy_at_1pct`."""
 ECE_BINS = 15
 INTERVAL_COVERAGE = 0.95
 MAX_GROUPS = 2048
@@ -119,6 +122,7 @@ def prediction_metrics(
         ece                expected calibration error (Naeini et al., 2015): mean over 15 bins of
                            about equally many rows (equal scores stay together) of
                            |mean probability - share of rises|
+        accuracy_at_1pct   as accuracy_at_10pct, over the hundredth
 
         Intervals are the central 95 % of the bootstrap values. For ece they are moved so that
         the bootstrap mean lies on the value: resampling adds noise, and noise raises ece.
@@ -135,12 +139,11 @@ def prediction_metrics(
     found = {"n": Estimate(float(len(rows.label)), nan, nan)}
     found["auc"] = _interval(rows.auc(), _chunked(weights, rows.auc_drawn))
     found["accuracy"] = _mean(rows, rows.hit, weights)
-    found["accuracy_at_10pct"] = _interval(
-        rows.top_accuracy(), _chunked(weights, rows.top_accuracy_drawn)
-    )
+    found["accuracy_at_10pct"] = _top(rows, weights, COVERAGE_FRAC)
     found["log_loss_skill"] = _skill(rows, weights)
     found["brier"] = _mean(rows, (rows.probability - rows.label) ** 2, weights)
     found["ece"] = _ece(rows, weights)
+    found["accuracy_at_1pct"] = _top(rows, weights, NARROW_COVERAGE_FRAC)
     return found
 
 
@@ -298,15 +301,15 @@ class _Rows:
         ups, downs = self._class_histograms
         return _auc(weights @ ups, weights @ downs)
 
-    def top_accuracy(self) -> float:
+    def top_accuracy(self, coverage_frac: float) -> float:
         group, n_groups = self.confidence_groups
         count = np.bincount(group, minlength=n_groups).astype(np.float64)
         hits = np.bincount(group, self.hit, n_groups)
-        return float(_top_accuracy(count[None], hits[None])[0])
+        return float(_top_accuracy(count[None], hits[None], coverage_frac)[0])
 
-    def top_accuracy_drawn(self, weights: Float64Array) -> Float64Array:
+    def top_accuracy_drawn(self, weights: Float64Array, coverage_frac: float) -> Float64Array:
         count, hits = self._hit_histograms
-        return _top_accuracy(weights @ count, weights @ hits)
+        return _top_accuracy(weights @ count, weights @ hits, coverage_frac)
 
 
 def _groups(score: Float64Array) -> tuple[Int64Array, int]:
@@ -333,10 +336,10 @@ def _auc(ups: Float64Array, downs: Float64Array) -> Float64Array:
     return _ratio(pairs, ups.sum(axis=1) * below[:, -1])
 
 
-def _top_accuracy(count: Float64Array, hits: Float64Array) -> Float64Array:
-    """Return the accuracy over the first COVERAGE_FRAC of the rows, (n, n_groups) by confidence."""
+def _top_accuracy(count: Float64Array, hits: Float64Array, coverage_frac: float) -> Float64Array:
+    """Return the accuracy over the first part of the rows, (n, n_groups) by confidence."""
     reached = np.cumsum(count, axis=1)
-    wanted = reached[:, -1:] * COVERAGE_FRAC
+    wanted = reached[:, -1:] * coverage_frac
     inside = np.clip(wanted - (reached - count), 0.0, count)
     share = np.divide(inside, count, out=np.zeros_like(count), where=count > 0)
     return _ratio((share * hits).sum(axis=1), wanted[:, 0])
@@ -376,6 +379,11 @@ def _day_sums(rows: _Rows, *columns: Float64Array) -> Float64Array:
 def _mean(rows: _Rows, values: Float64Array, weights: Float64Array) -> Estimate:
     drawn = _drawn(weights, _day_sums(rows, values, np.ones_like(values)))
     return _interval(float(values.mean()), drawn[:, 0] / drawn[:, 1])
+
+
+def _top(rows: _Rows, weights: Float64Array, coverage_frac: float) -> Estimate:
+    drawn = _chunked(weights, lambda part: rows.top_accuracy_drawn(part, coverage_frac))
+    return _interval(rows.top_accuracy(coverage_frac), drawn)
 
 
 def _skill(rows: _Rows, weights: Float64Array) -> Estimate:

@@ -49,7 +49,10 @@ QUANTSTATS_FILE = "quantstats.html"
 _TEMPLATES = Path(__file__).with_name("templates")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-_SHORT = ("Rows", "AUC", "Accuracy", "Top-tenth accuracy", "Skill", "Brier", "ECE")
+_SHORT = (
+    *("Rows", "AUC", "Accuracy", "Top-tenth accuracy", "Skill", "Brier", "ECE"),
+    "Top-hundredth accuracy",
+)
 """Heads of the columns by fold, in the order of `PREDICTION_METRICS`."""
 
 # key: (label, unit, whether the value is a fraction to print in percent)
@@ -61,6 +64,7 @@ _LABELS: Mapping[str, tuple[str, str, bool]] = {
     "log_loss_skill": ("Log-loss skill against the base rate", "0 is no skill", True),
     "brier": ("Brier score", "0.25 is a coin", False),
     "ece": ("Expected calibration error", "", True),
+    "accuracy_at_1pct": ("Accuracy of the most confident hundredth", "", True),
     "net_return": ("Net return", "over the span", True),
     "net_sharpe": ("Sharpe ratio, net", "per year of 365 days", False),
     "max_drawdown": ("Largest drawdown", "between days", True),

@@ -70,6 +70,7 @@ def test_metrics_json_keeps_its_keys(run: Path) -> None:
             "log_loss_skill",
             "brier",
             "ece",
+            "accuracy_at_1pct",
         ],
         "trading": [
             "net_return",

@@ -53,6 +53,7 @@ def literal(frame: pd.DataFrame) -> dict[str, float]:
         "log_loss_skill": 1.0 - literal_loss(p, y) / literal_loss(rows["base_prob"].tolist(), y),
         "brier": sum((a - b) ** 2 for a, b in zip(p, y, strict=True)) / n,
         "ece": literal_ece(p, y),
+        "accuracy_at_1pct": literal_top(p, hit, 0.01),
     }
 
 
@@ -69,8 +70,8 @@ def literal_loss(p: list[float], y: list[float]) -> float:
     return -sum(math.log(a if b == 1.0 else 1.0 - a) for a, b in zip(p, y, strict=True)) / len(p)
 
 
-def literal_top(p: list[float], hit: list[float]) -> float:
-    wanted, taken, hits = len(p) * 0.10, 0.0, 0.0
+def literal_top(p: list[float], hit: list[float], coverage: float = 0.10) -> float:
+    wanted, taken, hits = len(p) * coverage, 0.0, 0.0
     confidence = [abs(a - 0.5) for a in p]
     for level in sorted(set(confidence), reverse=True):
         tied = [h for c, h in zip(confidence, hit, strict=True) if c == level]

@@ -251,17 +251,6 @@ def answer_fault(answer: ExpertOutput, due: NDArray[np.bool_]) -> str:
     return ""
 
 
-def freshness(self, age_bars: Float64Array) -> Float64Array:
-        """Return how much inputs of these ages count; see `freshness`."""
-        return freshness(age_bars, self.fresh_bars, self.stale_bars)
-
-    def is_flat(self, age_bars: Float64Array) -> NDArray[np.bool_]:
-        """Return where an input is too old, or was never seen, for anything but flat."""
-        if self.flat_bars is None:
-            return np.zeros(np.shape(age_bars), dtype=bool)
-        return ~(np.asarray(age_bars) <= self.flat_bars)
-
-
 def freshness(age_bars: Float64Array, fresh_bars: float, stale_bars: float) -> Float64Array:
     """Return 1 up to `fresh_bars`, 0 from `stale_bars` on, linear in between.
 

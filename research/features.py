@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from catalog.arrays import Float64Array, Int64Array, Ohlcv
 from catalog.errors import ConfigError, DataError
 from catalog.progress import Progress, no_progress
-from catalog.timestamps import format_time, interval_name
+from catalog.timestamps import NS_PER_MINUTE, format_time, interval_name
 from research import kernels
 from research.feature_config import FeatureConfig
 from research.feature_table import (
@@ -56,6 +56,7 @@ from research.inputs import (
 )
 from research.kernel_cache import compiled_kernels, source_hash
 from research.panel import Panel
+from research.panel_series import PanelNeeds
 
 __all__ = [
     "WARMUP_BARS",
@@ -65,6 +66,7 @@ __all__ = [
     "compute_features",
     "feature_table",
     "feature_table_hash",
+    "panel_needs",
 ]
 
 WARMUP_BARS = kernels.WARMUP_SLOTS + kernels.MAX_CARRIED
@@ -116,6 +118,23 @@ def feature_table(config: FeatureConfig) -> tuple[Feature, ...]:
     if config.instrument_code:
         table += (CODE_FEATURE,)
     return table
+
+
+def panel_needs(config: FeatureConfig) -> PanelNeeds:
+    """Return what a panel must hold for these features beside bars: for `load_panel`."""
+    from research.groups import slow
+
+    fear_greed = () if config.fear_greed is None else (config.fear_greed,)
+    return PanelNeeds(
+        funding=config.funding,
+        flow=config.flow,
+        minutes=config.path,
+        onchain=() if config.onchain is None else ((config.onchain, slow.METRICS),),
+        indices=(*config.dvol, *fear_greed),
+        news=config.news,
+        history_ns=slow.HISTORY_NS,
+        funding_history_ns=slow.FUNDING_HISTORY_NS if config.funding_terms else 0,
+    )
 
 
 def feature_table_hash(config: FeatureConfig) -> str:
@@ -348,6 +367,11 @@ class FeatureStream:
         """
         if instrument_id not in self.instruments:
             raise DataError(not_one_of("1-minute bar", instrument_id, self.instruments))
+        if ts_init % NS_PER_MINUTE:
+            raise DataError(
+                f"ts_init of a 1-minute bar of {instrument_id} must be a whole minute, was "
+                f"{format_time(ts_init)}"
+            )
         check_bar(instrument_id, ts_init, bar)
         self._put(minute_input(instrument_id), ts_init, bar)
 

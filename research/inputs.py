@@ -12,7 +12,8 @@ from catalog.errors import DataError
 from catalog.timestamps import format_time
 from research.group_drivers import Records
 from research.groups.registry import flow_input, funding_input, minute_input
-from research.panel import NEWS_PREFIX, Panel
+from research.panel import Panel
+from research.panel_series import NEWS_PREFIX
 
 FLOW_FIELDS = ("quote_volume", "trade_count", "taker_buy_volume", "taker_buy_quote_volume")
 """The numbers of a bar's order flow in the order in which kernels and streams take them."""

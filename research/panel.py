@@ -10,55 +10,33 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from catalog.arrays import BarArrays, Float64Array, Int64Array, SeriesArrays, span_slice
+from catalog.arrays import BarArrays, Int64Array, SeriesArrays
 from catalog.errors import DataError
 from catalog.instruments import bar_type, parse_bar_type
 from catalog.records import MAX_FUNDING_GAP_NS
-from catalog.timestamps import NS_PER_HOUR, format_time, interval_name, interval_ns
+from catalog.timestamps import NS_PER_HOUR, NS_PER_MINUTE, format_time, interval_name, interval_ns
+from research.events import EventArrays, flow_between
+from research.panel_series import (
+    PanelNeeds,
+    Request,
+    SeriesLike,
+    SeriesSource,
+    Span,
+    is_made_up,
+    load_flow,
+    load_minutes,
+    load_slow_series,
+)
 
 if TYPE_CHECKING:
     from catalog.store import FlowArrays
 
-NEWS_PREFIX = "news."
-"""Begins the names of news among a panel's series."""
-
 FUNDING_INTERVAL_NS = 8 * NS_PER_HOUR
 """The longest settlement interval of the perpetuals we know; some settle more often."""
-
-
-@dataclass(frozen=True, slots=True)
-class EventArrays:
-    """A slow series as features see it, sorted by when its records became known.
-
-    Parameters
-    ----------
-    name : str
-        See `Panel.series`.
-    ts_init : (n_records,) int64
-        When each record could be known, UTC nanoseconds.
-    value : (n_records,) float64
-        Its value; for news the score in [-1, 1], NaN where there is none.
-    extra : (n_records,) float64, optional
-        For news the novelty of the headline in [0, 1], see `research.novelty`.
-    """
-
-    name: str
-    ts_init: Int64Array
-    value: Float64Array
-    extra: Float64Array | None = None
-
-    def __len__(self) -> int:
-        return len(self.ts_init)
-
-    def between(self, start: int | None, end: int | None) -> Self:
-        """Return the records with ``start < ts_init <= end`` (views, not copies)."""
-        rows = span_slice(self.ts_init, start, end)
-        extra = None if self.extra is None else self.extra[rows]
-        return replace(self, ts_init=self.ts_init[rows], value=self.value[rows], extra=extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +88,7 @@ class Panel:
         if len(set(names)) != len(names):
             raise DataError(f"instruments of a panel must be distinct, were {', '.join(names)}")
         for bars in self.bars:
-            _check_grid(bars, self.interval_ns)
+            _check_grid(bars, self.interval_ns, " like the panel")
         for what, held in (
             ("funding", self.funding),
             ("order flow", self.flow),
@@ -122,6 +100,8 @@ class Panel:
                         f"{what} must belong to an instrument of the panel, was for {name}"
                     )
                 _check_order(f"{what} of {name}", series.ts_init)
+        for bars in self.minutes.values():
+            _check_grid(bars, NS_PER_MINUTE, "")
         for name, events in self.series.items():
             _check_order(name, events.ts_init)
 
@@ -142,30 +122,17 @@ class Panel:
         )
 
 
-def flow_between(flow: FlowArrays, start: int | None, end: int | None) -> FlowArrays:
-    """Return the order flow with ``start < ts_init <= end`` (views, not copies)."""
-    rows = span_slice(flow.ts_init, start, end)
-    return replace(
-        flow,
-        ts_init=flow.ts_init[rows],
-        quote_volume=flow.quote_volume[rows],
-        trade_count=flow.trade_count[rows],
-        taker_buy_volume=flow.taker_buy_volume[rows],
-        taker_buy_quote_volume=flow.taker_buy_quote_volume[rows],
-    )
-
-
 def _check_order(what: str, ts_init: Int64Array) -> None:
     if np.any(np.diff(ts_init) < 0):
         raise DataError(f"{what} must be sorted by ts_init, was not")
 
 
-def _check_grid(bars: BarArrays, interval: int) -> None:
+def _check_grid(bars: BarArrays, interval: int, like: str) -> None:
     """Refuse bars that another interval, a wrong order or a shifted clock would spoil."""
     name = bars.instrument_id
     if bars.interval_ns != interval:
         raise DataError(
-            f"bars of {name} must be {interval_name(interval)} long like the panel, "
+            f"bars of {name} must be {interval_name(interval)} long{like}, "
             f"were {interval_name(bars.interval_ns)}"
         )
     if np.any(np.diff(bars.ts_init) <= 0):
@@ -179,27 +146,8 @@ def _check_grid(bars: BarArrays, interval: int) -> None:
         )
 
 
-class SeriesLike(Protocol):
-    """What `load_panel` needs to know of a stored series; see `catalog.store.SeriesInfo`."""
-
-    @property
-    def series(self) -> str:
-        """Name of the series: a bar type, or an instrument id for funding."""
-
-    @property
-    def start(self) -> int:
-        """`ts_init` of the first record, UTC nanoseconds."""
-
-    @property
-    def end(self) -> int:
-        """`ts_init` of the last record, UTC nanoseconds."""
-
-
-class PanelSource(Protocol):
+class PanelSource(SeriesSource, Protocol):
     """What `load_panel` needs of a catalog; see `catalog.store.Catalog`."""
-
-    def series(self, kind: Any = None) -> Sequence[SeriesLike]:
-        """Return what is stored."""
 
     def bars(
         self, instrument_id: str, interval: str, start: int | None = None, end: int | None = None
@@ -211,25 +159,11 @@ class PanelSource(Protocol):
     ) -> SeriesArrays:
         """Return settled funding rates of a span."""
 
-    def data_hash(self, requests: Sequence[tuple[Any, str, int | None, int | None]]) -> str:
+    def data_hash(self, requests: Sequence[Request]) -> str:
         """Return the hash of stored content."""
 
     def is_synthetic(self, instrument_ids: Sequence[str]) -> bool:
         """Return whether any of it was made up."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """What is asked for: ``start < ts_init <= end``, and bars before `start` for warm-up."""
-
-    interval: str
-    start: int
-    end: int
-    warmup_bars: int
-
-    @property
-    def first_needed(self) -> int:
-        return self.start - self.warmup_bars * interval_ns(self.interval)
 
 
 def load_panel(
@@ -239,7 +173,8 @@ def load_panel(
     start: int,
     end: int,
     *,
-    funding: bool,
+    needs: PanelNeeds | None = None,
+    funding: bool = False,
     warmup_bars: int = 0,
 ) -> Panel:
     """Load what a run looks at, or say why it cannot be had. Nothing is moved or filled in.
@@ -254,8 +189,10 @@ def load_panel(
         Such as ``15m``.
     start, end : int
         Span ``start < ts_init <= end``, UTC nanoseconds.
+    needs : PanelNeeds, optional
+        What is needed beside bars; None: nothing but what `funding` says.
     funding : bool
-        Whether funding is needed, for the whole span.
+        Whether funding is needed for the whole span, whatever `needs` says (a replay's costs).
     warmup_bars : int
         Bars to load in front of `start`, so that the first bar of the span has its features.
 
@@ -265,53 +202,87 @@ def load_panel(
         If the interval is unknown.
     DataError
         If the span is empty, a symbol is not in the catalog, its bars begin after `start` (less
-        the warm-up) or end before `end`, funding is missing for a part of the span, or what is
-        stored has a fatal fault.
+        the warm-up) or end before `end`, funding is missing for a part of the span, something
+        else that is needed is not stored or does not reach over the span, or what is stored has a
+        fatal fault.
     IntegrityError
         If a file of the catalog is missing or damaged.
     """
     if not instruments:
         raise DataError("instruments must name at least one, were none")
-    span = _Span(interval, start, end, warmup_bars)
+    span = Span(interval, start, end, warmup_bars)
     if end - start < interval_ns(interval):
         raise DataError(
             f"span must hold at least one bar of {interval}, was {format_time(start)} to "
             f"{format_time(end)}"
         )
-    stored = {info.series: info for info in catalog.series("bars")}
-    requests: list[tuple[Any, str, int | None, int | None]] = []
-    bars: list[BarArrays] = []
+    wanted = needs or PanelNeeds()
+    bars, requests = _load_bars(catalog, instruments, span)
     rates: dict[str, SeriesArrays] = {}
+    if funding or wanted.funding:
+        rates, asked = _load_rates(catalog, instruments, span, wanted.funding_history_ns)
+        requests += asked
+    flow: dict[str, FlowArrays] = {}
+    minutes: dict[str, BarArrays] = {}
     for name in instruments:
-        _check_bar_span(name, stored, span)
-        requests.append(("bars", bar_type(name, interval), span.first_needed, end))
-        _check_soundness(catalog, requests[-1:])
-        bars.append(catalog.bars(name, interval, span.first_needed, end))
-        if funding:
-            # One interval more, so that the first bar knows the rate that was settled before it.
-            since = span.first_needed - FUNDING_INTERVAL_NS
-            rates[name] = _load_funding(catalog, name, since, end)
-            _check_funding_span(rates[name], span)
-            requests.append(("funding", name, since, end))
-            _check_soundness(catalog, requests[-1:])
-    for one in bars:
-        if not len(one.between(start, end)):
-            raise DataError(
-                f"{one.instrument_id} must have bars of {interval} between {format_time(start)} "
-                f"and {format_time(end)}, has none: there is a gap in the data"
-            )
+        if wanted.flow:
+            flow[name], request = load_flow(catalog, name, span)
+            requests.append(request)
+        if wanted.minutes:
+            minutes[name], request = load_minutes(catalog, name, span)
+            requests.append(request)
+    series, asked = load_slow_series(catalog, wanted, span)
+    requests += asked
+    _check_soundness(catalog, requests[len(bars) :])
     return Panel(
         interval_ns=interval_ns(interval),
-        bars=tuple(bars),
+        bars=bars,
         funding=rates,
         data_hash=catalog.data_hash(requests),
-        synthetic=catalog.is_synthetic(instruments),
+        synthetic=catalog.is_synthetic(instruments) or is_made_up(catalog, asked),
+        flow=flow,
+        minutes=minutes,
+        series=series,
     )
 
 
-def _check_soundness(
-    source: PanelSource, requests: Sequence[tuple[Any, str, int | None, int | None]]
-) -> None:
+def _load_bars(
+    catalog: PanelSource, instruments: Sequence[str], span: Span
+) -> tuple[tuple[BarArrays, ...], list[Request]]:
+    """Return the bars of all instruments, with those of the warm-up, and what was read."""
+    stored = {info.series: info for info in catalog.series("bars")}
+    bars: list[BarArrays] = []
+    requests: list[Request] = []
+    for name in instruments:
+        _check_bar_span(name, stored, span)
+        requests.append(("bars", bar_type(name, span.interval), span.first_needed, span.end))
+        _check_soundness(catalog, requests[-1:])
+        one = catalog.bars(name, span.interval, span.first_needed, span.end)
+        if not len(one.between(span.start, span.end)):
+            raise DataError(
+                f"{name} must have bars of {span.interval} between {format_time(span.start)} and "
+                f"{format_time(span.end)}, has none: there is a gap in the data"
+            )
+        bars.append(one)
+    return tuple(bars), requests
+
+
+def _load_rates(
+    catalog: PanelSource, instruments: Sequence[str], span: Span, history_ns: int
+) -> tuple[dict[str, SeriesArrays], list[Request]]:
+    """Return the funding of all instruments, with the history it needs, and what was read."""
+    # One interval more, so that the first bar knows the rate that was settled before it.
+    since = span.first_needed - max(FUNDING_INTERVAL_NS, history_ns)
+    rates: dict[str, SeriesArrays] = {}
+    requests: list[Request] = []
+    for name in instruments:
+        rates[name] = _load_funding(catalog, name, since, span.end)
+        _check_funding_span(rates[name], span)
+        requests.append(("funding", name, since, span.end))
+    return rates, requests
+
+
+def _check_soundness(source: PanelSource, requests: Sequence[Request]) -> None:
     """Refuse what `levibot data check` calls a fatal fault; sources in memory have no files."""
     # Imported here, because live processes use panels' types but store nothing.
     from catalog.quality import require_sound
@@ -321,7 +292,7 @@ def _check_soundness(
         require_sound(source, requests)
 
 
-def _check_bar_span(name: str, stored: Mapping[str, SeriesLike], span: _Span) -> None:
+def _check_bar_span(name: str, stored: Mapping[str, SeriesLike], span: Span) -> None:
     """Refuse a symbol that is not stored or whose bars do not reach over the span."""
     info = stored.get(bar_type(name, span.interval))
     if info is None:
@@ -375,7 +346,7 @@ def _load_funding(catalog: PanelSource, name: str, start: int, end: int) -> Seri
         ) from error
 
 
-def _check_funding_span(series: SeriesArrays, span: _Span) -> None:
+def _check_funding_span(series: SeriesArrays, span: Span) -> None:
     """Refuse funding that leaves a part of the span without a rate: it is never taken as zero."""
     first, last = span.first_needed, span.end
     inside = series.between(first - 1, last).ts_init

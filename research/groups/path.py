@@ -1,0 +1,147 @@
+"""The path inside the bar, from its 1-minute bars.
+
+Realised variance sums the squares of the minutes' log returns, the first of them from the bar's
+open; the part of the minutes that rose and of those that fell are its semivariances
+(Barndorff-Nielsen, Kinnebrock and Shephard, 2010). All minutes of the bar must be known at the
+bar's stamp: with one missing the row is NaN, not a number about another stretch of time. Nothing
+but the last bar is looked at, and the volatility of the base table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from catalog.errors import ConfigError
+from catalog.timestamps import interval_name
+from research.feature_table import Feature
+from research.groups.registry import Input, minute_input
+from research.kernels import NAN, VOLATILITY_20, VOLATILITY_RATIO, Row, Table
+
+NAME = "path"
+
+MINUTE_NS = 60_000_000_000
+
+# Layout of an instrument's floats: the bar that its minutes are filling.
+CLOSE, RISES, FALLS, VOLUME, LATE_VOLUME, HIGH, LOW, HIGH_AT, LOW_AT = range(9)
+FLOATS = 9
+
+# Layout of the ints: the bar's stamp, and how many of its minutes are there without a gap.
+RUN_START, LAST_BAR, CURSOR, BAR_TS, MINUTES = range(5)
+INTS = 5
+
+# Layout of the settings.
+FIRST_COLUMN, INTERVAL_MINUTES = range(2)
+
+VARIANCE, UP_SEMIVARIANCE, DOWN_SEMIVARIANCE, LATE_SHARE, HIGH_PLACE, LOW_PLACE = range(6)
+COLUMNS = 6
+
+
+def features(options: Any) -> tuple[Feature, ...]:
+    """Return the rows of the feature table."""
+    rows = (
+        ("path_variance", "vol ** 2", "sum of the squared 1-minute log returns of the last bar"),
+        ("path_up_semivariance", "vol ** 2", "the part of it that rising minutes make"),
+        ("path_down_semivariance", "vol ** 2", "the part of it that falling minutes make"),
+        ("path_late_volume", "fraction", "volume of the last fifth of the bar, of the bar's"),
+        ("path_high_at", "fraction", "where in the bar the high came first: 0 its open, 1 its end"),
+        ("path_low_at", "fraction", "where in the bar the low came first: 0 its open, 1 its end"),
+    )
+    return tuple(
+        Feature(name, ("minutes",), 97, "observed", unit, description)
+        for name, unit, description in rows
+    )
+
+
+def settings(instruments: Sequence[str], interval_ns: int, options: Any) -> list[int]:
+    """Return the settings: the first column, which the driver fills in, and minutes in a bar.
+
+    Raises
+    ------
+    ConfigError
+        If a bar cannot be cut into fifths of whole minutes.
+    """
+    minutes, rest = divmod(interval_ns, MINUTE_NS)
+    if rest or minutes % 5:
+        raise ConfigError(
+            f"features.path must have base bars of a multiple of 5m, were "
+            f"{interval_name(interval_ns)}; set features.path: false or data.interval: 15m"
+        )
+    return [0, minutes]
+
+
+def inputs(instruments: Sequence[str], options: Any) -> tuple[Input, ...]:
+    """Return what the group listens to beside bars: each instrument's 1-minute bars."""
+    return tuple((minute_input(name), row) for row, name in enumerate(instruments))
+
+
+def take(ts: int, row: int, values: Row, floats: Table, ints: Table, settings: Row) -> None:
+    """Take in the minute (open, high, low, close, volume) that closes at `ts`."""
+    f, k = floats[row], ints[row]
+    minutes = settings[INTERVAL_MINUTES]
+    interval = minutes * MINUTE_NS
+    bar_ts = -(-ts // interval) * interval
+    place = minutes - 1 - (bar_ts - ts) // MINUTE_NS
+    if place == 0 and k[BAR_TS] < bar_ts:
+        k[BAR_TS] = bar_ts
+        k[MINUTES] = 0
+        f[CLOSE] = values[0]
+        f[RISES] = f[FALLS] = f[VOLUME] = f[LATE_VOLUME] = 0.0
+        f[HIGH] = f[LOW] = values[0]
+        f[HIGH_AT] = f[LOW_AT] = 0.0
+    if k[BAR_TS] != bar_ts or place != k[MINUTES]:
+        return  # one before it is missing, or it is there already
+    k[MINUTES] += 1
+    change = math.log(values[3] / f[CLOSE])
+    if change > 0.0:
+        f[RISES] += change * change
+    else:
+        f[FALLS] += change * change
+    f[CLOSE] = values[3]
+    f[VOLUME] += values[4]
+    if 5 * place >= 4 * minutes:
+        f[LATE_VOLUME] += values[4]
+    # A minute counts with its middle; that the bar's open is an extreme is place 0.
+    if values[1] > f[HIGH]:
+        f[HIGH], f[HIGH_AT] = values[1], (place + 0.5) / minutes
+    if values[2] < f[LOW]:
+        f[LOW], f[LOW_AT] = values[2], (place + 0.5) / minutes
+
+
+def step(
+    slot: int,
+    interval_ns: int,
+    present: Row,
+    bars: Table,
+    floats: Table,
+    ints: Table,
+    settings: Row,
+    rows: Table,
+    at: Row,
+    valid: Row,
+) -> None:
+    """Write the columns of one slot; see `research.groups.registry.Group`."""
+    for index in range(len(present)):
+        if present[index] and valid[at[index]]:
+            row, f, k = rows[at[index]], floats[index], ints[index]
+            to = settings[FIRST_COLUMN]
+            for column in range(to, to + COLUMNS):
+                row[column] = NAN
+            is_whole = k[MINUTES] == settings[INTERVAL_MINUTES]
+            if is_whole and k[BAR_TS] == slot * interval_ns:
+                if row[VOLATILITY_RATIO] > 0.0:
+                    volatility = row[VOLATILITY_20] / row[VOLATILITY_RATIO]
+                    scale = 1.0 / (volatility * volatility)
+                    row[to + VARIANCE] = (f[RISES] + f[FALLS]) * scale
+                    row[to + UP_SEMIVARIANCE] = f[RISES] * scale
+                    row[to + DOWN_SEMIVARIANCE] = f[FALLS] * scale
+                if f[VOLUME] > 0.0:
+                    row[to + LATE_SHARE] = f[LATE_VOLUME] / f[VOLUME]
+                row[to + HIGH_PLACE] = f[HIGH_AT]
+                row[to + LOW_PLACE] = f[LOW_AT]
+
+
+HELPERS = (take, step)
+SOURCES: tuple[ModuleType, ...] = ()

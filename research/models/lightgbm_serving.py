@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-
 PACKED_ROWS = 512
 """From as many rows on, laying out the trees anew costs less than LightGBM's own way. Live asks
 for a handful at a time, and needs no compiler."""

@@ -247,7 +247,7 @@ def choose_cuts(panel: Panel, *, after: int, count: int = 4) -> list[int]:
         No cut before this time, UTC nanoseconds: the end of the warm-up.
     count : int
         How many cuts of each sort: evenly spread, before the largest moves, before settlements,
-        before gaps (as far as there are any).
+        before records of slow series, before gaps (as far as there are any).
 
     Raises
     ------
@@ -271,10 +271,13 @@ def choose_cuts(panel: Panel, *, after: int, count: int = 4) -> list[int]:
             ranked = np.where(inside, size, 0.0)
             largest = np.argsort(ranked, kind="stable")[::-1][:per_instrument]
             chosen |= {int(bars.ts_init[row]) for row in largest if ranked[row] > 0.0}
-    for series in list(panel.funding.values())[:count]:
-        due = series.ts_init[(series.ts_init > after) & (series.ts_init <= times[-1])]
+    slow = list(panel.series.values())
+    spread = [slow[place * len(slow) // count] for place in range(count)] if slow else []
+    stamps = [one.ts_init for one in list(panel.funding.values())[:count]]
+    for known in (*stamps, *(one.ts_init for one in spread)):
+        due = known[(known > after) & (known <= times[-1])]
         if len(due):
-            # One nanosecond earlier the rate was not known, and the bar of that time neither.
+            # One nanosecond earlier the record was not known, and the bar of that time neither.
             chosen.add(int(due[len(due) // 2]) - 1)
     return sorted(chosen)
 

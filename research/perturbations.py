@@ -4,28 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from catalog.arrays import BarArrays, Float64Array, SeriesArrays
+from catalog.store import FlowArrays
+from research.events import EventArrays, flow_between
 from research.panel import Panel
 
 
 def perturbed(panel: Panel, cut: int, seed: int = 0) -> Iterator[tuple[str, Panel]]:
     """Yield the panel with several other futures after `cut`, each with the name of its kind."""
-    for place, (name, (change_bars, change_funding)) in enumerate(PERTURBATIONS.items()):
+    for place, (name, other) in enumerate(PERTURBATIONS.items()):
         random = np.random.default_rng([seed, place, cut % 2**32])
-        bars = tuple(
-            _spliced(one, cut, change_bars(_last_close(one, cut), one.between(cut, None), random))
-            for one in panel.bars
+
+        def changed(
+            one: BarArrays, change: ChangeBars = other.bars, random: np.random.Generator = random
+        ) -> BarArrays:
+            return _spliced(one, cut, change(_last_close(one, cut), one.between(cut, None), random))
+
+        yield (
+            name,
+            replace(
+                panel,
+                bars=tuple(changed(one) for one in panel.bars),
+                funding={
+                    key: _spliced_series(one, cut, other.funding(one.between(cut, None), random))
+                    for key, one in panel.funding.items()
+                },
+                minutes={key: changed(one) for key, one in panel.minutes.items()},
+                flow={
+                    key: _joined(
+                        flow_between(one, None, cut),
+                        other.flow(flow_between(one, cut, None), random),
+                        _FLOW_COLUMNS,
+                    )
+                    for key, one in panel.flow.items()
+                },
+                series={
+                    key: _joined(
+                        one.between(None, cut),
+                        other.events(one.between(cut, None), random),
+                        _columns_of(one),
+                    )
+                    for key, one in panel.series.items()
+                },
+            ),
         )
-        funding = {
-            key: _spliced_series(one, cut, change_funding(one.between(cut, None), random))
-            for key, one in panel.funding.items()
-        }
-        yield name, replace(panel, bars=bars, funding=funding)
 
 
 def _truncate(_: float, bars: BarArrays, __: np.random.Generator) -> BarArrays:
@@ -78,17 +105,91 @@ def _other_rates(series: SeriesArrays, random: np.random.Generator) -> SeriesArr
     return _with_rates(series, np.ones(len(series), dtype=np.bool_), value)
 
 
-_COLUMNS = ("ts_init", "open", "high", "low", "close", "volume")
+def _no_flow(flow: FlowArrays, _: np.random.Generator) -> FlowArrays:
+    return _kept(flow, np.zeros(len(flow), dtype=np.bool_), _FLOW_COLUMNS)
+
+
+def _other_flow(flow: FlowArrays, random: np.random.Generator) -> FlowArrays:
+    """Turn buyers into sellers, in trades of another size."""
+    factor = random.uniform(2.0, 5.0, len(flow))
+    return replace(
+        flow,
+        quote_volume=factor * flow.quote_volume + 1.0,
+        trade_count=7 * flow.trade_count + 3,
+        taker_buy_volume=factor * (flow.quote_volume - flow.taker_buy_quote_volume),
+        taker_buy_quote_volume=factor * (flow.quote_volume - flow.taker_buy_quote_volume),
+    )
+
+
+def _no_events(events: EventArrays, _: np.random.Generator) -> EventArrays:
+    return _kept(events, np.zeros(len(events), dtype=np.bool_), _columns_of(events))
+
+
+def _fewer_events(events: EventArrays, _: np.random.Generator) -> EventArrays:
+    """Leave every other record out, beginning with the next."""
+    return _kept(events, np.arange(len(events)) % 2 == 1, _columns_of(events))
+
+
+def _other_events(events: EventArrays, random: np.random.Generator) -> EventArrays:
+    """Give records other values; what has no score keeps none."""
+    factor = np.exp(random.choice([-1.0, 1.0], len(events)) * random.uniform(0.5, 2.0, len(events)))
+    extra = None if events.extra is None else 1.0 - 0.5 * events.extra
+    return replace(events, value=events.value * factor, extra=extra)
+
+
+def _next_event(events: EventArrays, _: np.random.Generator) -> EventArrays:
+    """Change the very next record alone."""
+    value = events.value.copy()
+    value[:1] = 0.5 * value[:1]
+    return replace(events, value=value)
+
+
 type ChangeBars = Callable[[float, BarArrays, np.random.Generator], BarArrays]
 type ChangeFunding = Callable[[SeriesArrays, np.random.Generator], SeriesArrays]
-PERTURBATIONS: Mapping[str, tuple[ChangeBars, ChangeFunding]] = {
-    "cut off": (_truncate, _no_rates),
-    "moved to other levels": (_scale, _other_rates),
-    "mirrored": (_mirror, _other_rates),
-    "changed in the next bar": (_next_bar, _other_rates),
-    "thinned out": (_thin, _no_rates),
+type ChangeFlow = Callable[[FlowArrays, np.random.Generator], FlowArrays]
+type ChangeEvents = Callable[[EventArrays, np.random.Generator], EventArrays]
+
+
+class Future(NamedTuple):
+    """How what comes after a cut is changed: bars of any length, rates, order flow, records."""
+
+    bars: ChangeBars
+    funding: ChangeFunding
+    flow: ChangeFlow
+    events: ChangeEvents
+
+
+_COLUMNS = ("ts_init", "open", "high", "low", "close", "volume")
+_FLOW_COLUMNS = (
+    *("ts_init", "quote_volume", "trade_count"),
+    *("taker_buy_volume", "taker_buy_quote_volume"),
+)
+PERTURBATIONS: Mapping[str, Future] = {
+    "cut off": Future(_truncate, _no_rates, _no_flow, _no_events),
+    "moved to other levels": Future(_scale, _other_rates, _other_flow, _other_events),
+    "mirrored": Future(_mirror, _other_rates, _other_flow, _other_events),
+    "changed in the next bar": Future(_next_bar, _other_rates, _other_flow, _next_event),
+    "thinned out": Future(_thin, _no_rates, _no_flow, _fewer_events),
 }
 """How the future is changed, and how it is called in messages."""
+
+
+def _columns_of(events: EventArrays) -> tuple[str, ...]:
+    return ("ts_init", "value") if events.extra is None else ("ts_init", "value", "extra")
+
+
+def _kept[T: (FlowArrays, EventArrays)](
+    one: T, rows: NDArray[np.bool_], names: tuple[str, ...]
+) -> T:
+    columns: dict[str, Any] = {name: getattr(one, name)[rows] for name in names}
+    return replace(one, **columns)
+
+
+def _joined[T: (FlowArrays, EventArrays)](known: T, later: T, names: tuple[str, ...]) -> T:
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(known, name), getattr(later, name)]) for name in names
+    }
+    return replace(known, **columns)
 
 
 def _with_prices(

@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from types import ModuleType
 
+from research import novelty
 from research.feature_config import FeatureConfig
 from research.feature_table import Feature
 from research.groups import rings
@@ -262,7 +263,7 @@ def weigh_news(f: Row, k: Row, now: int) -> None:
     """Work out the columns of the headlines within the window up to `now`."""
     newest = last_stamp(k)
     oldest = max(k[LAST] - MASK, 0)
-    scored = known = total = squares = novelty = 0.0
+    scored = known = total = squares = novel = 0.0
     count, scores, reference = 0, 0, 0.0
     k[LEAVES] = NEVER
     for number in range(k[LAST], oldest - 1, -1):
@@ -283,7 +284,7 @@ def weigh_news(f: Row, k: Row, now: int) -> None:
             squares += weight * (value - reference) * (value - reference)
         if extra == extra:
             known += weight
-            novelty += weight * extra
+            novel += weight * extra
     f[COUNT] = float(count)
     f[SCORE] = f[DISAGREEMENT] = NAN
     if scores > 0:
@@ -291,7 +292,7 @@ def weigh_news(f: Row, k: Row, now: int) -> None:
         f[SCORE] = reference + average
         if scores > 1:
             f[DISAGREEMENT] = math.sqrt(max(squares / scored - average * average, 0.0))
-    f[NOVELTY] = novelty / known if known > 0.0 else NAN
+    f[NOVELTY] = novel / known if known > 0.0 else NAN
 
 
 def age_or_nan(k: Row, now: int, interval_ns: int) -> float:
@@ -410,4 +411,4 @@ HELPERS = (
     *(*rings.HELPERS, is_among, replace_or_append, take_onchain, take, weigh_news, age_or_nan),
     *(is_fresh, write_onchain, write_news, write_shared, write_own, step),
 )
-SOURCES: tuple[ModuleType, ...] = (rings,)
+SOURCES: tuple[ModuleType, ...] = (rings, novelty)

@@ -46,7 +46,7 @@ def feed_history(
         One for each instrument. The last `predictor.spec.warmup_bars` up to `until` are fed: more
         would change nothing, since no feature remembers more.
     funding : mapping of str to SeriesArrays
-        Rates by instrument id; at equal stamps bars come last, as everywhere.
+        Rates by instrument id, all that is there; at equal stamps bars come last, as everywhere.
     until : int
         UTC nanoseconds, inclusive.
     slow : SlowInputs, optional
@@ -64,7 +64,7 @@ def feed_history(
     rows = {one.instrument_id: _rows(one) for one in past}
     beside = replace((slow or SlowInputs()).needed_by(predictor.spec), after=None)
     updates = merge(
-        *(_settled(predictor, name, one.between(start, until)) for name, one in funding.items()),
+        *(_settled(predictor, name, one.between(None, until)) for name, one in funding.items()),
         beside.updates(predictor, start, until),
         key=itemgetter(0),
     )

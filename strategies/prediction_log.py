@@ -70,7 +70,9 @@ class PredictionLog:
         self._pack()
         found = dict.fromkeys(name for chunk in self._chunks for name in chunk)
         names = list(dict.fromkeys([*PREDICTION_COLUMNS, *found]))
-        return pd.DataFrame({name: self._column(name) for name in names}, columns=names)
+        frame = pd.DataFrame({name: self._column(name) for name in names}, columns=names)
+        # Without this the type of a text column would depend on whether there are rows.
+        return frame.astype(dict.fromkeys(("instrument_id", *_TEXTS), object))
 
     def _column(self, name: str) -> _Column:
         coded = name in ("instrument_id", *_TEXTS)

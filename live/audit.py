@@ -28,7 +28,8 @@ from research.lookahead import (
 )
 from research.panel import Panel
 from research.predictor import BundlePredictor, PrecomputedPredictions
-from research.training import WalkForwardConfig, predictor_spec, train_until
+from research.settings import WalkForwardConfig, predictor_spec
+from research.training import train_until
 from research.walkforward import evaluate, predict_forward
 from strategies.backtest import Replay, ReplayInputs, run_backtest
 from strategies.outcome import RunFrames

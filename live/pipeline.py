@@ -29,7 +29,7 @@ from live.runs import (
 from live.synthesis import make_market
 from live.warm_start import feed_history
 from research.bundle import Bundle, load_bundle, save_bundle
-from research.features import feature_table
+from research.features import panel_needs
 from research.panel import Panel, load_panel
 from research.predictor import (
     BundlePredictor,
@@ -38,7 +38,8 @@ from research.predictor import (
     PredictorSpec,
     read_predictions,
 )
-from research.training import predictor_spec, train_until
+from research.settings import predictor_spec
+from research.training import train_until
 from research.walkforward import check_unseen, walk_forward
 from research.walkforward import evaluate as evaluate_model
 
@@ -96,16 +97,17 @@ def load_market(
     """
     store = Catalog.open(catalog)
     start, end = span or (profile.data.start, profile.data.end)
-    warmup_bars = max(feature.warmup_bars for feature in feature_table(profile.features))
-    needs_funding = profile.features.funding or profile.execution.funding == "recorded"
+    length = interval_ns(profile.data.interval)
+    spec = predictor_spec(profile.walk_forward_config(), profile.data.instruments, length)
     panel = load_panel(
         store,
         profile.data.instruments,
         profile.data.interval,
         start,
         end,
-        funding=needs_funding,
-        warmup_bars=warmup_bars if warmup else 0,
+        needs=panel_needs(profile.features),
+        funding=profile.execution.funding == "recorded",
+        warmup_bars=spec.warmup_bars if warmup else 0,
     )
     return Market(panel, dict(panel.funding), store)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from types import NoneType
+from typing import Any, Self, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -19,11 +20,13 @@ from catalog.errors import ConfigError
 from catalog.timestamps import format_time, interval_ns
 from research.calibration import CalibrationConfig
 from research.features import FeatureConfig
+from research.fusion import FusionConfig
 from research.labels import LabelConfig
 from research.metrics import BootstrapConfig
-from research.models.lightgbm_expert import LightGBMConfig
+from research.models.registry import ExpertsConfig
+from research.settings import WalkForwardConfig
 from research.splits import Time, ValidationConfig
-from research.training import WalkForwardConfig
+from research.staleness import StalenessConfig
 from strategies.execution import ExecutionConfig
 from strategies.policy import FusionPolicy
 
@@ -73,8 +76,13 @@ class Profile(Config):
         For people.
     seed : int
         Seed of every random draw in the run: model, bootstrap.
-    data, features, label, model, calibration, validation, strategy, execution, bootstrap
+    data, features, label, validation, strategy, execution, bootstrap
         The configuration of each part; see the classes. `seed` replaces the seeds within.
+    experts, calibration, fusion, staleness, holdout_frac
+        Who predicts, and how their answers become one probability; see
+        `research.training.WalkForwardConfig`.
+    threads : int
+        Steps of fits that run beside one another; no result depends on it.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -83,8 +91,12 @@ class Profile(Config):
     data: DataConfig
     features: FeatureConfig
     label: LabelConfig
-    model: LightGBMConfig = LightGBMConfig()
+    experts: ExpertsConfig = ExpertsConfig()
     calibration: CalibrationConfig = CalibrationConfig()
+    fusion: FusionConfig = FusionConfig()
+    staleness: StalenessConfig = StalenessConfig()
+    holdout_frac: float = Field(default=0.12, gt=0.0, le=0.5)
+    threads: int = Field(default=2, ge=1, le=256)
     validation: ValidationConfig
     strategy: FusionPolicy
     execution: ExecutionConfig
@@ -93,22 +105,26 @@ class Profile(Config):
     @model_validator(mode="after")
     def _spread_seed(self) -> Self:
         """Let the one seed reach every part, so that what is stored is what is used."""
-        for part in ("model", "bootstrap"):
-            config = getattr(self, part)
-            if config.seed != self.seed:
-                object.__setattr__(self, part, config.model_copy(update={"seed": self.seed}))
+        object.__setattr__(self, "experts", _seeded(self.experts, self.seed))
+        object.__setattr__(self, "bootstrap", _seeded(self.bootstrap, self.seed))
         return self
 
     def walk_forward_config(self) -> WalkForwardConfig:
         """Return the research part of the profile."""
-        return WalkForwardConfig(
-            features=self.features,
-            label=self.label,
-            model=self.model,
-            calibration=self.calibration,
-            validation=self.validation,
-            bootstrap=self.bootstrap,
-        )
+        parts = {name: getattr(self, name) for name in WalkForwardConfig.model_fields}
+        return WalkForwardConfig(**parts)
+
+
+def _seeded[Settings: Config](config: Settings, seed: int) -> Settings:
+    """Return settings whose seeds, at any depth, are all this one."""
+    changed: dict[str, Any] = {}
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, Config):
+            changed[name] = _seeded(value, seed)
+        elif name == "seed":
+            changed[name] = seed
+    return config.model_copy(update=changed)
 
 
 def profile_names() -> list[str]:
@@ -229,5 +245,7 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:
             return []
-        model = field.annotation
+        # Of ``Settings | None`` the settings.
+        choices = [one for one in get_args(field.annotation) if one is not NoneType]
+        model = choices[0] if choices else field.annotation
     return list(getattr(model, "model_fields", {}))

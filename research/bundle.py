@@ -1,9 +1,11 @@
 """Model bundles: a folder that is either exactly what was saved, or refused.
 
-    manifest.json      what the model is, what it was fitted on, and the SHA-256 of the others
-    model.txt          the trees in LightGBM's text format
-    calibration.json   the knots of the calibration
-    references.json    the references it was compared with
+    manifest.json               what the model is, what it was fitted on, the others' SHA-256
+    experts/<name>/…            each expert's own files (trees as text, networks as ONNX)
+    experts/<name>/calibration.json
+                                the map from its score to a probability
+    fusion.json                 how the experts' probabilities become one
+    references.json             the references it was compared with
 
 Nothing in it can run: there is no pickle. The manifest carries a digest of itself and must be in
 the very form that `save_bundle` writes, so one changed byte anywhere is found.
@@ -18,7 +20,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,18 +28,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from catalog.errors import ConfigError, DataError, IntegrityError
-from research.calibration import IsotonicCalibration
+from research.calibration import calibration_from_json
 from research.estimates import Estimate
 from research.features import feature_table_hash
-from research.models.lightgbm_expert import LightGBMExpert
+from research.fitted import FittedModel, Member
+from research.fusion import Fusion
+from research.models.registry import load_expert
 from research.predictions import PredictorSpec
 from research.references import References
-from research.training import FittedModel, WalkForwardConfig, predictor_spec
+from research.settings import WalkForwardConfig, predictor_spec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
-FILES = ("calibration.json", "model.txt", "references.json")
-_PACKAGES = ("levibot", "lightgbm", "numba", "numpy", "scikit-learn")
+CALIBRATION = "calibration.json"
+_PACKAGES = ("levibot", "lightgbm", "numba", "numpy", "onnxruntime", "scipy", "torch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,30 +108,45 @@ def save_bundle(
     """
     if path.exists():
         raise ConfigError(f"bundle folder must not exist yet, {path} does; choose another name")
-    texts = {
-        "calibration.json": model.calibration.to_json(),
-        "model.txt": model.expert.to_text(),
-        "references.json": model.references.to_json(),
-    }
-    hashes = {name: _sha256(text.encode()) for name, text in texts.items()}
-    manifest = {**_manifest(model, hashes, metrics or {}), "profile": dict(profile or {})}
-    manifest["digest"] = _digest(manifest)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
-        for name, text in {**texts, MANIFEST: _render(manifest)}.items():
-            _write(partial / name, text)
+        _write_parts(partial, model)
+        hashes = {name: _sha256((partial / name).read_bytes()) for name in _files(partial)}
+        manifest = {**_manifest(model, hashes, metrics or {}), "profile": dict(profile or {})}
+        manifest["digest"] = _digest(manifest)
+        (partial / MANIFEST).write_bytes(_render(manifest).encode())
+        _sync(partial)
         partial.rename(path)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise DataError(
             f"bundle could not be written to {path}: {error}; nothing was left behind"
         ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def _write_parts(folder: Path, model: FittedModel) -> None:
+    for member in model.members:
+        own = folder / "experts" / member.name
+        own.mkdir(parents=True)
+        member.expert.save(own)
+        (own / CALIBRATION).write_bytes(member.calibration.to_json().encode())
+    (folder / "fusion.json").write_bytes(model.fusion.to_json().encode())
+    (folder / "references.json").write_bytes(model.references.to_json().encode())
+
+
+def _files(folder: Path) -> list[str]:
+    """Return the files of a folder and of those within, by path, without the manifest."""
+    found = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+    return sorted(name for name in found if name != MANIFEST)
 
 
 def load_bundle(path: Path) -> Bundle:
     """Load a bundle after checking every part of it.
+
+    Neither torch nor lightgbm is imported.
 
     Raises
     ------
@@ -137,30 +156,44 @@ def load_bundle(path: Path) -> Bundle:
         If any part is not what was saved, or was saved for another feature table or schema; the
         message says which part differs.
     """
-    manifest, texts = verify_bundle(path)
+    manifest = verify_bundle(path)
     config = _config(manifest)
     spec = _checked_spec(manifest, config)
+    names = tuple(manifest["feature_names"])
+    fusion = Fusion.from_json((path / "fusion.json").read_text(encoding="utf-8"))
+    if list(fusion.experts) != list(config.experts.chosen()):
+        raise IntegrityError(
+            f"fusion of bundle {path} must be of the experts {list(config.experts.chosen())}, was "
+            f"of {list(fusion.experts)}; train it again"
+        )
     model = FittedModel(
         config=config,
         spec=spec,
-        expert=LightGBMExpert.from_text(texts["model.txt"], manifest["feature_names"]),
-        calibration=IsotonicCalibration.from_json(texts["calibration.json"]),
-        references=References.from_json(texts["references.json"]),
+        feature_names=names,
+        members=tuple(_load_member(path, name, names) for name in fusion.experts),
+        fusion=fusion,
+        references=References.from_json((path / "references.json").read_text(encoding="utf-8")),
         **{name: manifest["training"][name] for name in _TRAINING_FIELDS},
     )
     return Bundle(path, manifest, model)
 
 
+def _load_member(path: Path, name: str, names: tuple[str, ...]) -> Member:
+    own = path / "experts" / name
+    calibration = calibration_from_json((own / CALIBRATION).read_text(encoding="utf-8"))
+    return Member(load_expert(name, own, names), calibration)
+
+
 _TRAINING_FIELDS = ("n_rows", "train_start", "train_end", "until", "data_hash", "synthetic")
 
 
-def verify_bundle(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def verify_bundle(path: Path) -> dict[str, Any]:
     """Check that a folder holds what was saved, byte for byte, without loading the model.
 
     Returns
     -------
-    manifest, texts
-        The manifest and the text of each file.
+    dict
+        The manifest.
 
     Raises
     ------
@@ -172,24 +205,21 @@ def verify_bundle(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     if not (path / MANIFEST).is_file():
         raise DataError(f"{path} must be a bundle folder with a {MANIFEST}, is none")
     manifest = _read_manifest(path / MANIFEST)
-    present = {file.name for file in path.iterdir()} - {MANIFEST}
-    expected = set(FILES)
+    present, expected = set(_files(path)), set(manifest["files"])
     if present != expected:
         raise IntegrityError(
             f"bundle {path} must hold {sorted(expected)}, missing: "
             f"{sorted(expected - present) or 'none'}, extra: {sorted(present - expected) or 'none'}"
         )
-    texts = {}
-    for name in FILES:
-        content = (path / name).read_bytes()
-        if _sha256(content) != manifest["files"].get(name):
+    for name, digest in manifest["files"].items():
+        found = _sha256((path / name).read_bytes())
+        if found != digest:
             raise IntegrityError(
-                f"{name} of bundle {path} must have the SHA-256 "
-                f"{str(manifest['files'].get(name))[:12]}… that its manifest says, had "
-                f"{_sha256(content)[:12]}…; the file was changed: use another copy of the bundle"
+                f"{name} of bundle {path} must have the SHA-256 {str(digest)[:12]}… that its "
+                f"manifest says, had {found[:12]}…; the file was changed: use another copy of "
+                "the bundle"
             )
-        texts[name] = content.decode()
-    return manifest, texts
+    return manifest
 
 
 def _manifest(
@@ -200,16 +230,17 @@ def _manifest(
     config = model.config
     return {
         "schema_version": SCHEMA_VERSION,
-        "model_version": f"lightgbm-{day}-{identity[:12]}",
+        "model_version": f"{_kind(model)}-{day}-{identity[:12]}",
         "feature_table_hash": feature_table_hash(config.features),
-        "feature_names": list(model.expert.names),
+        "feature_names": list(model.feature_names),
         "instruments": list(model.spec.instruments),
         "interval_ns": model.spec.interval_ns,
         "spec_hash": model.spec.spec_hash,
         "parts": dict(model.spec.parts),
         "config": config.model_dump(mode="json"),
         "training": {name: getattr(model, name) for name in _TRAINING_FIELDS},
-        "seeds": {"model": config.model.seed, "bootstrap": config.bootstrap.seed},
+        "seeds": _seeds(config),
+        "experts": {member.name: asdict(member.expert.cost) for member in model.members},
         "metrics": {name: estimate.as_dict() for name, estimate in metrics.items()},
         "versions": {
             "python": platform.python_version(),
@@ -217,6 +248,19 @@ def _manifest(
         },
         "files": hashes,
     }
+
+
+def _kind(model: FittedModel) -> str:
+    """Return what a version begins with: the expert that stands alone, or that there are more."""
+    return model.members[0].name if len(model.members) == 1 else "fusion"
+
+
+def _seeds(config: WalkForwardConfig) -> dict[str, int]:
+    """Return the seed of everything that draws."""
+    chosen = config.experts.chosen().items()
+    seeds = {name: getattr(one, "seed", None) for name, one in chosen}
+    drawn = {name: seed for name, seed in seeds.items() if seed is not None}
+    return {**drawn, "bootstrap": config.bootstrap.seed}
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -283,8 +327,9 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _write(path: Path, text: str) -> None:
-    with path.open("wb") as file:
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
+def _sync(folder: Path) -> None:
+    """Have everything in a folder on the disk before it gets its name."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())

@@ -21,6 +21,8 @@ from catalog.progress import Progress, no_progress
 from catalog.timestamps import format_time, interval_name
 from research.estimates import Estimate
 from research.features import WARMUP_BARS
+from research.fitted import FittedModel, predict_rows
+from research.fitting import FitOptions, StepPool, submit_fit
 from research.metrics import (
     PREDICTION_METRICS,
     BootstrapConfig,
@@ -31,17 +33,10 @@ from research.metrics import (
 from research.panel import Panel
 from research.predictions import PredictorSpec, stamp_predictions
 from research.references import REFERENCES
+from research.settings import WalkForwardConfig
 from research.splits import Fold, check_fold, walk_forward_splits
-from research.training import (
-    FittedModel,
-    StepPool,
-    TrainingTable,
-    WalkForwardConfig,
-    build_table,
-    one_blas_thread,
-    predict_rows,
-    submit_fit,
-)
+from research.training import one_blas_thread
+from research.training_table import TrainingTable, build_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -320,14 +315,20 @@ def usable_folds(table: TrainingTable, config: WalkForwardConfig) -> list[Fold]:
 
 
 def _run_folds(
-    table: TrainingTable, folds: list[Fold], config: WalkForwardConfig, progress: Progress
+    table: TrainingTable,
+    folds: list[Fold],
+    config: WalkForwardConfig,
+    progress: Progress,
+    *,
+    alternatives: bool = False,
 ) -> tuple[list[pd.DataFrame], list[FoldReport]]:
     """Run the steps of all folds beside one another, and return the folds in order."""
     progress("folds", 0, len(folds))
-    with one_blas_thread(), StepPool(config.model.num_threads) as pool:
+    options = FitOptions(progress, alternatives)
+    with one_blas_thread(), StepPool(config.threads) as pool:
         # The longest first, so that no long one is left over for the end.
         by_length = sorted(folds, key=lambda fold: len(fold.train), reverse=True)
-        tasks = {fold.index: _submit_fold(pool, table, fold, config) for fold in by_length}
+        tasks = {fold.index: _submit_fold(pool, table, fold, config, options) for fold in by_length}
         for done, task in enumerate(as_completed(tasks.values()), start=1):
             task.result()
             progress("folds", done, len(folds))
@@ -336,18 +337,25 @@ def _run_folds(
 
 
 def _submit_fold(
-    pool: StepPool, table: TrainingTable, fold: Fold, config: WalkForwardConfig
+    pool: StepPool,
+    table: TrainingTable,
+    fold: Fold,
+    config: WalkForwardConfig,
+    options: FitOptions,
 ) -> Future[tuple[pd.DataFrame, FoldReport]]:
     """Have one fold fitted and predicted."""
     with _naming(fold):
-        fit = submit_fit(pool, table, fold.train, config, fold.test_start)
+        fit = submit_fit(pool, table, fold.train, config, fold.test_start, options)
 
     def finish() -> tuple[pd.DataFrame, FoldReport]:
         with _naming(fold):
             model = fit.result()
-            return predict_rows(table, fold.test, model, fold.index), _report(fold, model)
+            started = time.perf_counter()
+            frame = predict_rows(table, fold.test, model, fold.index)
+            model.reports.seconds["predict"] = time.perf_counter() - started
+            return frame, _report(fold, model)
 
-    return pool.submit(finish)
+    return pool.after([fit], finish, even_failed=True)
 
 
 @contextmanager

@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from research.fitted import FittedModel
 from research.labels import LabelConfig
 from research.metrics import BootstrapConfig
 from research.models.lightgbm_expert import LightGBMConfig
+from research.models.lightgbm_serving import LightGBMExpert
+from research.models.registry import ExpertsConfig
 from research.panel import Panel
 from research.predictions import Prediction, Predictor
 from research.splits import ValidationConfig
-from research.training import FittedModel, train_until
+from research.training import train_until
 from research.walkforward import WalkForwardConfig, WalkForwardResult, walk_forward
 from tests.research.markets import EVERYTHING, Market, bars_by_time
 
@@ -42,7 +45,8 @@ def config(*, horizon: int = 2, trees: int = 8, threads: int = 1, **validation: 
     return WalkForwardConfig(
         features=EVERYTHING,
         label=LabelConfig(horizon_bars=horizon),
-        model=LightGBMConfig(n_trees=trees, min_rows_in_leaf=30, num_threads=threads),
+        experts=ExpertsConfig(lightgbm=LightGBMConfig(n_trees=trees, min_rows_in_leaf=30)),
+        threads=threads,
         validation=ValidationConfig(**settings),
         bootstrap=BootstrapConfig(samples=50),
     )
@@ -80,9 +84,17 @@ def by_key(frame: Any) -> dict[tuple[str, int], Any]:
     return {(row.instrument_id, row.ts_init): row for row in frame.itertuples()}
 
 
-def texts(fitted: FittedModel) -> tuple[str, str, str]:
-    """Return everything that a model has learned, as text."""
-    return fitted.expert.to_text(), fitted.calibration.to_json(), fitted.references.to_json()
+def trees_of(fitted: FittedModel) -> LightGBMExpert:
+    """Return the boosted trees, which are a model's first expert."""
+    expert = fitted.members[0].expert
+    assert isinstance(expert, LightGBMExpert)
+    return expert
+
+
+def texts(fitted: FittedModel) -> tuple[str, ...]:
+    """Return everything that a model of boosted trees has learned, as text."""
+    maps = [member.calibration.to_json() for member in fitted.members]
+    return trees_of(fitted).to_text(), *maps, fitted.fusion.to_json(), fitted.references.to_json()
 
 
 def same_numbers(one: Any, other: Any, columns: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ from catalog.arrays import BarArrays, Ohlcv, SeriesArrays
 from catalog.errors import DataError, IntegrityError
 from catalog.timestamps import NS_PER_DAY, interval_ns
 from research.bundle import save_bundle
+from research.fitted import predict_rows
 from research.models.lightgbm_expert import LightGBMConfig
 from research.panel import Panel
 from research.predictions import SPEC_KEY, hash_parts, stamp_predictions
@@ -25,7 +26,9 @@ from research.predictor import (
     read_predictions,
     write_predictions,
 )
-from research.training import build_table, predict_rows, predictor_spec, train_until
+from research.settings import predictor_spec
+from research.training import train_until
+from research.training_table import build_table
 from tests.research.experiments import (
     by_key,
     config,

@@ -10,12 +10,15 @@ import pandas as pd
 import pytest
 
 from catalog.errors import ConfigError, DataError, RunFailedError
-from research import training, walkforward
+from research import walkforward
+from research.fitted import predict_rows
+from research.fitting import fit_rows
 from research.labels import compute_labels
 from research.metrics import PREDICTION_METRICS
 from research.panel import Panel
 from research.predictions import PREDICTION_COLUMNS, SPEC_KEY
-from research.training import build_table, predict_rows, train_until
+from research.training import train_until
+from research.training_table import build_table
 from research.walkforward import evaluate, usable_folds, walk_forward
 from tests.research.experiments import (
     config,
@@ -110,8 +113,8 @@ def test_shuffled_test_labels_change_no_prediction_of_that_fold() -> None:
     later = table.labels.ts_end > fold.test_start - 4 * table.interval_ns
     value[later] = np.random.default_rng(0).permutation(value[later])
     shuffled = replace(table, labels=replace(table.labels, value=value))
-    one = training.fit_rows(table, fold.train, settings, fold.test_start)
-    two = training.fit_rows(shuffled, fold.train, settings, fold.test_start)
+    one = fit_rows(table, fold.train, settings, fold.test_start)
+    two = fit_rows(shuffled, fold.train, settings, fold.test_start)
     assert texts(one) == texts(two)
     columns = ("raw_prob", "prob_up", "base_prob", "last_sign_prob", "logistic_prob")
     same_numbers(
@@ -126,8 +129,8 @@ def test_one_training_label_more_or_less_does_change_the_model() -> None:
     value = table.labels.value.copy()
     value[fold.train] = np.random.default_rng(0).permutation(value[fold.train])
     shuffled = replace(table, labels=replace(table.labels, value=value))
-    one = training.fit_rows(table, fold.train, settings, fold.test_start)
-    two = training.fit_rows(shuffled, fold.train, settings, fold.test_start)
+    one = fit_rows(table, fold.train, settings, fold.test_start)
+    two = fit_rows(shuffled, fold.train, settings, fold.test_start)
     assert texts(one) != texts(two)
 
 

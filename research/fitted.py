@@ -1,0 +1,318 @@
+"""A fitted model: its experts, each calibrated, and the fusion that makes one answer of theirs.
+
+Batch and stream ask the experts in different ways and then come here with what they said: what
+becomes of it is one implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalog.arrays import Float64Array, Int64Array
+from research.calibration import Calibration
+from research.experts import ExpertOutput, FittedExpert
+from research.fusion import Fusion
+from research.fusion_moments import combine_moments
+from research.references import References
+from research.staleness import SLOW_PREFIXES, StalenessConfig, expert_freshness, flat_reasons
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from research.calibration import CalibrationReport
+    from research.fusion_fit import FusionReport
+    from research.predictions import PredictorSpec
+    from research.settings import WalkForwardConfig
+    from research.training_table import TrainingTable
+
+
+OPTIONAL_PREFIXES = (
+    *("smc_", "tf_", "cross_", "regime", "flow_", "path_"),
+    *("funding_change", "funding_mean", "funding_time", *SLOW_PREFIXES),
+)
+"""Columns that may be undefined for good reason: no swing yet, no news."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Member:
+    """One expert of a fusion.
+
+    Parameters
+    ----------
+    expert : FittedExpert
+        Rows in, raw probabilities out.
+    calibration : Calibration
+        Raw probabilities in, calibrated ones out.
+    """
+
+    expert: FittedExpert
+    calibration: Calibration
+
+    @property
+    def name(self) -> str:
+        """The expert's name."""
+        return self.expert.name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What a model says about some rows.
+
+    Parameters
+    ----------
+    prob_up : (n_rows,) float64
+        Fused probability; the base rate where no expert answered.
+    raw_prob : (n_rows,) float64
+        Mean of the experts' raw probabilities by their weights; NaN where none answered.
+    mu, sigma : (n_rows,) float64
+        Expected log return over the horizon and its scale, fractions; NaN if no expert gave any.
+    epistemic : (n_rows,) float64
+        Standard deviation of the probability that more data could remove; NaN if unknown.
+    regime : (n_rows,) float64
+        -1 mean-reverting, 0 neutral, 1 trend; NaN if unknown.
+    experts : (n_rows, n_experts) float64
+        Each expert's calibrated probability; NaN where it gave none.
+    weights : (n_rows, n_experts) float64
+        Each expert's share.
+    reasons : (n_rows,) object
+        Why a row is degraded; empty where it is not.
+    """
+
+    prob_up: Float64Array
+    raw_prob: Float64Array
+    mu: Float64Array
+    sigma: Float64Array
+    epistemic: Float64Array
+    regime: Float64Array
+    experts: Float64Array
+    weights: Float64Array
+    reasons: NDArray[np.object_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FitReports:
+    """What a fit has to say about itself beside the model: never part of a bundle's identity.
+
+    Parameters
+    ----------
+    seconds : dict of float
+        Time spent by step, such as ``fit transformer``.
+    calibration : dict of CalibrationReport
+        By expert.
+    fusion : FusionReport, optional
+        None with one expert.
+    alternatives : dict of Fusion
+        Every other fusion fitted on the same rows, where a study asked for them.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    calibration: dict[str, CalibrationReport] = field(default_factory=dict)
+    fusion: FusionReport | None = None
+    alternatives: dict[str, Fusion] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedModel:
+    """Experts, calibrations, fusion and references, and what they were fitted on.
+
+    Parameters
+    ----------
+    config : WalkForwardConfig
+        Its settings.
+    spec : PredictorSpec
+        The question that it answers.
+    feature_names : tuple of str
+        Columns of the rows that it takes.
+    members : tuple of Member
+        Experts in the fusion's order.
+    fusion : Fusion
+        Their answers in, one probability out.
+    references : References
+        What it is compared with.
+    n_rows : int
+        Rows fitted on.
+    train_start, train_end : int
+        First ts_init and last ts_end of those rows, UTC nanoseconds.
+    until : int
+        The model may be used after this time, UTC nanoseconds.
+    data_hash : str
+        Of the panel fitted on.
+    synthetic : bool
+        Whether any of its data was made up.
+    reports : FitReports
+        How the fit went; empty for a model that was loaded.
+    """
+
+    config: WalkForwardConfig
+    spec: PredictorSpec
+    feature_names: tuple[str, ...]
+    members: tuple[Member, ...]
+    fusion: Fusion
+    references: References
+    n_rows: int
+    train_start: int
+    train_end: int
+    until: int
+    data_hash: str
+    synthetic: bool
+    reports: FitReports = field(default_factory=FitReports)
+
+    def answers(
+        self,
+        outputs: Mapping[str, ExpertOutput],
+        values: Float64Array,
+        fusion: Fusion | None = None,
+    ) -> Answers:
+        """Make one answer a row of what the experts said.
+
+        Parameters
+        ----------
+        outputs : mapping of ExpertOutput
+            By expert; one that is not there (its circuit is open) is missing in every row.
+        values : (n_rows, n_features) float64
+            The rows that they were asked about.
+        fusion : Fusion, optional
+            Another fusion of the same experts.
+        """
+        fusion = self.fusion if fusion is None else fusion
+        count = len(values)
+        none = ExpertOutput.none(count)
+        said = [outputs.get(member.name, none) for member in self.members]
+        experts = np.column_stack(
+            [_calibrated(member, output) for member, output in zip(self.members, said, strict=True)]
+        )
+        names = tuple(member.name for member in self.members)
+        regime = column(values, self.feature_names, "regime")
+        fresh = expert_freshness(values, self.feature_names, names, self.config.staleness)
+        found = fusion.combine(experts, fresh, regime)
+        raw = np.column_stack([output.prob_up for output in said])
+        mu, sigma, epistemic = combine_moments(said, found, experts)
+        unit = return_unit(values, self.feature_names, self.spec.horizon_bars)
+        nobody = np.isnan(found.prob_up)
+        return Answers(
+            prob_up=np.where(nobody, self.references.base_prob, found.prob_up),
+            raw_prob=_weighted(raw, found.weights),
+            mu=mu * unit,
+            sigma=sigma * unit,
+            epistemic=epistemic,
+            regime=regime,
+            experts=experts,
+            weights=found.weights,
+            reasons=_reasons(values, self.feature_names, nobody, self.config.staleness),
+        )
+
+
+def _calibrated(member: Member, output: ExpertOutput) -> Float64Array:
+    answered = ~np.isnan(output.prob_up)
+    found = np.full(len(output), np.nan)
+    found[answered] = member.calibration(output.prob_up[answered])
+    return found
+
+
+def _weighted(raw: Float64Array, weights: Float64Array) -> Float64Array:
+    """Return the mean of the raw probabilities that count; NaN where none does."""
+    total = weights.sum(axis=1)
+    mean = np.sum(np.where(weights > 0.0, weights * raw, 0.0), axis=1)
+    found: Float64Array = np.divide(mean, total, out=np.full(len(raw), np.nan), where=total > 0.0)
+    return found
+
+
+def column(values: Float64Array, names: tuple[str, ...], name: str) -> Float64Array:
+    """Return one column of some rows, (n_rows,); NaN throughout if there is none of that name."""
+    if name not in names:
+        return np.full(len(values), np.nan)
+    return np.ascontiguousarray(values[:, names.index(name)])
+
+
+def return_unit(values: Float64Array, names: tuple[str, ...], horizon_bars: int) -> Float64Array:
+    """Return the volatility over the horizon, a fraction, in which experts state returns."""
+    last_20, ratio = (
+        column(values, names, "volatility_20"),
+        column(values, names, "volatility_ratio"),
+    )
+    unit: Float64Array = last_20 / ratio * np.sqrt(horizon_bars)
+    return unit
+
+
+def _reasons(
+    values: Float64Array,
+    names: tuple[str, ...],
+    nobody: NDArray[np.bool_],
+    staleness: StalenessConfig,
+) -> NDArray[np.object_]:
+    """Return what is wrong with each row: mostly nothing.
+
+    What groups and slow series say may be undefined for good reason (no swing yet, no news); what
+    every run has is undefined only where the market stands still or another's bar is missing.
+    """
+    found: dict[int, list[str]] = {}
+    needed = [place for place, name in enumerate(names) if not name.startswith(OPTIONAL_PREFIXES)]
+    undefined = np.isnan(values[:, needed])
+    for row in np.flatnonzero(undefined.any(axis=1)).tolist():
+        missing = [names[needed[place]] for place in np.flatnonzero(undefined[row])]
+        found.setdefault(row, []).append(f"undefined features: {', '.join(missing)}")
+    for row in np.flatnonzero(nobody).tolist():
+        found.setdefault(row, []).append("no expert answered")
+    for row, reason in flat_reasons(values, names, staleness).items():
+        found.setdefault(row, []).append(reason)
+    reasons = np.full(len(values), "", dtype=object)
+    for row, parts in found.items():
+        reasons[row] = "; ".join(parts)
+    return reasons
+
+
+def predict_rows(
+    table: TrainingTable, rows: Int64Array, model: FittedModel, fold: int
+) -> pd.DataFrame:
+    """Predict some rows of a table.
+
+    Parameters
+    ----------
+    table : TrainingTable
+        All rows.
+    rows : (n_test,) int64
+        Row numbers, past the warm-up.
+    model : FittedModel
+        Fitted on none of them.
+    fold : int
+        Written beside each.
+
+    Returns
+    -------
+    DataFrame
+        As `WalkForwardResult.predictions`, sorted by time, then instrument.
+    """
+    import pandas as pd
+
+    matrix = table.matrix
+    rows = rows[np.lexsort((matrix.instrument[rows], matrix.ts_init[rows]))]
+    values = matrix.values[rows]  # noqa: PD011 (an array, no frame)
+    outputs = {member.name: member.expert.predict(matrix, rows) for member in model.members}
+    found = model.answers(outputs, values)
+    names = np.array(matrix.instruments, dtype=object)
+    columns = {
+        "ts_init": matrix.ts_init[rows],
+        "instrument_id": names[matrix.instrument[rows]],
+        "fold": np.full(len(rows), fold, dtype=np.int64),
+        "raw_prob": found.raw_prob,
+        "prob_up": found.prob_up,
+        "label": table.labels.value[rows],
+        "forward_return": table.labels.forward_return[rows],
+        **model.references.predict(values, table.last_sign[rows]),
+        "degraded_reason": found.reasons,
+        "mu": found.mu,
+        "sigma": found.sigma,
+        "epistemic": found.epistemic,
+        "regime": found.regime,
+    }
+    for place, member in enumerate(model.members):
+        columns[f"expert_{member.name}"] = found.experts[:, place]
+        columns[f"weight_{member.name}"] = found.weights[:, place]
+    for method, other in model.reports.alternatives.items():
+        columns[f"fusion_{method}"] = model.answers(outputs, values, other).prob_up
+    return pd.DataFrame(columns)

@@ -1,0 +1,71 @@
+"""Features and labels side by side: what models are fitted on and asked about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalog.arrays import Float64Array
+from catalog.progress import Progress, no_progress
+from research.features import FeatureMatrix, compute_features
+from research.labels import Labels, compute_labels
+from research.panel import Panel
+
+if TYPE_CHECKING:
+    from research.settings import WalkForwardConfig
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingTable:
+    """Features and labels of a panel, row by row: instrument-major, time-sorted within.
+
+    Parameters
+    ----------
+    matrix : FeatureMatrix
+        Features, (n_rows, n_features).
+    labels : Labels
+        Labels of the same rows.
+    last_sign : (n_rows,) float64
+        Sign of the return of each row's own bar: -1, 0, 1 (0 for an instrument's first).
+    interval_ns : int
+        Length of a bar.
+    data_hash : str
+        Of the panel.
+    synthetic : bool
+        Whether any of the data was made up.
+    """
+
+    matrix: FeatureMatrix
+    labels: Labels
+    last_sign: Float64Array
+    interval_ns: int
+    data_hash: str
+    synthetic: bool
+
+    @property
+    def trainable(self) -> NDArray[np.bool_]:
+        """Rows past the warm-up with a known label, (n_rows,)."""
+        return self.matrix.valid & ~np.isnan(self.labels.value)
+
+
+def build_table(
+    panel: Panel, config: WalkForwardConfig, *, progress: Progress = no_progress
+) -> TrainingTable:
+    """Compute features and labels of a panel."""
+    matrix = compute_features(panel, config.features, progress=progress)
+    labels = compute_labels(panel, config.label)
+    signs = [
+        np.sign(np.diff(bars.close, prepend=bars.close[:1])) if len(bars) else np.empty(0)
+        for bars in panel.bars
+    ]
+    return TrainingTable(
+        matrix,
+        labels,
+        np.concatenate(signs),
+        panel.interval_ns,
+        panel.data_hash,
+        panel.synthetic,
+    )

@@ -139,8 +139,7 @@ class TemporalFusionTransformer(SequenceModel):
         encoded = self.encoder(token, contexts.hidden, contexts.cell)
         seen = torch.ones((n_steps, n_steps), dtype=torch.bool, device=x.device).tril()
         temporal, enriched, asking = self._enrich(token, target, encoded, contexts, masks)
-        keys, values = self.attention.remember(enriched)
-        found, weights = self.attention(asking, keys, values, seen)
+        found, weights = self.attention(asking, self.attention.remember(enriched), seen)
         outputs = self._finish(found, asking, temporal, masks)
         return Explanation(outputs, past, known, weights)
 
@@ -151,10 +150,8 @@ class TemporalFusionTransformer(SequenceModel):
         -------
         hidden, cell : (batch, n_layers, d_model) float32
             Of the LSTM; what they are before the first token is the instrument's.
-        keys : (batch, 2 periods, d_model) float32
-            Of the attention; those of tokens that have been.
-        values : (batch, 2 periods, d_model / n_heads) float32
-            Likewise.
+        cache : (batch, 2 periods, d_model + d_model / n_heads) float32
+            Keys and values of the tokens that have been.
         count : (batch,) int64
             How many tokens have been.
         """
@@ -162,8 +159,7 @@ class TemporalFusionTransformer(SequenceModel):
         return (
             torch.zeros(batch, layers, self.width),
             torch.zeros(batch, layers, self.width),
-            torch.zeros(batch, self.steps, self.width),
-            torch.zeros(batch, self.steps, self.attention.part),
+            torch.zeros(batch, self.steps, self.width + self.attention.part),
             torch.zeros(batch, dtype=torch.int64),
         )
 
@@ -172,7 +168,7 @@ class TemporalFusionTransformer(SequenceModel):
     ) -> tuple[Tensor, ...]:
         """See `SequenceModel.step`; at most two periods of tokens from an empty state."""
         self.check_inputs(x, masks)
-        hidden, cell, keys, values, count = state
+        hidden, cell, cache, count = state
         x, masks = x[:, None], [mask[:, None] for mask in masks]
         contexts = self._contexts(code)
         token, target, _, _ = self._select(x, contexts, masks[0])
@@ -185,12 +181,11 @@ class TemporalFusionTransformer(SequenceModel):
         temporal, enriched, asking = self._enrich(token, target, encoded[:, None], contexts, masks)
         places = torch.arange(self.steps, device=x.device)
         here = (places == count[:, None])[:, :, None]
-        key, value = self.attention.remember(enriched)
-        keys, values = torch.where(here, key, keys), torch.where(here, value, values)
+        cache = torch.where(here, self.attention.remember(enriched), cache)
         seen = (places <= count[:, None])[:, None]
-        found, _ = self.attention(asking, keys, values, seen)
+        found, _ = self.attention(asking, cache, seen)
         outputs = self._finish(found, asking, temporal, masks)
-        return outputs[:, 0], hidden, cell, keys, values, count + 1
+        return outputs[:, 0], hidden, cell, cache, count + 1
 
     def _contexts(self, code: Tensor) -> StaticContexts:
         contexts: StaticContexts = self.static(code[:, None])  # one for all steps

@@ -145,7 +145,8 @@ class VariableSelection(nn.Module):
     Deviations, made because a hundred variables at full width cost ten times the rest:
 
     - The step beside the residual of a variable's GRN has `rank` hidden units, of which a linear
-      map of the variable's own makes `width`: ``transformed = U x + P GLU(W ELU(A x + b))``.
+      map of the variable's own makes `width`: ``transformed = U x + P GLU(W ELU(A x) + b)``,
+      where x is the variable's inputs and a one.
       ``W2`` after the embedding, and ``W1`` before the gate, are linear maps after linear maps:
       they are one here, which changes no function. So is the weights' GRN: it reads the inputs,
       not their linear embeddings.
@@ -176,32 +177,32 @@ class VariableSelection(nn.Module):
         super().__init__()
         used = sorted({place for variable in variables for place in variable.places})
         first = [used.index(variable.places[0]) for variable in variables]
-        # A variable of one input has a column of zeros, behind all others, for its second.
+        # Behind all others stand a column of ones and one of zeros: the constant of every
+        # variable, and the second input of those that have one only.
+        ones, zeros = len(used), len(used) + 1
         second = [
-            used.index(variable.places[1]) if len(variable.places) > 1 else len(used)
+            used.index(variable.places[1]) if len(variable.places) > 1 else zeros
             for variable in variables
         ]
         self.names = tuple(variable.name for variable in variables)
         self.width, self.rank = width, rank
         self.register_buffer("used", torch.tensor(used), persistent=False)
-        self.register_buffer("fields", torch.tensor([first, second]).T, persistent=False)
+        self.register_buffer(
+            "fields", torch.tensor([first, second, [ones] * len(first)]).T, persistent=False
+        )
         count = len(variables)
         self.weigh = GatedResidualNetwork(len(used), width, count, n_context)
-        self.lift = nn.Parameter(torch.empty(count, 2, width))  # U
-        self.offset = nn.Parameter(torch.empty(count, width))  # its constant
-        self.spread = nn.Parameter(torch.empty(count, rank, 2))  # A
-        self.spread_bias = nn.Parameter(torch.empty(count, rank, 1))
+        self.lift = nn.Parameter(torch.empty(count, 3, width))  # U
+        self.spread = nn.Parameter(torch.empty(count, rank, 3))  # A
         self.gate = nn.Parameter(torch.empty(count, 2 * rank, rank))  # W
-        self.gate_bias = nn.Parameter(torch.empty(count, 2 * rank, 1))
+        self.gate_bias = nn.Parameter(torch.empty(count, 2 * rank, 1))  # b
         self.expand = nn.Parameter(torch.empty(count, rank, width))  # P
 
     def reset_from(self, generator: torch.Generator) -> None:
         """Draw weights as Glorot and Bengio (2010) do, for each variable by itself."""
         bounds = {
             self.lift: math.sqrt(6.0 / (2 + self.width)),
-            self.offset: math.sqrt(6.0 / (2 + self.width)),
             self.spread: 1.0,
-            self.spread_bias: 1.0,
             self.gate: math.sqrt(6.0 / (3 * self.rank)),
             self.expand: math.sqrt(6.0 / (self.rank + self.width)),
         }
@@ -230,15 +231,14 @@ class VariableSelection(nn.Module):
         weights = torch.softmax(self.weigh(x, context), dim=-1)
         count = weights.shape[-1]
         flat = x.reshape(-1, x.shape[-1])
-        by_field = torch.cat([flat, torch.zeros_like(flat[:, :1])], dim=1).T
-        value = by_field[self.fields]  # (v variable, 2 field, n step)
+        # v variable, f field, r rank, n step
+        constants = torch.stack([torch.ones_like(flat[:, 0]), torch.zeros_like(flat[:, 0])])
+        value = torch.cat([flat.T, constants])[self.fields]  # (v, f, n)
         weight = weights.reshape(-1, count).T[:, None]  # (v, 1, n)
-        # v variable, r rank, n step: W ELU(A x + b), gated
-        hidden = functional.elu(torch.baddbmm(self.spread_bias, self.spread, value))
+        hidden = functional.elu(self.spread @ value)  # (v, r, n)
         gated = functional.glu(torch.baddbmm(self.gate_bias, self.gate, hidden), dim=1)
         selected = _sum_over_variables(gated * weight, self.expand)
         selected = selected + _sum_over_variables(value * weight, self.lift)
-        selected = selected + weight[:, 0].T @ self.offset
         return selected.reshape(*leading, self.width) * math.sqrt(count), weights
 
 
@@ -362,27 +362,19 @@ class InterpretableAttention(nn.Module):
         super().__init__()
         self.heads, self.part = heads, width // heads
         self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, self.part)
+        self.remember = nn.Linear(width, width + self.part)
         self.gather = nn.Linear(self.part, width, bias=False)
 
-    def remember(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys (..., width) and values (..., part) of tokens (..., width)."""
-        return self.key(tokens), self.value(tokens)
-
-    def forward(
-        self, asking: Tensor, keys: Tensor, values: Tensor, seen: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, asking: Tensor, cache: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Look back.
 
         Parameters
         ----------
         asking : (n_sequences, n_asking, width)
             Tokens that ask.
-        keys : (n_sequences, n_steps, width)
-            Of the tokens that may be looked at.
-        values : (n_sequences, n_steps, part)
-            Of the same.
+        cache : (n_sequences, n_steps, width + part)
+            Keys and, behind them, values of the tokens that may be looked at: what `remember`
+            makes of each.
         seen : (n_asking, n_steps) or (n_sequences, n_asking, n_steps) bool
             Which may be; at least one for each that asks.
 
@@ -396,6 +388,7 @@ class InterpretableAttention(nn.Module):
         shape = (count, -1, self.heads, self.part)
         query = self.query(asking).reshape(shape).transpose(1, 2) / math.sqrt(self.part)
         # b sequence, h head, q asking, k looked at, d part of a head
+        keys, values = cache[..., : -self.part], cache[..., -self.part :]
         key = keys.reshape(shape).permute(0, 2, 3, 1)
         bias = torch.where(seen, 0.0, _ELSEWHERE)
         bias = bias if bias.ndim == 2 else bias[:, None]

@@ -122,7 +122,7 @@ VARIABLES = (
 
 
 def test_variable_selection_is_equations_6_to_8_in_a_loop() -> None:
-    """Each variable by itself: ``U x + u + P GLU(W ELU(A x + b))``, then weighted."""
+    """Each variable by itself: ``U x + P GLU(W ELU(A x) + b)``, then weighted."""
     width, rank, scale = 4, 3, np.sqrt(3.0)
     module = drawn(VariableSelection(VARIABLES, width, rank, 2))
     x, context = rows(2, 5, 6), rows(2, 1, 2, seed=11)
@@ -134,10 +134,10 @@ def test_variable_selection_is_equations_6_to_8_in_a_loop() -> None:
         v = softmax(grn(row[:5], w, "weigh.", context[sequence, 0].numpy()))
         total = np.zeros(width)
         for place, variable in enumerate(VARIABLES):
-            xi = np.zeros(2)
+            xi = np.array([0.0, 0.0, 1.0])
             xi[: len(variable.places)] = row[list(variable.places)]
-            embedded = xi @ w["lift"][place] + w["offset"][place]
-            hidden = elu(w["spread"][place] @ xi + w["spread_bias"][place, :, 0])
+            embedded = xi @ w["lift"][place]
+            hidden = elu(w["spread"][place] @ xi)
             both = w["gate"][place] @ hidden + w["gate_bias"][place, :, 0]
             gated = both[:rank] * sigmoid(both[rank:])
             total += v[place] * (embedded + gated @ w["expand"][place])
@@ -154,10 +154,9 @@ def test_variable_selection_contains_the_papers_network_of_a_variable() -> None:
     b1, b2, b4, b5 = rng.normal(size=(4, size))
     module = drawn(VariableSelection([Variable("x", (0,))], size, size, 1))
     with torch.no_grad():
-        module.lift[0] = torch.tensor(np.stack([slope, np.zeros(size)]))
-        module.offset[0] = torch.tensor(constant)
-        module.spread[0] = torch.tensor(np.stack([w2 @ slope, np.zeros(size)], axis=1))
-        module.spread_bias[0, :, 0] = torch.tensor(w2 @ constant + b2)
+        module.lift[0] = torch.tensor(np.stack([slope, np.zeros(size), constant]))
+        spread = [w2 @ slope, np.zeros(size), w2 @ constant + b2]
+        module.spread[0] = torch.tensor(np.stack(spread, axis=1))
         module.gate[0] = torch.tensor(np.vstack([w5 @ w1, w4 @ w1]))
         module.gate_bias[0, :, 0] = torch.tensor(np.append(w5 @ b1 + b5, w4 @ b1 + b4))
         module.expand[0] = torch.eye(size)
@@ -201,16 +200,16 @@ def test_interpretable_attention_is_equations_13_to_16() -> None:
     w = weights(module)
     asking, tokens = rows(2, steps, width), rows(2, steps, width, seed=8)
     seen = torch.ones((steps, steps), dtype=torch.bool).tril()
-    found, looked = module(asking, *module.remember(tokens), seen)
+    found, looked = module(asking, module.remember(tokens), seen)
     for sequence, at in np.ndindex(2, steps):
         past = tokens[sequence, : at + 1].numpy()
         shares = []
         for head in range(heads):
             own = slice(head * part, (head + 1) * part)
             query = w["query.weight"][own] @ asking[sequence, at].numpy() + w["query.bias"][own]
-            keys = past @ w["key.weight"][own].T + w["key.bias"][own]
+            keys = past @ w["remember.weight"][own].T + w["remember.bias"][own]
             shares.append(softmax(keys @ query / np.sqrt(part)))
-        values = past @ w["value.weight"].T + w["value.bias"]
+        values = past @ w["remember.weight"][width:].T + w["remember.bias"][width:]
         heads_apart = [share @ values for share in shares]
         expected = w["gather.weight"] @ np.mean(heads_apart, axis=0)
         np.testing.assert_allclose(found[sequence, at].detach(), expected, rtol=1e-9)

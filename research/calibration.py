@@ -264,7 +264,7 @@ def calibration_from_json(text: str) -> Calibration:
         method = json.loads(text)["method"]
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"calibration must be a JSON record of a method: {error!r}") from error
-    if method not in _KINDS:
+    if not isinstance(method, str) or method not in _KINDS:
         raise IntegrityError(f"calibration method must be one of {sorted(_KINDS)}, was {method!r}")
     return _KINDS[method].from_json(text)
 

@@ -135,7 +135,13 @@ class TemporalFusionTransformer(SequenceModel):
             )
         masks = [mask[:, None] for mask in masks]
         contexts = self._contexts(code)
-        token, target, past, known = self._select(x, contexts, masks[0])
+        distinct = len(x) if self.training else _distinct(x, code)
+        members = len(x) // distinct
+        token, target, past, known = (
+            part.repeat(members, 1, 1)
+            for part in self._select(x[:distinct], contexts.selection[:distinct])
+        )
+        token = token * masks[0]
         encoded = self.encoder(token, contexts.hidden, contexts.cell)
         seen = torch.ones((n_steps, n_steps), dtype=torch.bool, device=x.device).tril()
         temporal, enriched, asking = self._enrich(token, target, encoded, contexts, masks)
@@ -171,7 +177,8 @@ class TemporalFusionTransformer(SequenceModel):
         hidden, cell, cache, count = state
         x, masks = x[:, None], [mask[:, None] for mask in masks]
         contexts = self._contexts(code)
-        token, target, _, _ = self._select(x, contexts, masks[0])
+        token, target, _, _ = self._select(x, contexts.selection)
+        token = token * masks[0]
         begins = (count == 0)[:, None, None]
         encoded, hidden, cell = self.encoder.step(
             token[:, 0],
@@ -191,13 +198,11 @@ class TemporalFusionTransformer(SequenceModel):
         contexts: StaticContexts = self.static(code[:, None])  # one for all steps
         return contexts
 
-    def _select(
-        self, x: Tensor, contexts: StaticContexts, mask: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _select(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return what was selected of each time and of the time predicted, and both weights."""
-        token, past = self.past(x, contexts.selection)
-        target, known = self.known(x, contexts.selection)
-        return token * mask, target, past, known
+        token, past = self.past(x, context)
+        target, known = self.known(x, context)
+        return token, target, past, known
 
     def _enrich(
         self,
@@ -225,6 +230,21 @@ class TemporalFusionTransformer(SequenceModel):
         looked = self.close_attention(found * masks[3], asking)
         result: Tensor = self.head(self.close(self.feed(looked, mask=masks[4]), temporal))
         return result
+
+
+def _distinct(x: Tensor, code: Tensor) -> int:
+    """Return after how many sequences a batch repeats itself; its length if it does not.
+
+    The members of an ensemble read the same sequences. What comes before the first mask is most
+    of the work and the same for all of them, so it is done once.
+    """
+    first = (x[:, 0] == x[0, 0]).all(dim=-1).nonzero()[:, 0]  # where the first one may come again
+    count = int(first[1]) if len(first) > 1 else len(x)
+    members, rest = divmod(len(x), count)
+    if rest or not torch.equal(code, code[:count].repeat(members)):
+        return len(x)
+    by_member = x.reshape(members, count, *x.shape[1:])
+    return count if bool((by_member == by_member[:1]).all()) else len(x)
 
 
 def variables_of(names: Sequence[str]) -> tuple[list[Variable], list[Variable]]:

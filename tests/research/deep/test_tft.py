@@ -93,6 +93,29 @@ def test_what_follows_the_last_token_and_who_else_is_in_the_batch_do_not_matter(
     torch.testing.assert_close(alone, whole[1:2, :7], rtol=0.0, atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("spoil", ["nothing", "inputs", "instrument", "length"])
+def test_members_that_read_the_same_get_what_they_would_get_alone(spoil: str) -> None:
+    """What members share is computed once; what merely resembles a repetition is not."""
+    model = build()
+    x, code, _ = example(model, 12, count=3)
+    x, code = x.repeat(4, 1, 1), code.repeat(4)
+    if spoil == "inputs":
+        x[7, 5, 0] += 1.0
+    if spoil == "instrument":
+        code[7] = (code[7] + 1) % 3
+    if spoil == "length":
+        x, code = x[:11], code[:11]
+    masks = draw_masks(model.mask_sizes, len(x), 0.3, torch.Generator().manual_seed(5))
+    found = model(x, code, masks)
+    calls = []
+    model.past.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
+    assert torch.equal(model(x, code, masks), found)
+    assert calls == [3 if spoil == "nothing" else len(x)]
+    model.train()  # where nothing is shared
+    torch.testing.assert_close(model(x, code, masks), found, rtol=0.0, atol=1e-5)
+
+
 def test_a_sequence_longer_than_a_state_lives_is_refused() -> None:
     model = build()
     assert (model.memory.reach, model.memory.period, model.memory.phases) == (11, 6, 2)

@@ -36,7 +36,7 @@ from research.models.contract import (
 
 if TYPE_CHECKING:
     from research.features import FeatureMatrix
-    from research.training import TrainingTable
+    from research.training_table import TrainingTable
 
 RETURN, DISTANCE, ZSCORE, REGIME = "return_4", "ema_distance_20", "zscore_20", "regime"
 FILE = "heuristic.json"
@@ -57,6 +57,11 @@ class HeuristicConfig(Config):
     def identity_hash(self) -> str:
         """Return a hash of every setting that can change a result: all of them."""
         return self.content_hash()
+
+    @property
+    def reach(self) -> int:
+        """Bars of history beyond the features' own: none."""
+        return 0
 
 
 class HeuristicRecord(ExpertRecord):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import lightgbm
 
-    from research.training import TrainingTable
+    from research.training_table import TrainingTable
 
 __all__ = ["BinnedRows", "LabelSpans", "LightGBMConfig", "LightGBMExpert", "fit"]
 
@@ -101,6 +101,11 @@ class LightGBMConfig(Config):
     def identity_hash(self) -> str:
         """Return a hash of every setting that can change a result (not of num_threads)."""
         return self.model_copy(update={"num_threads": 1}).content_hash()
+
+    @property
+    def reach(self) -> int:
+        """Bars of history beyond the features' own: none."""
+        return 0
 
     def parameters(self) -> dict[str, object]:
         """Return LightGBM's own names for the settings.

@@ -22,7 +22,7 @@ from research.models.lightgbm_expert import LightGBMConfig
 from research.models.sentiment import SentimentConfig
 
 if TYPE_CHECKING:
-    from research.training import TrainingTable
+    from research.training_table import TrainingTable
 
 type Fit = Callable[[TrainingTable, Int64Array, Any, FitContext], FittedExpert]
 type Load = Callable[[Path, tuple[str, ...]], FittedExpert]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from research.features import FeatureMatrix
-    from research.training import TrainingTable
+    from research.training_table import TrainingTable
 
 SCORE = "news_score"
 FILE = "sentiment.json"
@@ -56,6 +56,11 @@ class SentimentConfig(Config):
     def identity_hash(self) -> str:
         """Return a hash of every setting that can change a result: all of them."""
         return self.content_hash()
+
+    @property
+    def reach(self) -> int:
+        """Bars of history beyond the features' own: none."""
+        return 0
 
 
 class SentimentRecord(ExpertRecord):

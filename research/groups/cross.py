@@ -23,7 +23,6 @@ from research import kernels
 from research.feature_table import Feature
 from research.kernels import (
     CROSS_SLOTS,
-    CURSOR,
     MAX_CARRIED,
     NAN,
     NEVER,
@@ -125,10 +124,11 @@ def settings(instruments: Sequence[str], interval_ns: int, options: str) -> list
     return result
 
 
-def push(f: Row, k: Row, slot: int, bar: Row, lead: Row, lead_slot: int) -> None:
-    """Take one bar of one slot into an instrument's state; the lead must have got to `lead_slot`.
+def push(f: Row, k: Row, slot: int, bar: Row, lead: Row) -> None:
+    """Take one bar of one slot into an instrument's state; the lead must have got there already.
 
-    Until both have run for `CROSS_SLOTS`, sums hold what was before, and nobody reads them.
+    A lead without a bar for too long leaves in its ring what it did a ring ago. The sums that
+    take it in are read by nobody: that begins when both have run for `CROSS_SLOTS`.
     """
     log_close = math.log(bar[3])
     change = 0.0
@@ -137,10 +137,7 @@ def push(f: Row, k: Row, slot: int, bar: Row, lead: Row, lead_slot: int) -> None
     f[CLOSE], f[VOLUME] = bar[3], bar[4]
     f[LOG_CLOSE + (slot & LOG_CLOSE_MASK)] = log_close
     f[CHANGE + (slot & CHANGE_MASK)] = change
-    now = before = 0.0
-    if slot <= lead_slot:
-        now = lead[CHANGE + (slot & CHANGE_MASK)]
-        before = lead[CHANGE + ((slot - 1) & CHANGE_MASK)]
+    now, before = lead[CHANGE + (slot & CHANGE_MASK)], lead[CHANGE + ((slot - 1) & CHANGE_MASK)]
     position = slot % WINDOW
     f[SQUARES_BEFORE] = f[SQUARES_NOW]
     f[SQUARES_NOW] = slide(f, SQUARES, WINDOW, position, change * change)
@@ -158,7 +155,7 @@ def advance(
     first = first_slot(k, slot, present[index])
     for now in range(first, slot + 1):
         bar = bars[index] if now == slot and present[index] else carried(bars, f[CLOSE])
-        push(f, k, now, bar, floats[lead], ints[lead][CURSOR])
+        push(f, k, now, bar, floats[lead])
     f[VOLATILITY] = f[TRADED] = 0.0
     if first > slot or slot - k[RUN_START] < CROSS_SLOTS:
         return

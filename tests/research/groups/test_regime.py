@@ -44,7 +44,8 @@ def table_of(matrix: FeatureMatrix) -> pd.DataFrame:
     rows = np.flatnonzero(matrix.valid & (matrix.instrument == 0))
     places = [matrix.names.index(name) for name in NAMES]
     short = [name.removeprefix("regime_") for name in NAMES]
-    return pd.DataFrame(matrix.values[rows][:, places], columns=short, index=rows)
+    values = matrix.values[rows][:, places]  # noqa: PD011 - no pandas frame
+    return pd.DataFrame(values, columns=short, index=rows)
 
 
 def reference(close: NDArray[np.float64], first_slot: int) -> pd.DataFrame:

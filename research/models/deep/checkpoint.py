@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -32,7 +31,7 @@ class Checkpoint:
     weights, best : dict of str to Tensor
         Of the model now, and where its validation loss was lowest.
     moments : dict of str to Tensor
-        Of the optimiser: ``<parameter number>.<name>``.
+        Of the optimiser; see `research.models.deep.optimiser`.
     generator : (n_bytes,) uint8
         State of the generator of order and masks.
     progress : dict
@@ -100,22 +99,3 @@ def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
         for name, value in tensors.items()
         if name.startswith(prefix)
     }
-
-
-def optimiser_moments(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimiser's state as named tensors."""
-    return {
-        f"{number}.{name}": value
-        for number, entry in optimiser.state_dict()["state"].items()
-        for name, value in entry.items()
-    }
-
-
-def restore_moments(optimiser: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
-    """Put back what `optimiser_moments` returned."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in moments.items():
-        number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = value
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": state, "param_groups": groups})

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from research.experts import ExpertStream
     from research.features import FeatureMatrix
     from research.models.deep.runtime import OnnxExpert
-    from research.training import TrainingTable
+    from research.training_table import TrainingTable
 
 CONFIGS: dict[str, type[DeepConfig]] = {
     config.kind: config for config in (TransformerConfig, LSTMConfig, TFTConfig)

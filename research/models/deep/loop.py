@@ -21,17 +21,13 @@ from torch import Tensor
 from catalog.errors import ConfigError, RunFailedError
 from catalog.progress import Progress, no_progress
 from research.models.deep.blocks import SequenceModel, draw_masks, open_masks
-from research.models.deep.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    optimiser_moments,
-    restore_moments,
-    save_checkpoint,
-)
+from research.models.deep.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from research.models.deep.config import DeepConfig, TFTConfig
 from research.models.deep.losses import LossConfig, Targets, loss_sums
+from research.models.deep.optimiser import AdamW
 from research.models.deep.sequences import Pieces, Tokens, answer_pieces, training_pieces
 
+_EPOCH = 1000  # units of progress in an epoch
 _LAST_RATE = 0.01  # of the learning rate, at the end of the cosine
 
 
@@ -145,7 +141,7 @@ class LoopContext:
     stage : str
         Under which `progress` is told.
     progress : Progress
-        Told the tokens trained on.
+        Told the thousandths of epochs that are done.
     threads : int
         Threads of torch in this fit.
     checkpoint : Path, optional
@@ -211,7 +207,7 @@ class _Loop:
         self.validation = answer_pieces(
             data.tokens, (data.validation_weight > 0).numpy(), model.memory, self.length
         )
-        self.optimiser = _optimiser(model, config)
+        self.optimiser = AdamW(model.parameters(), config.weight_decay)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.records: list[EpochRecord] = []
         self.best_epoch = -1
@@ -228,7 +224,8 @@ class _Loop:
         self.model.load_state_dict(self.best)
         if self.context.checkpoint:
             self.context.checkpoint.unlink(missing_ok=True)
-        self.context.progress(self.context.stage, 1, 1)
+        total = self.config.epochs * _EPOCH
+        self.context.progress(self.context.stage, total, total)
         return TrainingReport(tuple(self.records), self.best_epoch, self.reason)
 
     def _train_epoch(self) -> float:
@@ -260,18 +257,17 @@ class _Loop:
         rate = self.config.learning_rate * _schedule(
             done / self.config.epochs, self.config.warmup_frac
         )
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
         masks = draw_masks(self.model.mask_sizes, len(pieces), self.config.dropout, self.generator)
         self.model.train()
         total, _, weight = self._loss(pieces, masks, self.data.train_weight)
         loss = total / weight
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.clear()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimiser.step()
-        steps = self.config.epochs * count
-        self.context.progress(self.context.stage, min(epoch * count + place, steps - 1), steps)
+        self.optimiser.step(rate)
+        # The number of steps of an epoch varies by one or two, as the cuts do.
+        total = self.config.epochs * _EPOCH
+        self.context.progress(self.context.stage, epoch * _EPOCH + _EPOCH * place // count, total)
         return loss.detach()
 
     def _loss(
@@ -312,7 +308,7 @@ class _Loop:
         return total / weight, sign / weight
 
     def _judge(self, train_loss: float) -> None:
-        """Take down how the epoch went, keep the best weights, and decide whether it was the last."""
+        """Take down how the epoch went, keep the best weights, decide whether it was the last."""
         self.records.append(EpochRecord(train_loss, *self._validate()))
         epoch = len(self.records) - 1
         losses = [record.validation_loss for record in self.records]
@@ -349,7 +345,7 @@ class _Loop:
         state = Checkpoint(
             self.model.state_dict(),
             self.best,
-            optimiser_moments(self.optimiser),
+            self.optimiser.moments(),
             self.generator.get_state(),
             progress,
         )
@@ -363,7 +359,7 @@ class _Loop:
             return
         self.model.load_state_dict(state.weights)
         self.best = state.best
-        restore_moments(self.optimiser, state.moments)
+        self.optimiser.restore(state.moments)
         self.generator.set_state(state.generator)
         self.records = [EpochRecord(**record) for record in state.progress["records"]]
         self.best_epoch = state.progress["best_epoch"]
@@ -376,19 +372,6 @@ def _schedule(done: float, warmup: float) -> float:
         return done / warmup
     turn = (done - warmup) / (1.0 - warmup)
     return _LAST_RATE + (1.0 - _LAST_RATE) * 0.5 * (1.0 + math.cos(math.pi * turn))
-
-
-def _optimiser(model: SequenceModel, config: DeepConfig) -> torch.optim.AdamW:
-    """Return AdamW; matrices decay, while biases, norms and numbers per distance do not."""
-    parameters = [part for part in model.parameters() if part.requires_grad]
-    groups = [
-        {
-            "params": [part for part in parameters if part.ndim >= 2],
-            "weight_decay": config.weight_decay,
-        },
-        {"params": [part for part in parameters if part.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
 def _loss_config(config: DeepConfig) -> LossConfig:

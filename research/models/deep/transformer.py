@@ -105,6 +105,7 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, 3 * width)
         self.gather = nn.Linear(width, width)
+        # What is added to a score, by place in the window: the farthest first, the token last.
         self.distance = nn.Parameter(torch.empty(config.heads, config.window))
         self.feedforward_norm = nn.LayerNorm(width)
         self.widen = nn.Linear(width, config.feedforward)
@@ -150,14 +151,14 @@ class Block(nn.Module):
         query, key, value = self.project(self.attention_norm(hidden)).chunk(3, dim=-1)
         fresh = torch.stack([key, value], dim=1)[:, :, None]
         keys, values = torch.cat([cache, fresh], dim=2).unbind(dim=1)
-        split = (len(hidden), self.window, self.heads, -1)
-        keys, values = keys.reshape(split), values.reshape(split)  # (sequence, window, head, part)
-        asked = query.reshape(len(hidden), 1, self.heads, -1)
+        # (n_sequences, window, head, part), and no word of how many sequences: it exports freely.
+        keys, values, asked = (
+            each.unflatten(-1, (self.heads, -1)) for each in (keys, values, query[:, None])
+        )
         scores = (asked * keys).sum(dim=-1) / math.sqrt(asked.shape[-1])
-        # The oldest of the window comes first, and is the farthest.
-        scores = scores + self.distance.flip(1).T
+        scores = scores + self.distance.T
         weights = torch.softmax(scores.masked_fill(~seen[:, :, None], -1e9), dim=1)
-        found = (weights[..., None] * values).sum(dim=1).reshape(len(hidden), -1)
+        found = (weights[..., None] * values).sum(dim=1).flatten(1)
         hidden = hidden + self.gather(found) * attention_mask
         return hidden + self._feed(hidden, feedforward_mask), fresh
 
@@ -195,7 +196,7 @@ class Block(nn.Module):
         places = torch.arange(2 * size, device=device)
         distance = places[size:, None] - places[None]  # (size, 2 size)
         inside = (distance >= 0) & (distance < self.window)
-        bias = self.distance[:, distance.clamp(0, self.window - 1)]
+        bias = self.distance[:, (size - distance).clamp(0, size)]
         bias = bias.masked_fill(~inside, -1e9)
         # Before the first block there is nothing.
         first = bias.masked_fill(places < size, -1e9)

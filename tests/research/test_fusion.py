@@ -264,10 +264,15 @@ def test_a_noise_expert_is_not_heard() -> None:
         fusion = fit_method(method, rows, FusionConfig())
         share = fusion.combine(rows.probabilities, None, rows.regime).weights.mean(axis=0)
         assert share[2] < 0.05, method
-    # Nor one that says next to nothing, whose weight the rows cannot tell.
-    columns[2] = sigmoid(0.001 * noise)
-    pool = fit_method("log_pool", rows_of(columns, label), FusionConfig())
-    assert pool.weights[0, 2] < 0.05
+
+
+def test_nor_is_one_that_says_next_to_nothing_whose_weight_the_rows_cannot_tell() -> None:
+    one, other, label = market(12, 10_000)
+    rate = np.log(label.mean() / (1.0 - label.mean()))
+    for seed in range(6):
+        whisper = rate + np.random.default_rng(seed).normal(0, 0.0005, len(label))
+        rows = rows_of([sigmoid(one), sigmoid(other), sigmoid(whisper)], label)
+        assert fit_method("log_pool", rows, FusionConfig()).weights[0, 2] < 0.15
 
 
 def test_the_rest_takes_over_only_what_it_knows_of_the_missing() -> None:

@@ -7,7 +7,7 @@ many rows, by trees laid out for that (`packed_trees`): the same bits.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+
+    from research.features import FeatureMatrix
 
 
 PACKED_ROWS = 512
@@ -98,7 +100,7 @@ class LightGBMExpert:
         )
         return ExpertCost(2 * leaves - self._model.rounds, len(self._text))
 
-    def predict(self, matrix: Any, rows: Any = None) -> Any:
+    def predict(self, matrix: FeatureMatrix, rows: Int64Array) -> ExpertOutput:
         """Answer some rows of a matrix; each depends on itself alone.
 
         Raises
@@ -106,11 +108,11 @@ class LightGBMExpert:
         DataError
             If the matrix has other columns than the model.
         """
-        if isinstance(matrix, np.ndarray):  # until research.training calls `score`
-            return self.score(matrix, rows)
         check_matrix(self.name, self.names, matrix)
         values = matrix.values  # noqa: PD011 (an array, no frame)
-        return ExpertOutput.of_probability(self.score(values, rows))
+        # During the warm-up a row is undefined throughout: an answer would be about nothing.
+        found = np.where(matrix.valid[rows], self.score(values, rows), np.nan)
+        return ExpertOutput.of_probability(found)
 
     def stream(self, n_instruments: int) -> RowStream:
         """Return a stream, which needs no state: its answers are the batch's, bit for bit."""

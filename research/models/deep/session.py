@@ -50,7 +50,17 @@ def start_session(network: bytes) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3  # errors
     try:
         return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
-    except (states.Fail, states.InvalidProtobuf, states.InvalidGraph, ValueError) as error:
+    # onnxruntime's errors have no base of their own.
+    except (
+        states.Fail,
+        states.InvalidArgument,
+        states.InvalidGraph,
+        states.InvalidProtobuf,
+        states.NoModel,
+        states.NotImplemented,
+        states.RuntimeException,
+        ValueError,
+    ) as error:
         raise IntegrityError(
             f"the network of an expert must be readable by onnxruntime, was not: {error}; "
             "use another copy of the bundle"

@@ -266,8 +266,8 @@ class _Loop:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimiser.step(rate)
         # The number of steps of an epoch varies by one or two, as the cuts do.
-        total = self.config.epochs * _EPOCH
-        self.context.progress(self.context.stage, epoch * _EPOCH + _EPOCH * place // count, total)
+        report, whole = self.context.progress, self.config.epochs * _EPOCH
+        report(self.context.stage, epoch * _EPOCH + _EPOCH * place // count, whole)
         return loss.detach()
 
     def _loss(

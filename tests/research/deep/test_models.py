@@ -199,6 +199,7 @@ def test_the_pinball_loss_is_least_at_the_quantile() -> None:
         assert grid[np.argmin(losses)] == pytest.approx(stats.norm.ppf(level), abs=0.1)
 
 
+@pytest.mark.slow  # torch's own brings a compiler along
 def test_the_optimiser_is_that_of_torch() -> None:
     models = [nn.Linear(3, 2) for _ in range(2)]
     for each in models:

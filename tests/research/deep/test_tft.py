@@ -210,3 +210,6 @@ def test_it_learns_what_the_past_and_the_time_of_day_tell_together() -> None:
     assert losses[0] > 0.68
     # Either alone leaves about 0.5.
     assert sum(losses[-10:]) / 10 < 0.3
+    found = model.explain(*batch()[:2], masks)
+    weights = dict(zip(model.past_names, found.past_weights.mean(dim=(0, 1)).tolist(), strict=True))
+    assert weights["edge"] > 2.0 * max(weights["noise"], weights["week"])

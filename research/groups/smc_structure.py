@@ -135,16 +135,11 @@ def put(f: Row, k: Row, fa: int, ka: int, slot: int, level: float, far: float) -
     f[fa + FAR_EDGES + head] = far
 
 
-def drop(f: Row, k: Row, fa: int, ka: int, slot: int) -> None:
-    """Take the newest element off a stack, and the others too if they are too old."""
+def drop(f: Row, k: Row, fa: int, ka: int) -> None:
+    """Take the newest element off a stack."""
     head = (k[ka] - 1) & _LAST
-    count = k[ka + 1] - 1
-    if count > 0 and slot - k[ka + 2 + head] <= LIFE:
-        k[ka], k[ka + 1] = head, count
-        f[fa] = f[fa + 1 + head]
-    else:
-        k[ka + 1] = 0
-        f[fa] = math.inf
+    k[ka], k[ka + 1] = head, k[ka + 1] - 1
+    f[fa] = f[fa + 1 + head] if k[ka + 1] > 0 else math.inf
 
 
 def forget(f: Row, k: Row, close: float) -> None:
@@ -175,14 +170,14 @@ def reach(f: Row, k: Row, slot: int, side: int, sign: int, extreme: float, close
             k[MITIGATED] -= sign
             far = f[fs + FAR_EDGES + head]
             emit(f, k, _GAP_MITIGATED, -sign, k[ks + 2 + head], sign * f[fs], sign * far)
-        drop(f, k, fs, ks, slot)
+        drop(f, k, fs, ks)
     fs, ks = fa + BLOCKS, ka + BLOCK_INTS
     while extreme > f[fs]:
         head = k[ks]
         if slot - k[ks + 2 + head] <= LIFE:
             far = f[fs + FAR_EDGES + head]
             emit(f, k, _BLOCK_BROKEN, -sign, k[ks + 2 + head], sign * far, sign * f[fs])
-        drop(f, k, fs, ks, slot)
+        drop(f, k, fs, ks)
     if extreme > f[fa + STOPS]:
         sweep(f, k, slot, side, sign, extreme, close)
 
@@ -195,14 +190,14 @@ def sweep(f: Row, k: Row, slot: int, side: int, sign: int, extreme: float, close
         born = k[ks + 2 + k[ks]]
         if slot - born <= LIFE:
             level, about = f[fs], born
-        drop(f, k, fs, ks, slot)
+        drop(f, k, fs, ks)
     if close <= level:
         k[SWEEP_DIRECTION] = -sign + (k[SWEEP_DIRECTION] if k[SWEEP_SLOT] == slot else 0)
         k[SWEEP_SLOT] = slot
         emit(f, k, _SWEPT, -sign, about, sign * level, NAN)
     fs, ks = FLOATS_OF[side] + POOLS, INTS_OF[side] + POOL_INTS
     while extreme > f[fs]:
-        drop(f, k, fs, ks, slot)
+        drop(f, k, fs, ks)
 
 
 def break_structure(f: Row, k: Row, slot: int, side: int, sign: int, close: float) -> None:

@@ -304,6 +304,53 @@ def test_a_sweep_of_lows_is_bullish() -> None:
 
 
 # ---------------------------------------------------------------------------------------------
+# Everything ends: what is older than its reach is as if it had never been.
+
+
+def idle(count: int, price: float) -> list[Candle]:
+    """Return candles in which nothing happens but a little up and down."""
+    return path(*([price, price + 0.01] * count))[:count]
+
+
+OLD_AND_THEN = {
+    # What leaves something behind, how long it lasts at the most, what would have reached it.
+    "gap_mitigated": (GAP, LIFE, 2, [(104.5, 104.5, 95.0, 95.0)]),
+    "order_block_broken": (DOWN, LIFE, 21, [(92.0, 102.0, 92.0, 102.0)]),
+    "sweep": (TWO_HILLS, LIFE, 17, [(100.0, 106.0, 100.0, 105.0)]),
+}
+
+
+@pytest.mark.parametrize("kind", OLD_AND_THEN)
+@pytest.mark.parametrize("is_old", [False, True])
+def test_what_is_too_old_ends_in_silence(kind: str, is_old: bool) -> None:
+    candles, life, about, last = OLD_AND_THEN[kind]
+    waiting = idle(about + life + is_old - len(candles), candles[-1][3])
+    found = events([*candles, *waiting, *last], kind)
+    assert (about in [one[2] for one in found]) is not is_old
+    row = last_row([*candles, *waiting, *last])
+    if kind == "gap_mitigated":
+        assert row["gap_mitigated"] == (0.0 if is_old else 1.0)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_after_a_trend_that_is_too_old_a_break_changes_nothing(is_old: bool) -> None:
+    # Broken downwards at 26; a hill to 95 whose high is then exceeded.
+    hill = path(92, 93, 94, 95, 94, 93, 92, 91, 90, 91, 92, 93, 94, 96)[1:]
+    waiting = idle(27 + TREND_REACH - len(DOWN) - len(hill) + is_old, 92.0)
+    found = events([*DOWN, *waiting, *hill], "break_of_structure", "change_of_character")
+    assert found[-1][1:4:2] == (1, 26 + TREND_REACH + is_old)
+    assert found[-1][0] == ("break_of_structure" if is_old else "change_of_character")
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_highs_too_far_apart_are_no_pool(is_old: bool) -> None:
+    first, second = TWO_HILLS[:12], path(100, *range(101, 106), 105.99, *range(105, 99, -1))[1:]
+    waiting = idle(REACH - 11 - 1 + is_old, 100.0)
+    found = [one for one in events([*first, *waiting, *second], "liquidity_pool") if one[1] == 1]
+    assert [one[2] for one in found] == ([] if is_old else [5 + REACH])
+
+
+# ---------------------------------------------------------------------------------------------
 # Premium and discount, displacement.
 
 

@@ -287,8 +287,9 @@ def test_a_high_beyond_a_pool_that_closes_below_it_is_a_bearish_sweep() -> None:
 
 
 def test_the_highest_level_taken_is_the_one_that_counts() -> None:
-    swept = [*TWO_HILLS, (100.0, 108.0, 100.0, 105.995)]
-    assert events(swept, "sweep") == [("sweep", -1, 5, 24, 106.0)]
+    for close in (105.995, 106.0):
+        swept = [*TWO_HILLS, (100.0, 108.0, 100.0, close)]
+        assert events(swept, "sweep") == [("sweep", -1, 5, 24, 106.0)]
 
 
 def test_a_close_beyond_is_no_sweep() -> None:

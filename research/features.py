@@ -27,7 +27,7 @@ from research import kernels
 from research.feature_config import FeatureConfig
 from research.feature_layout import Layout, feature_table, feature_table_hash, panel_needs
 from research.feature_stream import FeatureStream
-from research.group_drivers import Recorded, run_group
+from research.group_drivers import GroupBatch, Recorded
 from research.inputs import check_bars, panel_records
 from research.kernel_cache import compiled_kernels
 from research.panel import Panel
@@ -46,7 +46,8 @@ __all__ = [
 WARMUP_BARS = kernels.WARMUP_SLOTS + kernels.MAX_CARRIED
 """History after which a stream equals a run over everything, whatever bars are missing."""
 
-_TIMESTAMPS_PER_CALL = 16_384  # often enough for a progress bar, seldom enough to cost nothing
+_ROWS_PER_REPORT = 50_000  # often enough for a progress bar, seldom enough to cost nothing
+_ROW_BYTES = 2**19
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +104,19 @@ def compute_features(
     listened = {name for group in layout.groups for name, _ in group.inputs}
     records = panel_records(panel, listened)
     recorded = _recorded(panel, len(layout.names))
-    rows = len(recorded.ts_init)
-    total = rows * (1 + len(layout.groups))
-    _run_base(layout, recorded, _funding_columns(panel, config), progress, total)
-    for number, group in enumerate(layout.groups, start=1):
-        before = number * rows
-
-        def told(done: int, before: int = before) -> None:
-            progress("features", before + done, total)
-
-        run_group(group, recorded, records, _TIMESTAMPS_PER_CALL, told)
+    base = _BaseBatch(layout, recorded, _funding_columns(panel, config))
+    groups = [GroupBatch(group, recorded, records) for group in layout.groups]
+    # What one kernel has written is still in the processor's cache when the next one comes.
+    limit = max(_ROW_BYTES // (8 * len(layout.names) * len(instruments)), 16)
+    done, newly_done, told = 0, -1, 0
+    while newly_done:
+        newly_done = base.advance(limit)
+        for group in groups:
+            group.advance(limit, base.last_ts())
+        done += newly_done
+        if done - told > _ROWS_PER_REPORT or not newly_done:
+            progress("features", done, len(recorded.ts_init))
+            told = done
     codes = np.repeat(np.arange(len(instruments), dtype=np.int64), recorded.counts)
     return FeatureMatrix(
         layout.names, instruments, recorded.ts_init, codes, recorded.values, recorded.valid
@@ -132,33 +136,41 @@ def _recorded(panel: Panel, n_features: int) -> Recorded:
     return Recorded(panel.interval_ns, ts_init, columns, counts, values, valid)
 
 
-def _run_base(
-    layout: Layout,
-    recorded: Recorded,
-    funding: tuple[Int64Array, Float64Array, Int64Array],
-    progress: Progress,
-    total: int,
-) -> None:
-    """Write the base table's columns and which rows are valid."""
-    funding_ts, funding_rate, funding_counts = funding
-    arguments = (
-        recorded.interval_ns,
-        (recorded.ts_init, recorded.bars),
-        (funding_ts, funding_rate),
-        np.stack([*_spans(recorded.counts), *_spans(funding_counts)]),
-        layout.arrays(),
-        layout.settings,
-        layout.ratios,
-        layout.scratch_arrays(),
-        recorded.values,
-        recorded.valid,
-    )
-    run = compiled_kernels().run
-    done, newly_done = 0, -1
-    while newly_done:
-        newly_done = run(_TIMESTAMPS_PER_CALL, *arguments)
-        done += newly_done
-        progress("features", done, total)
+class _BaseBatch:
+    """The base kernel over a panel, a stretch of timestamps at a time."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        recorded: Recorded,
+        funding: tuple[Int64Array, Float64Array, Int64Array],
+    ) -> None:
+        funding_ts, funding_rate, funding_counts = funding
+        self._run = compiled_kernels().run
+        self._ts_init = recorded.ts_init
+        self._cursors = np.stack([*_spans(recorded.counts), *_spans(funding_counts)])
+        self._first = self._cursors[0].copy()
+        self._arguments = (
+            recorded.interval_ns,
+            (recorded.ts_init, recorded.bars),
+            (funding_ts, funding_rate),
+            self._cursors,
+            layout.arrays(),
+            layout.settings,
+            layout.ratios,
+            layout.scratch_arrays(),
+            recorded.values,
+            recorded.valid,
+        )
+
+    def advance(self, limit: int) -> int:
+        """Write the base columns of the next `limit` timestamps; return how many rows."""
+        return self._run(limit, *self._arguments)
+
+    def last_ts(self) -> int:
+        """Return the last timestamp whose rows are written, `kernels.NEVER` if none is."""
+        begun = self._cursors[0][self._cursors[0] > self._first]
+        return int(self._ts_init[begun - 1].max(initial=kernels.NEVER))
 
 
 def _spans(counts: Int64Array) -> tuple[Int64Array, Int64Array]:

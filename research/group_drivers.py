@@ -24,10 +24,10 @@ VALUES = 5
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Records of one input, sorted by time: `ts_init` (n,) int64, `values` (n, k <= 5) float64."""
+    """Records of one input, sorted by time: `ts_init` (n,) int64, up to five columns (n,)."""
 
     ts_init: Int64Array
-    values: Float64Array
+    columns: tuple[Float64Array | Int64Array, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +69,6 @@ class GroupLayout:
         ints = np.full((rows, self.use.module.INTS), kernels.NEVER, dtype=np.int64)
         return floats, ints
 
-    def merged(self, records: Mapping[str, Records]) -> tuple[Int64Array, Int64Array, Float64Array]:
-        """Return the records that the group listens to as one sequence in the order of time."""
-        parts = [(records[name], row) for name, row in self.inputs]
-        ts_init = np.concatenate([np.empty(0, np.int64), *(part.ts_init for part, _ in parts)])
-        target = np.repeat(
-            np.array([row for _, row in parts], dtype=np.int64),
-            [len(part.ts_init) for part, _ in parts],
-        )
-        values = np.full((len(ts_init), VALUES), np.nan)
-        end = 0
-        for part, _ in parts:
-            start, end = end, end + len(part.ts_init)
-            values[start:end, : part.values.shape[1]] = part.values
-        order = np.argsort(ts_init, kind="stable")  # of equal stamps: in the order of inputs
-        return ts_init[order], target[order], values[order]
-
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
@@ -110,35 +94,95 @@ class Recorded:
     valid: Any
 
 
-def run_group(
-    layout: GroupLayout,
-    recorded: Recorded,
-    records: Mapping[str, Records],
-    limit: int,
-    told: Callable[[int], None],
-) -> None:
-    """Let a group write its columns, telling the rows done after every `limit` timestamps."""
-    from research.kernel_cache import compiled_group
+class GroupBatch:
+    """One group over a panel, a stretch of timestamps at a time.
 
-    run = compiled_group(layout.use.name)
-    ends = np.cumsum(recorded.counts, dtype=np.int64)
-    arguments = (
-        recorded.interval_ns,
-        (recorded.ts_init, recorded.bars),
-        layout.merged(records),
-        np.stack([ends - recorded.counts, ends]),
-        np.zeros(1, dtype=np.int64),
-        layout.state(),
-        layout.settings,
-        (np.zeros(layout.count, dtype=np.int64), np.zeros((layout.count + 1, 5))),
-        recorded.values,
-        recorded.valid,
-    )
-    done, newly_done = 0, -1
-    while newly_done:
-        newly_done = run(limit, *arguments)
-        done += newly_done
-        told(done)
+    Parameters
+    ----------
+    layout : GroupLayout
+        The group, placed.
+    recorded : Recorded
+        The bars and rows, which the base kernel is to fill a stretch ahead.
+    records : Mapping of str to Records
+        What the group listens to, at least.
+    """
+
+    def __init__(
+        self, layout: GroupLayout, recorded: Recorded, records: Mapping[str, Records]
+    ) -> None:
+        from research.kernel_cache import compiled_group
+
+        self._run = compiled_group(layout.use.name)
+        ends = np.cumsum(recorded.counts, dtype=np.int64)
+        self._feed = (recorded.ts_init, recorded.bars)
+        self._interval_ns = recorded.interval_ns
+        self._cursors = np.stack([ends - recorded.counts, ends])
+        self._others = _RecordFeed([records[name] for name, _ in layout.inputs], layout.inputs)
+        self._rest = (
+            layout.state(),
+            layout.settings,
+            (np.zeros(layout.count, dtype=np.int64), np.zeros((layout.count + 1, 5))),
+            recorded.values,
+            recorded.valid,
+        )
+
+    def advance(self, limit: int, until: int) -> None:
+        """Write the columns of the next `limit` timestamps, the last of which is `until`."""
+        others, cursors = self._others.until(until)
+        self._run(limit, self._interval_ns, self._feed, others, self._cursors, cursors, *self._rest)
+
+
+class _RecordFeed:
+    """Hands a group's records over as its loop takes them, as far as they are known by a time.
+
+    A year of minutes laid out at once would be gigabytes; a stretch of them stays in the cache.
+    """
+
+    def __init__(self, parts: Sequence[Records], inputs: Sequence[tuple[str, int]]) -> None:
+        self._parts = parts
+        self._done = [0] * len(parts)
+        self._next_ts = [_stamp(part, 0) for part in parts]
+        self._rows = np.array([row for _, row in inputs], dtype=np.int64)
+        self._ts_init = np.empty(0, dtype=np.int64)
+        self._values = np.empty((0, VALUES))
+
+    def until(self, ts: int) -> tuple[tuple[Int64Array, Float64Array, Int64Array], Int64Array]:
+        """Return the records since the last call that are known by `ts`, and their cursors."""
+        counts = [0] * len(self._parts)
+        for place, part in enumerate(self._parts):
+            if self._next_ts[place] <= ts:
+                end = int(np.searchsorted(part.ts_init, ts, side="right"))
+                counts[place] = end - self._done[place]
+                self._next_ts[place] = _stamp(part, end)
+        cursors = np.zeros((2, len(counts)), dtype=np.int64)
+        if any(counts):
+            np.cumsum(counts, out=cursors[1])
+            cursors[0] = cursors[1] - counts
+            self._copy(counts)
+        return (self._ts_init, self._values, self._rows), cursors
+
+    def _copy(self, counts: Sequence[int]) -> None:
+        """Lay the next so many records of each input out."""
+        if sum(counts) > len(self._ts_init):
+            self._ts_init = np.empty(2 * sum(counts), dtype=np.int64)
+            self._values = np.empty((2 * sum(counts), VALUES))
+        start = 0
+        for place, part in enumerate(self._parts):
+            room = slice(start, start + counts[place])
+            fresh = slice(self._done[place], self._done[place] + counts[place])
+            self._ts_init[room] = part.ts_init[fresh]
+            for column, numbers in enumerate(part.columns):
+                self._values[room, column] = numbers[fresh]
+            self._values[room, len(part.columns) :] = np.nan
+            self._done[place], start = fresh.stop, room.stop
+
+
+def _stamp(part: Records, place: int) -> int:
+    """Return when a record became known; later than ever if there is none."""
+    return int(part.ts_init[place]) if place < len(part.ts_init) else _FAR
+
+
+_FAR = int(np.iinfo(np.int64).max)
 
 
 @dataclass(slots=True)
@@ -212,28 +256,30 @@ class GroupStream:
         state, count = self.layout.state(), self.layout.count
         scratch = np.zeros(count, dtype=np.int64), np.zeros((count + 1, 5))
         ts_init, first = np.zeros(count, dtype=np.int64), np.arange(count)
-        cursors, next_record = np.zeros((2, count), dtype=np.int64), np.zeros(1, dtype=np.int64)
-        nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, VALUES)))
+        cursors = np.zeros((2, count), dtype=np.int64)
+        # Each record is an input of its own: the loop takes them in the order of `_due`.
+        no_cursors = np.zeros((2, 0), dtype=np.int64)
+        nothing = (np.empty(0, np.int64), np.empty((0, VALUES)), np.empty(0, np.int64))
 
         def advance(slot: int, present: Any, bars: Any, rows: Any, valid: Any) -> None:
             ts_init[:] = slot * self.interval_ns
             cursors[0] = first
             np.add(first, present, out=cursors[1])
-            next_record[0] = 0
-            due, records = self._due(slot * self.interval_ns), nothing
+            due, records, record_cursors = self._due(slot * self.interval_ns), nothing, no_cursors
             if due:
                 records = (
                     np.array([ts for ts, _, _, _ in due], dtype=np.int64),
-                    np.array([row for _, _, row, _ in due], dtype=np.int64),
                     np.array([values for _, _, _, values in due]),
+                    np.array([row for _, _, row, _ in due], dtype=np.int64),
                 )
+                record_cursors = np.stack([np.arange(len(due)), np.arange(1, len(due) + 1)])
             run(
                 1,
                 self.interval_ns,
                 (ts_init, bars),
                 records,
                 cursors,
-                next_record,
+                record_cursors,
                 state,
                 self.layout.settings,
                 scratch,

@@ -31,24 +31,24 @@ def panel_records(panel: Panel, names: Collection[str]) -> dict[str, Records]:
     for instrument_id in panel.instruments():
         if funding_input(instrument_id) in names and instrument_id in panel.funding:
             series = panel.funding[instrument_id]
-            found[funding_input(instrument_id)] = _records(series.ts_init, series.value)
+            found[funding_input(instrument_id)] = Records(series.ts_init, (series.value,))
         if flow_input(instrument_id) in names and instrument_id in panel.flow:
             flow = panel.flow[instrument_id]
             columns = [np.asarray(getattr(flow, field), np.float64) for field in FLOW_FIELDS]
             _check_flow(instrument_id, flow.ts_init, columns)
-            found[flow_input(instrument_id)] = _records(flow.ts_init, *columns)
+            found[flow_input(instrument_id)] = Records(flow.ts_init, tuple(columns))
         if minute_input(instrument_id) in names and instrument_id in panel.minutes:
             bars = panel.minutes[instrument_id]
             check_bars(bars)
             columns = [getattr(bars, field) for field in Ohlcv._fields]
-            found[minute_input(instrument_id)] = _records(bars.ts_init, *columns)
+            found[minute_input(instrument_id)] = Records(bars.ts_init, tuple(columns))
     for name, events in panel.series.items():
         if name in names:
             bad = np.flatnonzero(~np.isfinite(events.value))
             for row in bad.tolist():
                 check_value(name, int(events.ts_init[row]), float(events.value[row]))
             columns = [events.value] if events.extra is None else [events.value, events.extra]
-            found[name] = _records(events.ts_init, *columns)
+            found[name] = Records(events.ts_init, tuple(columns))
     missing = sorted(set(names) - found.keys())
     if missing:
         raise DataError(
@@ -56,10 +56,6 @@ def panel_records(panel: Panel, names: Collection[str]) -> dict[str, Records]:
             "it with `load_panel(..., needs=panel_needs(features))` or switch those features off"
         )
     return found
-
-
-def _records(ts_init: Int64Array, *columns: Float64Array) -> Records:
-    return Records(ts_init, np.column_stack(columns).astype(np.float64))
 
 
 def _check_flow(name: str, ts_init: Int64Array, columns: Sequence[Float64Array]) -> None:

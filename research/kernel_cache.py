@@ -115,6 +115,7 @@ def compiled_group(name: str) -> Callable[..., int]:
     helpers: Sequence[Callable[..., Any]] = (
         kernels.gather,
         kernels.passed,
+        driver.next_input,
         driver.take_nothing,
         *module.HELPERS,
     )

@@ -12,6 +12,21 @@ def take_nothing(ts: int, row: int, values: Row, floats: Table, ints: Table, set
     """Stand in for the `take` of groups that listen to bars alone."""
 
 
+def next_input(record_ts: Row, cursors: Table, ts: int) -> int:
+    """Return the input with the earliest record known by `ts`, NEVER if there is none left.
+
+    Of equal stamps the one of the first input comes first.
+    """
+    found: int = NEVER
+    earliest = ts
+    for source in range(len(cursors[0])):
+        at = cursors[0][source]
+        if at < cursors[1][source] and record_ts[at] <= earliest:
+            # The first of equals is kept: what comes later must be earlier than it.
+            found, earliest = source, record_ts[at] - 1
+    return found
+
+
 def make_run(take: Callable[..., None], step: Callable[..., None]) -> Callable[..., int]:
     """Return the loop for one group; `take` and `step` are inlined when it is compiled."""
 
@@ -21,7 +36,7 @@ def make_run(take: Callable[..., None], step: Callable[..., None]) -> Callable[.
         feed: Any,
         records: Any,
         cursors: Table,
-        next_record: Row,
+        record_cursors: Table,
         state: Any,
         settings: Row,
         scratch: Any,
@@ -38,12 +53,13 @@ def make_run(take: Callable[..., None], step: Callable[..., None]) -> Callable[.
             Length of a bar in nanoseconds.
         feed : tuple of (n_rows,) int64 and (n_rows, 5) float64
             `ts_init` and the bars, instrument after instrument.
-        records : tuple of (n,) int64, (n,) int64 and (n, 5) float64
-            What is no bar, sorted by time: `ts_init`, row of the state, values.
+        records : tuple of (n,) int64, (n, 5) float64 and (n_inputs,) int64
+            What is no bar: `ts_init` and values, input after input and sorted by time within;
+            the row of the state that each input belongs to.
         cursors : (2, n_instruments) int64
             Next row and end of each instrument's bars; changed in place.
-        next_record : (1,) int64
-            Next of `records`; changed in place.
+        record_cursors : (2, n_inputs) int64
+            Next of `records` and end for each input; changed in place.
         state : tuple
             The group's `floats` and `ints`.
         settings : (n_settings,) int64
@@ -54,7 +70,7 @@ def make_run(take: Callable[..., None], step: Callable[..., None]) -> Callable[.
             Receive the group's columns; say which rows are warm. One row per bar.
         """
         ts_init, recorded = feed
-        record_ts, record_row, record_values = records
+        record_ts, record_values, record_row = records
         floats, ints = state
         present, bars = scratch
         done = 0
@@ -62,12 +78,13 @@ def make_run(take: Callable[..., None], step: Callable[..., None]) -> Callable[.
             ts = gather(ts_init, recorded, cursors, present, bars)
             if ts == NEVER:
                 break
-            at = next_record[0]
             # What became known at the bar's own stamp counts.
-            while at < len(record_ts) and record_ts[at] <= ts:
-                take(record_ts[at], record_row[at], record_values[at], floats, ints, settings)
-                at += 1
-            next_record[0] = at
+            source = next_input(record_ts, record_cursors, ts)
+            while source != NEVER:
+                at = record_cursors[0][source]
+                take(record_ts[at], record_row[source], record_values[at], floats, ints, settings)
+                record_cursors[0][source] = at + 1
+                source = next_input(record_ts, record_cursors, ts)
             slot = ts // interval_ns
             step(slot, interval_ns, present, bars, floats, ints, settings, rows, cursors[0], valid)
             done += passed(cursors, present)

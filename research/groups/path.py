@@ -28,9 +28,10 @@ MINUTE_NS = 60_000_000_000
 CLOSE, RISES, FALLS, VOLUME, LATE_VOLUME, HIGH, LOW, HIGH_AT, LOW_AT = range(9)
 FLOATS = 9
 
-# Layout of the ints: the bar's stamp, and how many of its minutes are there without a gap.
-RUN_START, LAST_BAR, CURSOR, BAR_TS, MINUTES = range(5)
-INTS = 5
+# Layout of the ints: the bar's stamp, how many of its minutes are there without a gap, and the
+# stamp of the next of them.
+RUN_START, LAST_BAR, CURSOR, BAR_TS, MINUTES, NEXT_TS = range(6)
+INTS = 6
 
 # Layout of the settings.
 FIRST_COLUMN, INTERVAL_MINUTES = range(2)
@@ -81,19 +82,18 @@ def take(ts: int, row: int, values: Row, floats: Table, ints: Table, settings: R
     """Take in the minute (open, high, low, close, volume) that closes at `ts`."""
     f, k = floats[row], ints[row]
     minutes = settings[INTERVAL_MINUTES]
-    interval = minutes * MINUTE_NS
-    bar_ts = -(-ts // interval) * interval
-    place = minutes - 1 - (bar_ts - ts) // MINUTE_NS
-    if place == 0 and k[BAR_TS] < bar_ts:
-        k[BAR_TS] = bar_ts
+    if ts > k[BAR_TS]:
+        interval = minutes * MINUTE_NS
+        k[BAR_TS] = -(-ts // interval) * interval
+        k[NEXT_TS] = k[BAR_TS] - interval + MINUTE_NS
         k[MINUTES] = 0
-        f[CLOSE] = values[0]
-        f[RISES] = f[FALLS] = f[VOLUME] = f[LATE_VOLUME] = 0.0
-        f[HIGH] = f[LOW] = values[0]
-        f[HIGH_AT] = f[LOW_AT] = 0.0
-    if k[BAR_TS] != bar_ts or place != k[MINUTES]:
+        f[CLOSE] = f[HIGH] = f[LOW] = values[0]
+        f[RISES] = f[FALLS] = f[VOLUME] = f[LATE_VOLUME] = f[HIGH_AT] = f[LOW_AT] = 0.0
+    if ts != k[NEXT_TS]:
         return  # one before it is missing, or it is there already
-    k[MINUTES] += 1
+    place = k[MINUTES]
+    k[MINUTES] = place + 1
+    k[NEXT_TS] = ts + MINUTE_NS
     change = math.log(values[3] / f[CLOSE])
     if change > 0.0:
         f[RISES] += change * change
@@ -105,9 +105,9 @@ def take(ts: int, row: int, values: Row, floats: Table, ints: Table, settings: R
         f[LATE_VOLUME] += values[4]
     # A minute counts with its middle; that the bar's open is an extreme is place 0.
     if values[1] > f[HIGH]:
-        f[HIGH], f[HIGH_AT] = values[1], (place + 0.5) / minutes
+        f[HIGH], f[HIGH_AT] = values[1], place + 0.5
     if values[2] < f[LOW]:
-        f[LOW], f[LOW_AT] = values[2], (place + 0.5) / minutes
+        f[LOW], f[LOW_AT] = values[2], place + 0.5
 
 
 def step(
@@ -139,8 +139,8 @@ def step(
                     row[to + DOWN_SEMIVARIANCE] = f[FALLS] * scale
                 if f[VOLUME] > 0.0:
                     row[to + LATE_SHARE] = f[LATE_VOLUME] / f[VOLUME]
-                row[to + HIGH_PLACE] = f[HIGH_AT]
-                row[to + LOW_PLACE] = f[LOW_AT]
+                row[to + HIGH_PLACE] = f[HIGH_AT] / settings[INTERVAL_MINUTES]
+                row[to + LOW_PLACE] = f[LOW_AT] / settings[INTERVAL_MINUTES]
 
 
 HELPERS = (take, step)

@@ -370,11 +370,12 @@ def write_own(row: Row, f: Row, k: Row, settings: Row, now: int, half_log_bars: 
         if is_fresh(k, now, FUNDING_EXPIRES_NS):
             row[at], row[at + 1] = f[RATE_CHANGE], f[RATE_MEAN]
         row[at + 2] = 1.0 - (now % FUNDING_GRID_NS) / FUNDING_GRID_NS
-    for place in range(settings[DVOL_COUNT]):
-        at = first + settings[DVOL] + DVOL_COLUMNS * place
-        row[at + 2] = NAN
+    if settings[DVOL_COUNT] > 0:
+        own = NAN
         if row[VOLATILITY_RATIO] > 0.0:
             own = math.log(row[VOLATILITY_20] / row[VOLATILITY_RATIO]) + half_log_bars
+        for place in range(settings[DVOL_COUNT]):
+            at = first + settings[DVOL] + DVOL_COLUMNS * place
             row[at + 2] = row[at] - own
 
 

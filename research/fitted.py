@@ -6,6 +6,7 @@ becomes of it is one implementation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from research.calibration import Calibration
 from research.experts import ExpertOutput, FittedExpert
 from research.fusion import Fusion
 from research.fusion_moments import combine_moments
+from research.groups.regime import regime_name
 from research.references import References
 from research.staleness import SLOW_PREFIXES, StalenessConfig, expert_freshness, flat_reasons
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from research.training_table import TrainingTable
 
 
+_REGIME_NAMES = np.array([*map(regime_name, (0.0, 1.0, math.nan, -1.0))], dtype=object)
+"""Names of regimes by their code: 0, 1, 2 for unknown, and -1, which is the last."""
 OPTIONAL_PREFIXES = (
     *("smc_", "tf_", "cross_", "regime", "flow_", "path_"),
     *("funding_change", "funding_mean", "funding_time", *SLOW_PREFIXES),
@@ -79,6 +83,8 @@ class Answers:
         Each expert's calibrated probability; NaN where it gave none.
     weights : (n_rows, n_experts) float64
         Each expert's share.
+    side : (n_rows,) int64
+        -1 short, 1 long by the fusion's threshold; 0 flat, as every degraded row is.
     reasons : (n_rows,) object
         Why a row is degraded; empty where it is not.
     """
@@ -91,6 +97,7 @@ class Answers:
     regime: Float64Array
     experts: Float64Array
     weights: Float64Array
+    side: Int64Array
     reasons: NDArray[np.object_]
 
 
@@ -194,8 +201,12 @@ class FittedModel:
         mu, sigma, epistemic = combine_moments(said, found, experts)
         unit = return_unit(values, self.feature_names, self.spec.horizon_bars)
         nobody = np.isnan(found.prob_up)
+        prob_up = np.where(nobody, self.references.base_prob, found.prob_up)
+        reasons = _reasons(values, self.feature_names, nobody, self.config.staleness)
+        least = self.config.fusion.side_threshold
+        side = (prob_up > least).astype(np.int64) - (prob_up < 1.0 - least)
         return Answers(
-            prob_up=np.where(nobody, self.references.base_prob, found.prob_up),
+            prob_up=prob_up,
             raw_prob=_weighted(raw, found.weights),
             mu=mu * unit,
             sigma=sigma * unit,
@@ -203,7 +214,8 @@ class FittedModel:
             regime=regime,
             experts=experts,
             weights=found.weights,
-            reasons=_reasons(values, self.feature_names, nobody, self.config.staleness),
+            side=np.where(reasons == "", side, 0),
+            reasons=reasons,
         )
 
 
@@ -308,7 +320,8 @@ def predict_rows(
         "mu": found.mu,
         "sigma": found.sigma,
         "epistemic": found.epistemic,
-        "regime": found.regime,
+        "side": found.side,
+        "regime": _REGIME_NAMES[np.where(np.isnan(found.regime), 2.0, found.regime).astype(int)],
     }
     for place, member in enumerate(model.members):
         columns[f"expert_{member.name}"] = found.experts[:, place]

@@ -70,6 +70,8 @@ class FitOptions(NamedTuple):
 class StepPool(ThreadPoolExecutor):
     """Threads for the steps of fits; on an error, steps that have not begun never do."""
 
+    _ending = False
+
     def after[Result](
         self,
         earlier: Sequence[Future[Any]],
@@ -86,10 +88,12 @@ class StepPool(ThreadPoolExecutor):
         lock, left = threading.Lock(), set(range(len(earlier)))
 
         def begin() -> None:
-            try:
-                self.submit(step).add_done_callback(lambda done: _pass_on(done, outcome))
-            except RuntimeError:  # the pool was shut down, because another step failed
+            # Once a step has failed, none may be submitted: the pool is locked while it cancels
+            # those that wait, which is when we may be called.
+            if self._ending:
                 outcome.cancel()
+            else:
+                self.submit(step).add_done_callback(lambda done: _pass_on(done, outcome))
 
         def note(place: int, done: Future[Any]) -> None:
             with lock:
@@ -106,6 +110,7 @@ class StepPool(ThreadPoolExecutor):
 
     def __exit__(self, *error: object) -> None:
         """Wait for what runs."""
+        self._ending = error[0] is not None
         self.shutdown(wait=True, cancel_futures=error[0] is not None)
 
 

@@ -67,6 +67,9 @@ class FusionConfig(Config):
     recalibration : CalibrationConfig
         Whether and how the fused probability is calibrated once more; auto judges it by
         held-out log loss, too.
+    side_threshold : float
+        A prediction's side is long above this probability of a rise, short above this
+        probability of a fall, and flat between. What a strategy makes of it is its own affair.
     """
 
     method: Literal[
@@ -78,6 +81,7 @@ class FusionConfig(Config):
     log_odds_limit: float = Field(default=5.0, gt=0.0, le=13.0)
     choice_folds: int = Field(default=5, ge=2, le=50)
     recalibration: CalibrationConfig = CalibrationConfig(method="auto")
+    side_threshold: float = Field(default=0.5, ge=0.5, lt=1.0)
 
     @model_validator(mode="after")
     def _check(self) -> FusionConfig:

@@ -155,7 +155,7 @@ class BundlePredictor:
                 mu=float(found.mu[row]),
                 sigma=float(found.sigma[row]),
                 epistemic=float(found.epistemic[row]),
-                side=0 if found.reasons[row] else None,
+                side=int(found.side[row]),
                 regime=regime_name(float(found.regime[row])),
                 experts=tuple(
                     zip(

@@ -13,9 +13,17 @@ import pytest
 
 from catalog.errors import ConfigError, DataError, IntegrityError
 from research import bundle
-from research.bundle import FILES, MANIFEST, load_bundle, save_bundle, verify_bundle
+from research.bundle import MANIFEST, load_bundle, save_bundle, verify_bundle
 from research.walkforward import evaluate
-from tests.research.experiments import model, panel, result, texts, time_at
+from tests.research.experiments import model, panel, result, texts, time_at, trees_of
+
+FILES = (
+    "experts/lightgbm/calibration.json",
+    "experts/lightgbm/model.txt",
+    "experts/lightgbm/fit.json",
+    "fusion.json",
+    "references.json",
+)
 
 
 @pytest.fixture
@@ -33,9 +41,9 @@ def rewrite(path: Path, **changes: Any) -> None:
 
 def test_round_trip_keeps_every_bit(saved: Path) -> None:
     loaded = load_bundle(saved).model
-    assert texts(loaded)[1:] == texts(model())[1:]
-    values = np.random.default_rng(0).normal(size=(500, len(model().expert.names)))
-    np.testing.assert_array_equal(loaded.expert.predict(values), model().expert.predict(values))
+    assert texts(loaded) == texts(model())
+    values = np.random.default_rng(0).normal(size=(500, len(model().feature_names)))
+    np.testing.assert_array_equal(trees_of(loaded).score(values), trees_of(model()).score(values))
     assert loaded.config == model().config
     assert loaded.spec.spec_hash == model().spec.spec_hash
     assert loaded.train_end == model().train_end
@@ -50,15 +58,15 @@ def test_a_loaded_bundle_evaluates_like_the_model_that_was_saved(saved: Path) ->
 
 def test_the_manifest_says_what_it_is(saved: Path) -> None:
     manifest = load_bundle(saved).manifest
-    assert manifest["schema_version"] == 1
-    assert manifest["feature_names"] == list(model().expert.names)
+    assert manifest["schema_version"] == 2
+    assert manifest["feature_names"] == list(model().feature_names)
     assert manifest["training"]["data_hash"].startswith(panel().data_hash)  # cut off at `until`
     assert manifest["training"]["train_end"] == model().train_end
     assert manifest["training"]["synthetic"] is True
     assert manifest["metrics"]["auc"]["value"] == result().metrics["auc"].value
     assert manifest["metrics"]["n"]["low"] is None
     assert manifest["versions"]["lightgbm"]
-    assert manifest["seeds"]["model"] == model().config.model.seed
+    assert manifest["seeds"] == {"lightgbm": 7, "bootstrap": 7}
     assert set(manifest["files"]) == set(FILES)
 
 
@@ -97,8 +105,8 @@ def test_an_extra_file_is_named(saved: Path) -> None:
 
 
 def test_another_schema_is_refused(saved: Path) -> None:
-    rewrite(saved, schema_version=2)
-    with pytest.raises(IntegrityError, match=r"schema_version of .* must be 1, was 2"):
+    rewrite(saved, schema_version=1)
+    with pytest.raises(IntegrityError, match=r"schema_version of .* must be 2, was 1"):
         load_bundle(saved)
 
 

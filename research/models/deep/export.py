@@ -18,7 +18,9 @@ import numpy as np
 import onnx
 import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import (  # type: ignore[import-untyped]
+    Fail,
     InvalidArgument,
+    RuntimeException,
 )
 from torch import Tensor, nn
 
@@ -156,7 +158,7 @@ def _check(model: SequenceModel, network: bytes) -> None:
         parts = {state_name(place): part for place, part in enumerate(served)}
         try:
             found, *served = session.run(None, {**fed, **parts, INPUTS: x.numpy()})
-        except InvalidArgument as error:
+        except (Fail, InvalidArgument, RuntimeException) as error:
             raise DataError(
                 "the exported network must take any number of sequences, did not: "
                 f"{error}; ask a tensor for shape[0] in step, not for its len()"

@@ -83,7 +83,7 @@ class CalibrationConfig(Config):
         Whether Venn-Abers bounds are fitted beside the curve.
     """
 
-    method: Literal["auto", "none", "platt", "beta", "isotonic", "venn_abers"] = "isotonic"
+    method: Literal["auto", "none", "platt", "beta", "isotonic", "venn_abers"] = "auto"
     inner_folds: int = Field(default=2, ge=2, le=50)
     tail_frac: float = Field(default=0.005, gt=0.0, lt=0.5)
     choice_folds: int = Field(default=5, ge=2, le=50)

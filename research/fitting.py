@@ -30,7 +30,7 @@ from catalog.progress import Progress, no_progress
 from research.calibration import CalibrationRows, choose_calibration
 from research.experts import FitContext, FittedExpert
 from research.fitted import FitReports, FittedModel, Member, column
-from research.fusion import METHODS, FusionConfig
+from research.fusion import FusionConfig
 from research.fusion_fit import FusionRows, fit_fusion
 from research.models.lightgbm_expert import BinnedRows
 from research.models.registry import fit_expert
@@ -375,12 +375,13 @@ def _fuse(job: _Job, done: dict[str, _Calibrated]) -> _Fused:
         table.labels.ts_end[places],
     )
     choice = fit_fusion(rows, config, embargo_ns=job.spans.embargo_ns)
-    alternatives = {}
-    if job.options.alternatives and len(done) > 1:
-        for method in METHODS:
-            other = config.model_copy(update={"method": method})
-            alternatives[method] = fit_fusion(rows, other, embargo_ns=job.spans.embargo_ns).fusion
-    return _Fused(choice.fusion, choice.report if len(done) > 1 else None, alternatives)
+    if len(done) == 1:
+        return _Fused(choice.fusion, None, {})
+    tried = choice.tried
+    if job.options.alternatives and config.method != "auto":
+        every = config.model_copy(update={"method": "auto"})
+        tried = fit_fusion(rows, every, embargo_ns=job.spans.embargo_ns).tried
+    return _Fused(choice.fusion, choice.report, tried if job.options.alternatives else {})
 
 
 _NO_CURVE = FusionConfig().recalibration.model_copy(update={"method": "none"})

@@ -51,7 +51,7 @@ class FusionConfig(Config):
     ----------
     method : str
         One of the module's methods, or auto: the one with the least held-out log loss inside the
-        training span, the simpler within one standard error.
+        training span.
     fixed_weights : dict of float
         Weights of the method fixed by the experts' names, `FIRST_WEIGHTS` if absent; an expert
         that is not named has none.

@@ -24,9 +24,9 @@ type Network = Callable[[Float32Array, Int64Array], NDArray[np.floating[Any]]]
 """Inputs (n_sequences, n_steps, n_inputs) and codes (n_sequences,) in; outputs (n_samples,
 n_sequences, n_steps, n_outputs) out, every sequence from an empty state."""
 
-_ANSWERS = 384
+_ANSWERS = 1008
 """Answers in a piece: many beside the history that is read for them."""
-_TOKENS_AT_ONCE = 8192
+_TOKENS_AT_ONCE = 16_384
 """Tokens times members that a network is given at a time: as much as fits a core's cache."""
 
 

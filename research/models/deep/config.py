@@ -62,9 +62,9 @@ class DeepConfig(Config):
     dropout: float = Field(default=0.2, ge=0.0, lt=0.9)
     samples: int = Field(default=20, ge=1, le=1000)
     input_clip: float = Field(default=5.0, gt=0.0)
-    epochs: int = Field(default=6, ge=1, le=10_000)
-    chunk_bars: int = Field(default=504, ge=2, le=100_000)
-    batch_bars: int = Field(default=4032, ge=2)
+    epochs: int = Field(default=5, ge=1, le=10_000)
+    chunk_bars: int = Field(default=252, ge=2, le=100_000)
+    batch_bars: int = Field(default=2016, ge=2)
     learning_rate: float = Field(default=1e-3, gt=0.0, le=1.0)
     warmup_frac: float = Field(default=0.1, ge=0.0, lt=1.0)
     weight_decay: float = Field(default=0.05, ge=0.0)
@@ -123,6 +123,8 @@ class TransformerConfig(DeepConfig):
 class LSTMConfig(DeepConfig):
     """Long short-term memory, the plain baseline.
 
+    The defaults were chosen on 2023 alone (fitted to September, looked at from October on).
+
     Parameters
     ----------
     layers : int
@@ -135,6 +137,8 @@ class LSTMConfig(DeepConfig):
     kind: ClassVar[str] = "lstm"
 
     d_model: int = Field(default=64, ge=4, le=2048)
+    epochs: int = Field(default=8, ge=1, le=10_000)
+    batch_bars: int = Field(default=1024, ge=2)
     layers: int = Field(default=1, ge=1, le=16)
     period_bars: int = Field(default=128, ge=2, le=4096)
 

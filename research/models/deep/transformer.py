@@ -112,8 +112,13 @@ class Block(nn.Module):
         self.narrow = nn.Linear(config.feedforward, width)
 
     def reset_from(self, generator: torch.Generator) -> None:
-        """Begin without a preference for any distance."""
-        self.distance.zero_()
+        """Begin with heads that prefer what is near, each less than the one before.
+
+        As Press et al. (2022) do for good; here it is where fitting begins.
+        """
+        ages = torch.arange(self.window - 1, -1, -1)
+        slopes = 4.0 ** -torch.arange(self.heads)
+        self.distance.copy_(-slopes[:, None] * ages)
 
     def forward(self, hidden: Tensor, attention_mask: Tensor, feedforward_mask: Tensor) -> Tensor:
         """Return (n_sequences, n_steps, width) from the same and two masks."""

@@ -19,7 +19,8 @@ from research.models.deep.sequences import (
 
 WINDOW = Memory(phases=1, reach=5)
 PERIODIC = Memory(phases=2, reach=15, period=8)
-MEMORIES = (WINDOW, PERIODIC)
+LONG = Memory(phases=2, reach=199, period=100)  # longer than the longest gap: a hole fits in
+MEMORIES = (WINDOW, PERIODIC, LONG)
 INTERVAL = 60
 
 

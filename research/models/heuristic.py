@@ -8,8 +8,9 @@ In a trend regime (column `regime` is 1) the price is expected to go on, else to
 
 So p lies strictly within ``tilt`` of a half, and a standard deviation of drive moves it by half of
 that. An input that is not defined (a market that stands still) counts as 0: whoever has a bar gets
-an answer. Returns of minutes to hours do come back a little in liquid markets (Jegadeesh, 1990,
-for a month; Nagel, 2012, for days; on our data for bars of 15 minutes), which is why reversion is
+an answer. Returns of hours to days do come back a little in liquid markets (Jegadeesh, 1990, for a
+month; Nagel, 2012, for days). On the perpetuals' 15-minute bars of 2023, one bar ahead and without
+the regime, the rule had an AUC of 0.549 and a log-loss skill of 0.0024, which is why reversion is
 the rule and the trend its exception.
 """
 
@@ -48,8 +49,8 @@ class HeuristicConfig(Config):
     Parameters
     ----------
     tilt : float
-        Largest distance of a probability from a half. The default is what one can hope for at
-        an AUC of 0.55; larger would outvote experts that know how little they know.
+        Largest distance of a probability from a half. Larger would outvote experts that know how
+        little they know.
     """
 
     tilt: float = Field(default=0.03, gt=0.0, le=0.2)

@@ -95,19 +95,19 @@ def take(ts: int, row: int, values: Row, floats: Table, ints: Table, settings: R
     k[MINUTES] = place + 1
     k[NEXT_TS] = ts + MINUTE_NS
     change = math.log(values[3] / f[CLOSE])
-    if change > 0.0:
-        f[RISES] += change * change
-    else:
-        f[FALLS] += change * change
+    # Selections rather than branches, which a processor cannot foresee.
+    rise, fall = max(change, 0.0), min(change, 0.0)
+    f[RISES] += rise * rise
+    f[FALLS] += fall * fall
     f[CLOSE] = values[3]
     f[VOLUME] += values[4]
-    if 5 * place >= 4 * minutes:
-        f[LATE_VOLUME] += values[4]
+    f[LATE_VOLUME] += values[4] if 5 * place >= 4 * minutes else 0.0
     # A minute counts with its middle; that the bar's open is an extreme is place 0.
-    if values[1] > f[HIGH]:
-        f[HIGH], f[HIGH_AT] = values[1], place + 0.5
-    if values[2] < f[LOW]:
-        f[LOW], f[LOW_AT] = values[2], place + 0.5
+    middle = place + 0.5
+    f[HIGH_AT] = middle if values[1] > f[HIGH] else f[HIGH_AT]
+    f[LOW_AT] = middle if values[2] < f[LOW] else f[LOW_AT]
+    f[HIGH] = max(values[1], f[HIGH])
+    f[LOW] = min(values[2], f[LOW])
 
 
 def step(

@@ -73,7 +73,7 @@ def answer_rows(
         inputs = spec.scaler.of_rows(matrix.values, found_rows.ravel())
         shape = (*numbers.shape, spec.scaler.n_inputs)
         outputs = network(inputs.reshape(shape), tokens.code[numbers[:, 0]])
-        found = combine(outputs[:, answers])
+        found = combine(outputs[:, answers], spec.turned)
         table[:, found_rows[answers]] = found.prob_up, found.mu, found.sigma, found.epistemic
     table[:, ~asked] = np.nan
     return ExpertOutput(*table[:, rows])

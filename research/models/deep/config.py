@@ -21,6 +21,10 @@ class DeepConfig(Config):
         (Gal and Ghahramani, 2016).
     samples : int
         Fixed masks that serving averages over: the members of the ensemble.
+    mirror : bool
+        Whether half of the training sequences, drawn anew each time, are shown in the mirror
+        (`research.mirror`), and every second member of the ensemble answers there: the model then
+        cannot lean to one side.
     input_clip : float
         Scaled inputs are cut off at plus and minus this many standard deviations.
     epochs : int
@@ -61,6 +65,7 @@ class DeepConfig(Config):
     d_model: int = Field(default=128, ge=4, le=2048)
     dropout: float = Field(default=0.2, ge=0.0, lt=0.9)
     samples: int = Field(default=20, ge=1, le=1000)
+    mirror: bool = False
     input_clip: float = Field(default=5.0, gt=0.0)
     epochs: int = Field(default=5, ge=1, le=10_000)
     chunk_bars: int = Field(default=252, ge=2, le=100_000)

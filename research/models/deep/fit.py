@@ -22,6 +22,7 @@ from torch import Tensor
 from catalog.arrays import Float64Array, Int64Array
 from catalog.errors import ConfigError, DataError, IntegrityError
 from research.experts import ExpertCost, ExpertOutput, FitContext
+from research.mirror import Mirror
 from research.models.deep.batch import answer_rows
 from research.models.deep.blocks import (
     ModelInputs,
@@ -83,7 +84,13 @@ def fit(
     names, matrix = table.matrix.names, table.matrix
     previous = _previous(config, context, names, len(matrix.instruments))
     scaler = (
-        FeatureScaler.fit(names, matrix.values, trained, config.input_clip)
+        FeatureScaler.fit(
+            names,
+            matrix.values,
+            trained,
+            config.input_clip,
+            Mirror.of(names) if config.mirror else None,
+        )
         if previous is None
         else previous.spec.scaler
     )
@@ -223,6 +230,7 @@ def _training_set(
         tokens,
         torch.from_numpy(scaler.of_rows(matrix.values, tokens.row)),
         *(_float32(array) for array in (label, target, *weights)),
+        *(torch.from_numpy(array) for array in (scaler.partner, scaler.sign)),
     )
 
 
@@ -260,9 +268,12 @@ def _spec(
     model: SequenceModel, scaler: FeatureScaler, table: TrainingTable, config: DeepConfig
 ) -> SequenceSpec:
     generator = torch.Generator().manual_seed(config.seed + _MASK_SEED)
+    # In the mirror members come in pairs: the same network, once for each side of it.
+    repeats = 2 if config.mirror else 1
+    count = -(-config.samples // repeats)
     masks = (
-        draw_masks(model.mask_sizes, config.samples, config.dropout, generator)
-        if config.samples > 1
+        draw_masks(model.mask_sizes, count, config.dropout, generator)
+        if count > 1
         else open_masks(model.mask_sizes, 1)
     )
     state = model.initial_state(1)
@@ -275,7 +286,7 @@ def _spec(
         quantiles=config.quantiles if isinstance(config, TFTConfig) else (),
         state_shapes=tuple(tuple(part.shape[1:]) for part in state),
         state_types=tuple(str(part.numpy().dtype) for part in state),
-        masks=tuple(mask.numpy() for mask in masks),
+        masks=tuple(np.repeat(mask.numpy(), repeats, axis=0) for mask in masks),
         n_parameters=model.parameter_count(),
         identity=config.identity_hash(),
     )
@@ -335,8 +346,13 @@ class DeepExpert:
         """Run all members over some sequences, along one axis: members slow, sequences fast."""
         samples, count = self.spec.n_samples, len(inputs)
         x, codes = torch.from_numpy(inputs), torch.from_numpy(code)
+        shown = x.repeat(samples, 1, 1)
+        turned = torch.from_numpy(self.spec.turned)
+        if turned.any():
+            image = torch.from_numpy(self.spec.scaler.mirrored(inputs))
+            shown.view(samples, *x.shape)[turned] = image
         found: Tensor = self.model(
-            x.repeat(samples, 1, 1),
+            shown,
             codes.repeat(samples),
             [mask.repeat_interleave(count, dim=0) for mask in self._masks],
         )

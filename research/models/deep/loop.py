@@ -55,6 +55,8 @@ class TrainingSet:
         NaN where unknown.
     train_weight, validation_weight : (n_tokens,) float32
         0 where a token is not of the training span, or not of the validation span.
+    partner, sign : (n_inputs,) int64, (n_inputs,) float32
+        How inputs look in the mirror (`FeatureScaler`); empty where nothing is shown there.
     """
 
     tokens: Tokens
@@ -63,6 +65,8 @@ class TrainingSet:
     scaled_return: Tensor
     train_weight: Tensor
     validation_weight: Tensor
+    partner: Tensor
+    sign: Tensor
 
     def to(self, device: str) -> TrainingSet:
         """Return the same with its tensors on a device."""
@@ -74,6 +78,8 @@ class TrainingSet:
                 self.scaled_return,
                 self.train_weight,
                 self.validation_weight,
+                self.partner,
+                self.sign,
             )
         )
         return TrainingSet(self.tokens, *moved)
@@ -259,7 +265,8 @@ class _Loop:
         )
         masks = draw_masks(self.model.mask_sizes, len(pieces), self.config.dropout, self.generator)
         self.model.train()
-        total, _, weight = self._loss(pieces, masks, self.data.train_weight)
+        turned = self._turned(len(pieces))
+        total, _, weight = self._loss(pieces, masks, self.data.train_weight, turned)
         loss = total / weight
         self.optimiser.clear()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's
@@ -270,17 +277,34 @@ class _Loop:
         report(self.context.stage, epoch * _EPOCH + _EPOCH * place // count, whole)
         return loss.detach()
 
+    def _turned(self, count: int) -> Tensor | None:
+        """Draw which sequences are shown in the mirror, (count,) bool."""
+        if not len(self.data.partner):
+            return None
+        return torch.rand(count, generator=self.generator) < 0.5
+
     def _loss(
-        self, pieces: Pieces, masks: list[Tensor], weights: Tensor
+        self,
+        pieces: Pieces,
+        masks: list[Tensor],
+        weights: Tensor,
+        turned: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return summed loss, its cross-entropy part and the sum of the weights."""
         numbers, answers = pieces.tokens()
         index = torch.from_numpy(numbers).to(self.config.device)
         weight = weights[index] * torch.from_numpy(answers).to(self.config.device)
-        targets = Targets(self.data.label[index], self.data.scaled_return[index], weight)
+        inputs, label = self.data.inputs[index], self.data.label[index]
+        scaled_return = self.data.scaled_return[index]
+        if turned is not None:
+            turned = turned.to(self.config.device)
+            inputs[turned] = inputs[turned][..., self.data.partner] * self.data.sign
+            label[turned] = 1.0 - label[turned]
+            scaled_return[turned] *= -1.0
+        targets = Targets(label, scaled_return, weight)
         with self._precision():
             outputs = self.model(
-                self.data.inputs[index],
+                inputs,
                 self.code[index[:, 0]],
                 [mask.to(self.config.device) for mask in masks],
             )

@@ -19,13 +19,17 @@ N_DISTRIBUTION = 4
 """Columns before the quantiles."""
 
 
-def combine(outputs: NDArray[np.floating[Any]]) -> ExpertOutput:
+def combine(
+    outputs: NDArray[np.floating[Any]], turned: NDArray[np.bool_] | None = None
+) -> ExpertOutput:
     """Join the members' outputs.
 
     Parameters
     ----------
     outputs : (n_samples, n_rows, n_outputs) float
         Of each member, for the same rows.
+    turned : (n_samples,) bool, optional
+        Members that were shown the mirror image, whose answers are turned round; none if absent.
 
     Returns
     -------
@@ -46,10 +50,14 @@ def combine(outputs: NDArray[np.floating[Any]]) -> ExpertOutput:
             f"was {outputs.shape}"
         )
     exact = outputs.astype(np.float64)
+    pairs = turned is not None and bool(turned.any())
+    if turned is not None and pairs:
+        for column in (LOGIT_UP, MU):
+            exact[turned, :, column] *= -1.0
     probabilities = 1.0 / (1.0 + np.exp(-exact[:, :, LOGIT_UP]))
     freedom = np.exp(exact[:, :, LOG_NU])
     variance = np.exp(2.0 * exact[:, :, LOG_SIGMA]) * freedom / (freedom - 2.0)
-    alone = len(exact) == 1
+    alone = len(exact) == (2 if pairs else 1)
     return ExpertOutput(
         prob_up=probabilities.mean(axis=0),
         mu=exact[:, :, MU].mean(axis=0),

@@ -196,7 +196,8 @@ class OnnxExpert:
             alive = int(np.searchsorted(-group.length, -step))  # pieces longer than this
             row = tokens.row[places[:alive, step]]
             inputs = spec.scaler.of_rows(matrix.values, row)
-            fed = {INPUTS: np.repeat(inputs, samples, axis=0), CODE: code[: alive * samples]}
+            shown = spec.for_members(inputs).reshape(alive * samples, -1)
+            fed = {INPUTS: shown, CODE: code[: alive * samples]}
             fed |= {mask_name(at): mask[: alive * samples] for at, mask in enumerate(members)}
             fed |= {state_name(at): part[: alive * samples] for at, part in enumerate(state)}
             found, *state = self._session.run(None, fed)
@@ -206,7 +207,7 @@ class OnnxExpert:
                 outputs[:, done : done + len(which)] = by_piece.swapaxes(0, 1)
                 answered[done : done + len(which)] = row[which]
                 done += len(which)
-        return combine(outputs), answered
+        return combine(outputs, spec.turned), answered
 
     def _check_network(self) -> None:
         """Refuse a network that takes something else than the specification says."""

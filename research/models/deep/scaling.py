@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from catalog.arrays import Float64Array, Int64Array
 from catalog.errors import DataError
 from research.feature_table import CODE_FEATURE
+from research.mirror import Mirror
 
 type Float32Array = NDArray[np.float32]
 
@@ -39,6 +40,8 @@ class FeatureScaler:
         input that is 1 where the feature is NaN and else 0.
     clip : float
         Where scaled values are cut off.
+    partner, sign : (n_inputs,) int64, (n_inputs,) float32
+        How inputs look in the mirror: ``sign * inputs[partner]``; empty where that is not known.
     """
 
     names: tuple[str, ...]
@@ -47,9 +50,18 @@ class FeatureScaler:
     scale: Float64Array
     missing: Int64Array
     clip: float
+    partner: Int64Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    sign: Float32Array = field(default_factory=lambda: np.empty(0, dtype=np.float32))
 
     @classmethod
-    def fit(cls, names: Sequence[str], values: Float64Array, rows: Int64Array, clip: float) -> Self:
+    def fit(
+        cls,
+        names: Sequence[str],
+        values: Float64Array,
+        rows: Int64Array,
+        clip: float,
+        mirror: Mirror | None = None,
+    ) -> Self:
         """Look at some rows of a table.
 
         Parameters
@@ -62,6 +74,9 @@ class FeatureScaler:
             Those to look at; read column by column, because a copy of all would be large.
         clip : float
             Where scaled values are cut off.
+        mirror : Mirror, optional
+            How the features look in the mirror. Centers and scales are then those of the market
+            and its mirror image together, so that inputs have a mirror image as well.
 
         Raises
         ------
@@ -87,7 +102,32 @@ class FeatureScaler:
                 missing.append(place)
             if len(known):
                 center[place], scale[place] = _robust_moments(known)
-        return cls(tuple(names), columns, center, scale, np.array(missing, dtype=np.int64), clip)
+        found = cls(tuple(names), columns, center, scale, np.array(missing, dtype=np.int64), clip)
+        return found if mirror is None else found._mirrored(mirror)
+
+    def _mirrored(self, mirror: Mirror) -> Self:
+        """Return the scaler of this market and its mirror image together."""
+        place = {int(column): at for at, column in enumerate(self.columns)}
+        partner = np.array([place[int(mirror.partner[column])] for column in self.columns])
+        sign, offset = mirror.sign[self.columns], mirror.offset[self.columns]
+        # The mean of both, and a scale that two who change places share.
+        center = (self.center + sign * self.center[partner] + offset) / 2.0
+        scale = (self.scale + self.scale[partner]) / 2.0
+        missing = np.union1d(self.missing, partner[self.missing]).astype(np.int64)
+        flags = np.searchsorted(missing, partner[missing]) + len(partner)
+        return replace(
+            self,
+            center=center,
+            scale=scale,
+            missing=missing,
+            partner=np.concatenate([partner, flags]).astype(np.int64),
+            sign=np.concatenate([sign, np.ones(len(flags))]).astype(np.float32),
+        )
+
+    def mirrored(self, inputs: Float32Array) -> Float32Array:
+        """Return inputs, (..., n_inputs), as they look in the mirror."""
+        found: Float32Array = inputs[..., self.partner] * self.sign
+        return found
 
     @property
     def input_names(self) -> tuple[str, ...]:

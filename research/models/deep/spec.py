@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -75,6 +76,20 @@ class SequenceSpec:
         return len(self.masks[0]) if self.masks else 1
 
     @property
+    def turned(self) -> NDArray[np.bool_]:
+        """Which members are shown the mirror image, (n_samples,): every second, or none."""
+        turned = np.arange(self.n_samples) % 2 == 1
+        return turned if len(self.scaler.partner) else np.zeros_like(turned)
+
+    def for_members(self, inputs: Float32Array) -> Float32Array:
+        """Return what each member is shown of inputs, (n_rows, n_samples, n_inputs)."""
+        shown = np.repeat(inputs[:, np.newaxis], self.n_samples, axis=1)
+        turned = self.turned
+        if turned.any():
+            shown[:, turned] = self.scaler.mirrored(inputs)[:, np.newaxis]
+        return shown
+
+    @property
     def n_outputs(self) -> int:
         """Columns of an output."""
         return N_DISTRIBUTION + len(self.quantiles)
@@ -101,6 +116,8 @@ class SequenceSpec:
             "center": scaler.center,
             "scale": scaler.scale,
             "missing": scaler.missing,
+            "partner": scaler.partner,
+            "sign": scaler.sign,
         }
         arrays |= {f"mask_{place}": mask for place, mask in enumerate(self.masks)}
         save_file(
@@ -159,6 +176,8 @@ class SequenceSpec:
             scale=arrays["scale"],
             missing=arrays["missing"],
             clip=float(about["clip"]),
+            partner=arrays["partner"],
+            sign=arrays["sign"],
         )
         n_masks = sum(name.startswith("mask_") for name in arrays)
         return cls(

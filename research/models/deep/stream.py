@@ -72,7 +72,7 @@ class OnnxStream:
         if len(phase):
             for part in self._states[self._now]:
                 part.reshape(*self._grid, *part.shape[1:])[phase, codes[place]] = 0
-        inputs = self._spec.scaler(values)
+        inputs = self._spec.for_members(self._spec.scaler(values))
         if len(codes) == self._grid[1]:
             outputs = self._run_all(inputs)
         else:
@@ -81,11 +81,12 @@ class OnnxStream:
         if not len(ready):
             return ExpertOutput.none(len(codes))
         counted = outputs[turn.answering[ready], ready]  # (n_ready, n_samples, n_outputs)
-        return spread(combine(counted.swapaxes(0, 1)), ready, len(codes))
+        found = combine(counted.swapaxes(0, 1), self._spec.turned)
+        return spread(found, ready, len(codes))
 
     def _run_all(self, inputs: Float32Array) -> Float32Array:
         """Run the lanes of all instruments; return (n_phases, n_instruments, n_samples, n)."""
-        self._inputs.reshape(*self._grid, -1)[:] = inputs[None, :, None]
+        self._inputs.reshape(*self._grid, -1)[:] = inputs
         self._session.run_with_iobinding(self._bindings[self._now])
         self._now = 1 - self._now
         return self._output.reshape(*self._grid, -1)
@@ -95,7 +96,7 @@ class OnnxStream:
         phases, _, samples = self._grid
         grid = (phases, len(codes), samples)
         lanes = int(np.prod(grid))
-        repeated = np.broadcast_to(inputs[None, :, None], (*grid, inputs.shape[1]))
+        repeated = np.broadcast_to(inputs, (*grid, inputs.shape[2]))
         fed = {INPUTS: np.ascontiguousarray(repeated).reshape(lanes, -1)}
         state = [part.reshape(*self._grid, *part.shape[1:]) for part in self._states[self._now]]
         for name, array in self._fixed.items():

@@ -16,7 +16,6 @@ from live.live_replay import run_live_replay
 from live.parity import ParityReport, compare
 from live.pipeline import Market, load_market
 from live.profile import Profile
-from live.warm_start import feed_history, slow_inputs
 from research.features import feature_table
 from research.lookahead import (
     Columns,
@@ -147,7 +146,6 @@ def audit_parity(
     model = train_until(market.panel, config, start, progress=progress)
     result = evaluate(market.panel, model, start, end, progress=progress)
     inputs = market.replay_inputs(start, end, len(result.predictions))
-    inputs = replace(inputs, slow=slow_inputs(market.panel, start))
     predictions = PrecomputedPredictions.from_frame(result.predictions, result.spec)
     backtest = run_backtest(
         inputs, predictions, profile.strategy, profile.execution, progress=progress
@@ -155,14 +153,7 @@ def audit_parity(
 
     def online() -> BundlePredictor:
         predictor = BundlePredictor(model)
-        feed_history(
-            predictor,
-            market.panel.bars,
-            market.funding,
-            start,
-            slow=inputs.slow,
-            progress=progress,
-        )
+        market.warm_up(predictor, start, progress=progress)
         return predictor
 
     live = run_live_replay(

@@ -27,7 +27,7 @@ from live.runs import (
     run_folder,
 )
 from live.synthesis import make_market
-from live.warm_start import feed_history
+from live.warm_start import feed_history, slow_inputs
 from research.bundle import Bundle, load_bundle, save_bundle
 from research.features import panel_needs
 from research.panel import Panel, load_panel
@@ -64,7 +64,10 @@ class Market:
         return tuple(self.store.instrument(name) for name in self.panel.instruments())
 
     def replay_inputs(self, start: int, end: int, predictions: int | None) -> ReplayInputs:
-        """Return the part in ``(start, end]`` for the replay."""
+        """Return the part in ``(start, end]`` for the replay.
+
+        A predictor is given the slow inputs before it by its warm start.
+        """
         from strategies.replay_data import ReplayInputs
 
         return ReplayInputs(
@@ -72,7 +75,16 @@ class Market:
             bars=self.bars(start, end),
             funding=self.funding,
             predictions_expected=predictions,
+            slow=slow_inputs(self.panel, start),
         )
+
+    def warm_up(
+        self, predictor: Predictor, until: int, *, progress: Progress = no_progress
+    ) -> None:
+        """Feed a fresh predictor all that was known at `until`, where a replay then begins."""
+        slow = slow_inputs(self.panel, until)
+        bars, funding = self.panel.bars, self.funding
+        feed_history(predictor, bars, funding, until, slow=slow, progress=progress)
 
     def bars(self, start: int, end: int) -> tuple[BarArrays, ...]:
         """Return the bars in ``(start, end]``, one entry for each instrument."""
@@ -368,7 +380,7 @@ def _backtest_bundle(
     watch.seconds.update(result.seconds)
     predictor = BundlePredictor(loaded.model)
     with watch.stage("warm start"):
-        feed_history(predictor, market.panel.bars, market.funding, start, progress=progress)
+        market.warm_up(predictor, start, progress=progress)
     job = _Job(profile, market, (start, end), watch)
     outcome = job.replay(predictor, len(result.predictions), progress)
     command = {"name": "backtest", "bundle": loaded.version, "from": start, "to": end}

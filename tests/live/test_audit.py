@@ -17,7 +17,7 @@ from live.audit import audit_lookahead, audit_parity
 from live.cli import app
 from live.profile import Profile, load_profile
 from live.synthesis import make_market
-from research import training
+from research import fitted
 from research.predictor import PrecomputedPredictions
 from research.splits import ValidationConfig
 
@@ -27,7 +27,7 @@ SMALL = (
     "validation.n_folds=2",
     "validation.embargo_bars=0",
     "label.horizon_bars=16",
-    "model.n_trees=10",
+    "experts.lightgbm.n_trees=10",
     "strategy.entry_threshold=0.505",
 )
 
@@ -76,7 +76,7 @@ def test_a_fold_that_is_not_purged_is_found_and_fails_the_command(
 def test_a_calibration_fitted_on_the_tested_block_is_found(
     profile: Profile, catalog: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = training.predict_rows
+    honest = fitted.predict_rows
 
     def peeking(table: Any, rows: Any, model: Any, fold: int) -> Any:
         frame = honest(table, rows, model, fold)

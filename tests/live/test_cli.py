@@ -38,8 +38,9 @@ SMALL = (
     "--set=data.end=2024-03-20",
     "--set=validation.test_start=2024-02-20",
     "--set=validation.n_folds=2",
-    "--set=model.n_trees=20",
+    "--set=experts.lightgbm.n_trees=20",
     "--set=bootstrap.samples=50",
+    "--set=strategy.entry_threshold=0.55",
 )
 
 
@@ -186,13 +187,13 @@ def test_train_then_evaluate_on_a_span_that_it_has_not_seen(market: Path) -> Non
         name = f"{table}.parquet"
         assert (online / name).read_bytes() == (out / name).read_bytes()
 
-    other = ("--set=label.horizon_bars=8", "--set=model.n_trees=99")
+    other = ("--set=label.horizon_bars=8", "--set=experts.lightgbm.n_trees=99")
     contradicting = (*SMALL, *other, "-c", market, "-o", market.parent / "other")
     done = levibot("backtest", "-p", "synthetic", *contradicting, "--bundle", bundle, *span)
     assert done.returncode == 2
-    assert "differs in label, model" in done.stderr.replace("\n", " ")
+    assert "differs in expert lightgbm, label" in done.stderr.replace("\n", " ")
 
-    model = bundle / "model.txt"
+    model = bundle / "experts" / "lightgbm" / "model.txt"
     text = model.read_text()
     model.write_text(text[:-2] + ("0" if text[-2] != "0" else "1") + text[-1])
     done = levibot("evaluate", bundle, "-c", market, "-o", market.parent / "broken", *span)
@@ -232,7 +233,7 @@ def test_mistakes_end_with_a_message_and_nothing_written(
 def test_interrupting_a_run_leaves_nothing_behind(market: Path) -> None:
     out = market.parent / "interrupted"
     command = [sys.executable, "-m", "live.cli", "walkforward", "-p", "synthetic", *SMALL]
-    command += ["--set=model.n_trees=1500", "-c", str(market), "-o", str(out)]
+    command += ["--set=experts.lightgbm.n_trees=1500", "-c", str(market), "-o", str(out)]
     process = subprocess.Popen(
         command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "100"}
     )

@@ -26,7 +26,7 @@ SMALL = (
     "--set=data.end=2024-02-08",
     "--set=validation.test_start=2024-02-04",
     "--set=validation.n_folds=2",
-    "--set=model.n_trees=5",
+    "--set=experts.lightgbm.n_trees=5",
     "--set=bootstrap.samples=50",
     "--set=strategy.entry_threshold=0.51",
 )

@@ -116,9 +116,12 @@ def test_malformed_override_is_refused(tmp_path: Path, override: str) -> None:
 
 def test_one_seed_reaches_every_part(tmp_path: Path) -> None:
     profile = load_profile(write(tmp_path, MINIMAL), ["seed=99"])
-    assert profile.model.seed == 99
+    assert profile.experts.lightgbm is not None
+    assert profile.experts.lightgbm.seed == 99
     assert profile.bootstrap.seed == 99
-    assert profile.walk_forward_config().model.seed == 99
+    experts = profile.walk_forward_config().experts
+    assert experts.lightgbm is not None
+    assert experts.lightgbm.seed == 99
 
 
 def test_span_that_ends_before_it_starts_is_refused(tmp_path: Path) -> None:

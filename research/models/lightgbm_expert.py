@@ -19,6 +19,7 @@ from catalog.config import Config
 from catalog.errors import ConfigError, DataError
 from catalog.progress import Progress, no_progress
 from research.experts import FitContext
+from research.mirror import Mirror
 from research.models.lightgbm_serving import FitReport, LightGBMExpert
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ class LightGBMConfig(Config):
         Geurts et al., 2006): with little signal, the best of many thresholds is mostly luck.
     feature_frac : float
         Fraction of the features offered to each tree.
+    mirror : bool
+        Whether every row is shown once more in the mirror (`research.mirror`), and answers are
+        half the difference of the log-odds of a row and of its mirror image: the model then cannot
+        lean to one side. `min_rows_in_leaf` still counts rows of the market.
     row_frac : float
         Fraction of the rows that each tree sees, drawn anew for every tree.
     l2 : float
@@ -94,6 +99,7 @@ class LightGBMConfig(Config):
     binning_rows: int = Field(default=20_000, ge=100)
     random_thresholds: bool = True
     feature_frac: float = Field(default=0.5, gt=0.0, le=1.0)
+    mirror: bool = False
     row_frac: float = Field(default=1.0, gt=0.0, le=1.0)
     l2: float = Field(default=10.0, ge=0.0)
     patience: int = Field(default=0, ge=0)
@@ -124,7 +130,7 @@ class LightGBMConfig(Config):
             "objective": "binary",
             "learning_rate": self.learning_rate,
             "num_leaves": self.num_leaves,
-            "min_data_in_leaf": self.min_rows_in_leaf,
+            "min_data_in_leaf": self.min_rows_in_leaf * (2 if self.mirror else 1),
             "feature_fraction": self.feature_frac,
             "bagging_fraction": self.row_frac,
             "bagging_freq": 1 if self.row_frac < 1.0 else 0,
@@ -249,9 +255,13 @@ class BinnedRows:
         self.label = label
         self.names = tuple(names)
         self._spans = spans
+        mirror = Mirror.of(names) if config.mirror else None
+        if mirror is not None:
+            # The mirror images stand behind all rows, in the same order.
+            label, weight = np.concatenate([label, 1.0 - label]), np.tile(weight, 2)
         _quieten()
         self._data = lightgbm.Dataset(
-            _sequence_class()(table, rows),
+            _sequence_class()(table, rows, mirror),
             label=label,
             weight=None if (weight == 1.0).all() else weight,
             feature_name=list(names),
@@ -305,7 +315,10 @@ class BinnedRows:
             return self._fit_stopped(rows, places, progress)
         watch = _Watch(self.config.n_trees, self.config.time_budget_secs, progress)
         text = self._train(rows, self.config.n_trees, watch).model_to_string()
-        return LightGBMExpert(text, FitReport(rounds=watch.rounds, ended_by=watch.ended_by))
+        return LightGBMExpert(
+            text,
+            FitReport(rounds=watch.rounds, ended_by=watch.ended_by, mirror=self.config.mirror),
+        )
 
     def _fit_stopped(
         self, rows: Int64Array | None, places: Int64Array, progress: Progress
@@ -324,6 +337,7 @@ class BinnedRows:
             ended_by=watch.ended_by,
             validation_rows=len(tail),
             validation_loss=watch.best_loss,
+            mirror=self.config.mirror,
         )
         if not config.refit:
             text = found.model_to_string(num_iteration=watch.best_rounds)
@@ -345,8 +359,8 @@ class BinnedRows:
     ) -> lightgbm.Booster:
         import lightgbm
 
-        data = self._data if rows is None else self._data.subset(rows.tolist())
-        watched = [] if tail is None else [self._data.subset(tail.tolist())]
+        data = self._data if rows is None else self._data.subset(self._places(rows))
+        watched = [] if tail is None else [self._data.subset(self._places(tail))]
         return lightgbm.train(
             {**self.config.parameters(), "metric": "binary_logloss"},
             data,
@@ -354,6 +368,12 @@ class BinnedRows:
             valid_sets=watched,
             callbacks=[watch],
         )
+
+    def _places(self, rows: Int64Array) -> list[int]:
+        """Return where some training rows and their mirror images stand, ascending."""
+        images = [rows + len(self.label)] if self.config.mirror else []
+        found: list[int] = np.concatenate([rows, *images]).tolist()
+        return found
 
 
 class _Watch:
@@ -451,16 +471,23 @@ def _sequence_class() -> Any:
     class Rows(lightgbm.Sequence):
         batch_size = 2048
 
-        def __init__(self, table: Float64Array, rows: Int64Array) -> None:
-            self.table, self.rows = table, rows
+        def __init__(
+            self, table: Float64Array, rows: Int64Array, mirror: Mirror | None = None
+        ) -> None:
+            self.table, self.rows, self.mirror = table, rows, mirror
 
         def __len__(self) -> int:
-            return len(self.rows)
+            return len(self.rows) * (1 if self.mirror is None else 2)
 
         def __getitem__(self, place: Any) -> Float64Array:
-            found: Float64Array = self.table[self.rows[place]]
+            wanted = np.arange(len(self))[place]
+            count = len(self.rows)
+            found: Float64Array = self.table[self.rows[wanted % count]]
             if np.isinf(found).any():
                 raise DataError("features of training rows must be finite or NaN, some were not")
+            if self.mirror is not None:
+                images = wanted >= count
+                found = np.where(images[..., np.newaxis], self.mirror(found), found)
             return found
 
     return Rows

@@ -13,6 +13,7 @@ import numpy as np
 
 from catalog.arrays import Float64Array, Int64Array
 from research.experts import ExpertCost, ExpertOutput
+from research.mirror import Mirror
 from research.models.contract import (
     ExpertRecord,
     RowStream,
@@ -25,6 +26,7 @@ from research.models.contract import (
 )
 from research.models.lightgbm_library import TreeModel
 from research.models.packed_trees import PackedTrees
+from research.probabilities import from_log_odds, log_odds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +42,8 @@ PACKED_ROWS = 512
 for a handful at a time, and needs no compiler."""
 COPIED_ROWS = 2048
 """Rows copied at a time."""
+MIRRORED_ROWS = 16_384
+"""Rows whose mirror images are made at a time."""
 MODEL_FILE, FIT_FILE = "model.txt", "fit.json"
 
 
@@ -57,12 +61,15 @@ class FitReport(ExpertRecord):
         Rows that early stopping looked at; 0 without it.
     validation_loss : float, optional
         Their mean log loss at the best number of trees.
+    mirror : bool
+        Whether the model saw every row's mirror image too, and is asked about both.
     """
 
     rounds: int
     ended_by: Literal["all trees", "early stopping", "time budget"] = "all trees"
     validation_rows: int = 0
     validation_loss: float | None = None
+    mirror: bool = False
 
 
 class LightGBMExpert:
@@ -89,6 +96,7 @@ class LightGBMExpert:
         self._model = TreeModel(text)
         self.names = self._model.names
         self.report = report or FitReport(rounds=self._model.rounds)
+        self._mirror = Mirror.of(self.names) if self.report.mirror else None
 
     @property
     def cost(self) -> ExpertCost:
@@ -145,6 +153,21 @@ class LightGBMExpert:
         """
         self._model.check(values)
         rows = np.arange(len(values)) if rows is None else rows
+        if self._mirror is None:
+            return self._one_sided(values, rows)
+        # Piece by piece, because mirror images of all rows would take more memory than the model.
+        parts = np.array_split(rows, 1 + len(rows) // MIRRORED_ROWS)
+        return np.concatenate([self._two_sided(values[part]) for part in parts])
+
+    def _two_sided(self, values: Float64Array) -> Float64Array:
+        """Return what half the difference of the log-odds of rows and their images says."""
+        assert self._mirror is not None
+        every = np.arange(len(values))
+        one = log_odds(self._one_sided(values, every))
+        other = log_odds(self._one_sided(self._mirror(values), every))
+        return from_log_odds((one - other) / 2.0)
+
+    def _one_sided(self, values: Float64Array, rows: Int64Array) -> Float64Array:
         packed = self._packed if len(rows) >= PACKED_ROWS else None
         if packed is not None:
             return packed.predict(np.ascontiguousarray(values, dtype=np.float64), rows)
@@ -192,7 +215,14 @@ class LightGBMExpert:
         self._model.check(values)
         rows = np.arange(len(values)) if rows is None else rows
         parts = np.array_split(rows, 1 + len(rows) // COPIED_ROWS)
-        return np.concatenate([self._model.contributions(values[part]) for part in parts])
+        found = np.concatenate([self._model.contributions(values[part]) for part in parts])
+        if self._mirror is None:
+            return found
+        images = [self._model.contributions(self._mirror(values[part])) for part in parts]
+        image = np.concatenate(images)
+        # What a column of the image did is due to the column that it was made of.
+        image[:, :-1] = image[:, self._mirror.partner]
+        return np.asarray((found - image) / 2.0)
 
     @cached_property
     def _packed(self) -> PackedTrees | None:

@@ -265,7 +265,7 @@ def test_a_predictor_that_says_flat_opens_nothing() -> None:
     class Flat(Listener):
         def update(self, ts_init: int, bars: Mapping[str, Ohlcv]) -> list[Prediction]:
             found = super().update(ts_init, bars)
-            return [replace(one, side=0, prob_up=0.9) for one in found]
+            return [one._replace(side=0, prob_up=0.9) for one in found]
 
     outcome = run_backtest(market(24), Flat(), POLICY, EXECUTION)
     assert len(outcome.orders) == 0

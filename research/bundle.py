@@ -161,16 +161,18 @@ def load_bundle(path: Path) -> Bundle:
     spec = _checked_spec(manifest, config)
     names = tuple(manifest["feature_names"])
     fusion = Fusion.from_json((path / "fusion.json").read_text(encoding="utf-8"))
-    if list(fusion.experts) != list(config.experts.chosen()):
+    chosen = list(config.experts.chosen())
+    members = [*fusion.experts, *(name for name in chosen if name not in fusion.experts)]
+    if not set(fusion.experts) <= set(chosen):
         raise IntegrityError(
-            f"fusion of bundle {path} must be of the experts {list(config.experts.chosen())}, was "
-            f"of {list(fusion.experts)}; train it again"
+            f"fusion of bundle {path} must be of the experts {chosen}, was of "
+            f"{list(fusion.experts)}; train it again"
         )
     model = FittedModel(
         config=config,
         spec=spec,
         feature_names=names,
-        members=tuple(_load_member(path, name, names) for name in fusion.experts),
+        members=tuple(_load_member(path, name, names) for name in members),
         fusion=fusion,
         references=References.from_json((path / "references.json").read_text(encoding="utf-8")),
         **{name: manifest["training"][name] for name in _TRAINING_FIELDS},

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from catalog.arrays import Float64Array, Int64Array
 from research.calibration import Calibration
 from research.experts import ExpertOutput, FittedExpert
-from research.fusion import Fusion
+from research.fusion import Fusion, FusionResult
 from research.fusion_moments import combine_moments
 from research.groups.regime import regime_name
 from research.references import References
@@ -136,7 +136,7 @@ class FittedModel:
     feature_names : tuple of str
         Columns of the rows that it takes.
     members : tuple of Member
-        Experts in the fusion's order.
+        Experts in the fusion's order, then those that stand in where none of it answers.
     fusion : Fusion
         Their answers in, one probability out.
     references : References
@@ -193,30 +193,49 @@ class FittedModel:
         experts = np.column_stack(
             [_calibrated(member, output) for member, output in zip(self.members, said, strict=True)]
         )
-        names = tuple(member.name for member in self.members)
+        fused = len(fusion.experts)  # those behind it are asked where none of them answers
         regime = column(values, self.feature_names, "regime")
-        fresh = expert_freshness(values, self.feature_names, names, self.config.staleness)
-        found = fusion.combine(experts, fresh, regime)
-        raw = np.column_stack([output.prob_up for output in said])
-        mu, sigma, epistemic = combine_moments(said, found, experts)
+        fresh = expert_freshness(values, self.feature_names, fusion.experts, self.config.staleness)
+        found = fusion.combine(experts[:, :fused], fresh, regime)
+        mu, sigma, epistemic = combine_moments(said[:fused], found, experts[:, :fused])
         unit = return_unit(values, self.feature_names, self.spec.horizon_bars)
-        nobody = np.isnan(found.prob_up)
-        prob_up = np.where(nobody, self.references.base_prob, found.prob_up)
-        reasons = _reasons(values, self.feature_names, nobody, self.config.staleness)
+        silent = np.isnan(found.prob_up)
+        prob_up, weights = _with_fallback(found, experts)
+        prob_up = np.where(np.isnan(prob_up), self.references.base_prob, prob_up)
+        raw = np.column_stack([output.prob_up for output in said])
+        reasons = _reasons(values, self.feature_names, silent, self.config.staleness)
         least = self.config.fusion.side_threshold
         side = (prob_up > least).astype(np.int64) - (prob_up < 1.0 - least)
         return Answers(
             prob_up=prob_up,
-            raw_prob=_weighted(raw, found.weights),
+            raw_prob=_weighted(raw, weights),
             mu=mu * unit,
             sigma=sigma * unit,
             epistemic=epistemic,
             regime=regime,
             experts=experts,
-            weights=found.weights,
+            weights=weights,
             side=np.where(reasons == "", side, 0),
             reasons=reasons,
         )
+
+
+def _with_fallback(found: FusionResult, experts: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Let the members behind the fused ones answer where none of those did, the first that can.
+
+    Returns
+    -------
+    prob_up, weights : (n_rows,), (n_rows, n_members) float64
+        NaN where nobody answered; weights of all members.
+    """
+    prob_up, weights = found.prob_up.copy(), np.zeros(experts.shape)
+    fused = found.weights.shape[1]
+    weights[:, :fused] = found.weights
+    for place in range(fused, experts.shape[1]):
+        stands_in = np.isnan(prob_up) & ~np.isnan(experts[:, place])
+        prob_up[stands_in] = experts[stands_in, place]
+        weights[stands_in, place] = 1.0
+    return prob_up, weights
 
 
 def _calibrated(member: Member, output: ExpertOutput) -> Float64Array:
@@ -254,7 +273,7 @@ def return_unit(values: Float64Array, names: tuple[str, ...], horizon_bars: int)
 def _reasons(
     values: Float64Array,
     names: tuple[str, ...],
-    nobody: NDArray[np.bool_],
+    silent: NDArray[np.bool_],
     staleness: StalenessConfig,
 ) -> NDArray[np.object_]:
     """Return what is wrong with each row: mostly nothing.
@@ -268,8 +287,8 @@ def _reasons(
     for row in np.flatnonzero(undefined.any(axis=1)).tolist():
         missing = [names[needed[place]] for place in np.flatnonzero(undefined[row])]
         found.setdefault(row, []).append(f"undefined features: {', '.join(missing)}")
-    for row in np.flatnonzero(nobody).tolist():
-        found.setdefault(row, []).append("no expert answered")
+    for row in np.flatnonzero(silent).tolist():
+        found.setdefault(row, []).append("no expert of the fusion answered")
     for row, reason in flat_reasons(values, names, staleness).items():
         found.setdefault(row, []).append(reason)
     reasons = np.full(len(values), "", dtype=object)

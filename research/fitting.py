@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from research.settings import WalkForwardConfig
     from research.training_table import TrainingTable
 
+FALLBACKS = ("heuristic",)
+"""Experts that are no part of a fusion of others."""
 BLOCKS = "lightgbm"
 """The expert that is cheap enough to be fitted again for each held-out block."""
 
@@ -183,7 +185,10 @@ def submit_fit(
 
     def finish() -> FittedModel:
         done = {name: member.result() for name, member in members.items()}
-        chosen = _fuse(job, done)
+        # The rule stands in where no other answers; beside others it would only add noise.
+        fused = {name: one for name, one in done.items() if name not in FALLBACKS} or done
+        done = {**fused, **done}
+        chosen = _fuse(job, fused)
         seconds = {f"fit {name}": one.seconds for name, one in done.items()}
         return FittedModel(
             config=config,

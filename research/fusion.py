@@ -37,6 +37,8 @@ from research.probabilities import from_log_odds, log_odds
 
 METHODS = ("equal", "fixed", "confidence", "best", "log_pool", "stacking", "regime")
 """What `auto` chooses from, the simplest first."""
+DEFAULT = "log_pool"
+"""What is taken where the rows do not say clearly that something else is better."""
 REGIMES = (-1, 0, 1)
 """Mean-reverting, neutral, trend."""
 FIRST_WEIGHTS = {"lightgbm": 0.5, "tft": 0.3, "sentiment": 0.2}
@@ -51,7 +53,7 @@ class FusionConfig(Config):
     ----------
     method : str
         One of the module's methods, or auto: the one with the least held-out log loss inside the
-        training span.
+        training span, but `DEFAULT` where that is within one standard error of it.
     fixed_weights : dict of float
         Weights of the method fixed by the experts' names, `FIRST_WEIGHTS` if absent; an expert
         that is not named has none.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from catalog.arrays import Float64Array, Int64Array
 from catalog.errors import ConfigError, DataError
 from research.calibration import CalibrationReport, CalibrationRows, choose_calibration
-from research.fusion import METHODS, REGIMES, Fusion, FusionConfig
+from research.fusion import DEFAULT, METHODS, REGIMES, Fusion, FusionConfig
 from research.nested import HeldOut, MethodLoss
 from research.penalised_logistic import Prior, WeightedRows, fit_logistic
 from research.probabilities import equal_mean_weights, log_losses, log_odds
@@ -201,9 +201,7 @@ def fit_fusion(rows: FusionRows, config: FusionConfig, *, embargo_ns: int = 0) -
     held_out = _held_out(names, used, config, embargo_ns)
     fitted = _fit_methods(names, used, config)
     methods = _measured(fitted, held_out, used)
-    # Not the simplest within an error, as for calibrations: every learned weight is held to its
-    # prior already, and the simplest one is to hear a bad expert as much as a good one.
-    chosen = min(methods, key=lambda method: method.log_loss).name
+    chosen = _chosen(methods)
     calibrated = choose_calibration(
         CalibrationRows(
             held_out[names.index(chosen)], used.label, used.weight, used.ts_init, used.ts_end
@@ -224,6 +222,19 @@ def fit_fusion(rows: FusionRows, config: FusionConfig, *, embargo_ns: int = 0) -
         calibration=calibrated.report,
     )
     return FusionChoice(fusion, report, everywhere, fitted)
+
+
+def _chosen(methods: tuple[MethodLoss, ...]) -> str:
+    """Return the method with the least loss, or `DEFAULT` where that is within an error of it.
+
+    Not the simplest within an error, as for calibrations: the simplest way is to hear a bad expert
+    as much as a good one, and the default's weights are held to equal ones already.
+    """
+    by_name = {method.name: method for method in methods}
+    default = by_name.get(DEFAULT)
+    if default is not None and default.excess <= default.standard_error:
+        return DEFAULT
+    return min(methods, key=lambda method: method.log_loss).name
 
 
 def _check_rows(rows: FusionRows) -> None:

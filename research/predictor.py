@@ -141,7 +141,7 @@ class BundlePredictor:
     def _predictions(
         self, names: list[str], ts_init: int, values: Float64Array, found: Answers
     ) -> list[Prediction]:
-        experts = self._model.fusion.experts
+        experts = [member.name for member in self._model.members]
         feature_names = self._model.feature_names
         return [
             Prediction(

@@ -87,7 +87,7 @@ def test_precomputed_predictions_equal_the_stream_of_each_fold() -> None:
     )
     assert len(served) == fold.n_test
     for key, prediction in served.items():
-        again = replace(online[key], model_version=result().spec.model_version)
+        again = online[key]._replace(model_version=result().spec.model_version)
         assert repr(prediction) == repr(again)  # NaN is equal to NaN here
 
 

@@ -54,6 +54,15 @@ class PanelNeeds:
     history_ns: int = 0
     funding_history_ns: int = 0
 
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The names of the slow series, as in `research.panel.Panel.series`."""
+        return (
+            *(f"onchain.{one}.{metric}" for one, metrics in self.onchain for metric in metrics),
+            *(f"index.{series}" for series in self.indices),
+            *(f"{NEWS_PREFIX}{series}" for series in self.news),
+        )
+
 
 class SeriesLike(Protocol):
     """What loading needs to know of a stored series; see `catalog.store.SeriesInfo`."""

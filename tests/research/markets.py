@@ -149,7 +149,7 @@ def told(panel: Panel, config: FeatureConfig) -> list[Told]:
             arriving += [
                 (ts, "minute", name, tuple(row)) for ts, *row in zip(*columns, strict=True)
             ]
-    wanted = needed_series(config)
+    wanted = panel_needs(config).series
     for name, events in panel.series.items():
         if name in wanted:
             extra = np.full(len(events), np.nan) if events.extra is None else events.extra
@@ -158,16 +158,6 @@ def told(panel: Panel, config: FeatureConfig) -> list[Told]:
                 (ts, "series", name, tuple(row)) for ts, *row in zip(*columns, strict=True)
             ]
     return sorted(arriving, key=lambda one: one[0])
-
-
-def needed_series(config: FeatureConfig) -> set[str]:
-    """Return the names of the slow series that a configuration looks at."""
-    needs = panel_needs(config)
-    return {
-        *(f"onchain.{series}.{metric}" for series, metrics in needs.onchain for metric in metrics),
-        *(f"index.{series}" for series in needs.indices),
-        *(f"news.{series}" for series in needs.news),
-    }
 
 
 def _tell(stream: FeatureStream, ts: int, kind: str, name: str, values: tuple[float, ...]) -> None:

@@ -120,7 +120,7 @@ def stream_rows(
     rows, done = {}, 0
     for ts_init, bars in bars_by_time(panel).items():
         while done < len(arriving) and arriving[done][0] <= ts_init:
-            _tell(stream, *arriving[done])
+            tell(stream, *arriving[done])
             done += 1
         for name, row in stream.update(ts_init, bars).items():
             rows[name, ts_init] = row
@@ -160,7 +160,8 @@ def told(panel: Panel, config: FeatureConfig) -> list[Told]:
     return sorted(arriving, key=lambda one: one[0])
 
 
-def _tell(stream: FeatureStream, ts: int, kind: str, name: str, values: tuple[float, ...]) -> None:
+def tell(stream: FeatureStream, ts: int, kind: str, name: str, values: tuple[float, ...]) -> None:
+    """Tell a stream one of `told`."""
     if kind == "funding":
         stream.update_funding(name, values[0], ts)
     elif kind == "flow":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -114,7 +114,7 @@ class FitReports:
     fusion : FusionReport, optional
         None with one expert.
     alternatives : dict of Fusion
-        Every other fusion fitted on the same rows, where a study asked for them.
+        Other fusions fitted on the same rows, of all experts or of some, where a study asked.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -169,11 +169,21 @@ class FittedModel:
     synthetic: bool
     reports: FitReports = field(default_factory=FitReports)
 
+    def with_fusion(self, fusion: Fusion) -> FittedModel:
+        """Return the model with another fusion, of some of its experts.
+
+        Those that stand in where none of a fusion answers still do.
+        """
+        members = {member.name: member for member in self.members}
+        fused = [members[name] for name in fusion.experts]
+        named = (*self.fusion.experts, *fusion.experts)
+        behind = [member for member in self.members if member.name not in named]
+        return replace(self, members=(*fused, *behind), fusion=fusion)
+
     def answers(
         self,
         outputs: Mapping[str, ExpertOutput],
         values: Float64Array,
-        fusion: Fusion | None = None,
     ) -> Answers:
         """Make one answer a row of what the experts said.
 
@@ -183,10 +193,8 @@ class FittedModel:
             By expert; one that is not there (its circuit is open) is missing in every row.
         values : (n_rows, n_features) float64
             The rows that they were asked about.
-        fusion : Fusion, optional
-            Another fusion of the same experts.
         """
-        fusion = self.fusion if fusion is None else fusion
+        fusion = self.fusion
         count = len(values)
         none = ExpertOutput.none(count)
         said = [outputs.get(member.name, none) for member in self.members]
@@ -346,5 +354,5 @@ def predict_rows(
         columns[f"expert_{member.name}"] = found.experts[:, place]
         columns[f"weight_{member.name}"] = found.weights[:, place]
     for method, other in model.reports.alternatives.items():
-        columns[f"fusion_{method}"] = model.answers(outputs, values, other).prob_up
+        columns[f"fusion_{method}"] = model.with_fusion(other).answers(outputs, values).prob_up
     return pd.DataFrame(columns)

@@ -60,12 +60,16 @@ class FitOptions(NamedTuple):
         Told of every expert's fit.
     alternatives : bool
         Whether every method of fusion is fitted, for a study that compares them.
+    subsets : mapping of tuple of str
+        Further fusions by name, each of these experts only and by the configured method: what
+        one of them is worth to the others. Names of experts that there are.
     previous : mapping of FittedExpert
         What a warm start begins from, by expert.
     """
 
     progress: Progress = no_progress
     alternatives: bool = False
+    subsets: Mapping[str, tuple[str, ...]] = {}
     previous: Mapping[str, FittedExpert] = {}
 
 
@@ -186,9 +190,9 @@ def submit_fit(
     def finish() -> FittedModel:
         done = {name: member.result() for name, member in members.items()}
         # The rule stands in where no other answers; beside others it would only add noise.
-        fused = {name: one for name, one in done.items() if name not in FALLBACKS} or done
-        done = {**fused, **done}
-        chosen = _fuse(job, fused)
+        fused = tuple(name for name in done if name not in FALLBACKS) or tuple(done)
+        done = {**{name: done[name] for name in fused}, **done}
+        chosen = _fuse(job, done, fused)
         seconds = {f"fit {name}": one.seconds for name, one in done.items()}
         return FittedModel(
             config=config,
@@ -364,29 +368,38 @@ def _calibrate(job: _Job, fit: Future[_Judged]) -> _Calibrated:
     )
 
 
-def _fuse(job: _Job, done: dict[str, _Calibrated]) -> _Fused:
-    """Fit the fusion on the tail; one expert alone is passed through as it is."""
+def _fuse(job: _Job, done: dict[str, _Calibrated], fused: tuple[str, ...]) -> _Fused:
+    """Fit the fusion on the tail, and those that a study asks for beside it."""
+    embargo, options = job.spans.embargo_ns, job.options
+    rows, config = _fusion_rows(job, done, fused)
+    choice = fit_fusion(rows, config, embargo_ns=embargo)
+    others: dict[str, Fusion] = {}
+    if len(fused) > 1 and options.alternatives:
+        every = config.model_copy(update={"method": "auto"})
+        tried = choice if config.method == "auto" else fit_fusion(rows, every, embargo_ns=embargo)
+        others.update(tried.tried)
+    for name, experts in options.subsets.items():
+        part, part_config = _fusion_rows(job, done, experts)
+        others[name] = fit_fusion(part, part_config, embargo_ns=embargo).fusion
+    return _Fused(choice.fusion, choice.report if len(fused) > 1 else None, others)
+
+
+def _fusion_rows(
+    job: _Job, done: dict[str, _Calibrated], experts: tuple[str, ...]
+) -> tuple[FusionRows, FusionConfig]:
+    """Return the answers of some experts on the tail; one alone is passed through as it is."""
     table, places = job.table, job.rows[job.spans.tail]
-    config = job.config.fusion
-    if len(done) == 1:
-        config = FusionConfig(method="equal", recalibration=_NO_CURVE)
     rows = FusionRows(
-        tuple(done),
-        np.column_stack([one.tail for one in done.values()]),
+        experts,
+        np.column_stack([done[name].tail for name in experts]),
         table.labels.value[places],
         table.labels.weight[places],
         _regime(table, places),
         table.matrix.ts_init[places],
         table.labels.ts_end[places],
     )
-    choice = fit_fusion(rows, config, embargo_ns=job.spans.embargo_ns)
-    if len(done) == 1:
-        return _Fused(choice.fusion, None, {})
-    tried = choice.tried
-    if job.options.alternatives and config.method != "auto":
-        every = config.model_copy(update={"method": "auto"})
-        tried = fit_fusion(rows, every, embargo_ns=job.spans.embargo_ns).tried
-    return _Fused(choice.fusion, choice.report, tried if job.options.alternatives else {})
+    alone = FusionConfig(method="equal", recalibration=_NO_CURVE)
+    return rows, alone if len(experts) == 1 else job.config.fusion
 
 
 _NO_CURVE = FusionConfig().recalibration.model_copy(update={"method": "none"})

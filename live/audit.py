@@ -13,7 +13,7 @@ from catalog.errors import AuditFailedError, ConfigError
 from catalog.progress import Progress, no_progress
 from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR, format_time
 from live.live_replay import run_live_replay
-from live.parity import ParityReport, compare
+from live.parity import SEQUENCE_TOLERANCE, ParityReport, compare
 from live.pipeline import Market, load_market
 from live.profile import Profile
 from research.features import feature_table
@@ -131,7 +131,8 @@ def audit_parity(
     """Run the profile's strategy as backtest and in a live node, and compare every number.
 
     One model is trained on what was known at the span's start. The backtest trades its batch
-    predictions; the live node computes features and predictions bar by bar, warm-started.
+    predictions; the live node computes features and predictions bar by bar, warm-started. Where
+    experts read sequences, probabilities may differ by `SEQUENCE_TOLERANCE`; decisions may not.
     """
     end = profile.data.end if span[1] is None else span[1]
     start = end - QUARTER_NS if span[0] is None else span[0]
@@ -163,7 +164,8 @@ def audit_parity(
         profile.execution,
         progress=_named(progress, "live node"),
     )
-    report = compare(backtest, live)
+    sequences = any(member.expert.reach_bars for member in model.members)
+    report = compare(backtest, live, tolerance=SEQUENCE_TOLERANCE if sequences else 0.0)
     if not report.compared["fills"]:
         raise AuditFailedError(
             f"parity must be shown on a span in which something is traded; from "

@@ -14,10 +14,12 @@ from catalog.timestamps import NS_PER_MINUTE, format_time, interval_name
 from research import kernels
 from research.feature_config import FeatureConfig
 from research.feature_layout import Layout
-from research.group_drivers import GroupStream
+from research.group_drivers import VALUES, GroupStream
 from research.groups.registry import flow_input, funding_input, minute_input
 from research.inputs import check_bar, check_flow, check_value, not_one_of
 from research.kernel_cache import compiled_kernels
+
+_PADDING = (math.nan,) * VALUES
 
 
 class FeatureStream:
@@ -75,7 +77,14 @@ class FeatureStream:
         self._slot = kernels.NEVER
         self._pending: list[tuple[int, int, float]] = []
         self._groups = tuple(GroupStream(group, interval_ns, compiled) for group in layout.groups)
-        self._listened = frozenset(name for group in self._groups for name in group.listens_to)
+        self._listeners: dict[str, list[tuple[GroupStream, int, int]]] = {}
+        for group in self._groups:
+            for order, (name, row) in enumerate(group.layout.inputs):
+                self._listeners.setdefault(name, []).append((group, order, row))
+        # Minutes are fifteen times as many as bars: they take the shortest way.
+        self._minutes = {
+            name: tuple(self._listeners.get(minute_input(name), ())) for name in self.instruments
+        }
 
     def update_funding(self, instrument_id: str, rate: float, ts_init: int) -> None:
         """Take in a settled funding rate.
@@ -120,8 +129,8 @@ class FeatureStream:
         DataError
             If no feature looks at the series, or the value is not a finite number.
         """
-        if name not in self._listened:
-            wanted = ", ".join(sorted(self._listened)) or "none"
+        if name not in self._listeners:
+            wanted = ", ".join(sorted(self._listeners)) or "none"
             raise DataError(f"series must be one that features look at ({wanted}), was {name}")
         check_value(name, ts_init, value)
         self._put(name, ts_init, (value, extra))
@@ -156,7 +165,8 @@ class FeatureStream:
         DataError
             If the instrument is not one of the stream's or the bar is not sound.
         """
-        if instrument_id not in self.instruments:
+        listeners = self._minutes.get(instrument_id)
+        if listeners is None:
             raise DataError(not_one_of("1-minute bar", instrument_id, self.instruments))
         if ts_init % NS_PER_MINUTE:
             raise DataError(
@@ -164,11 +174,15 @@ class FeatureStream:
                 f"{format_time(ts_init)}"
             )
         check_bar(instrument_id, ts_init, bar)
-        self._put(minute_input(instrument_id), ts_init, bar)
+        for group, order, row in listeners:
+            group.put(ts_init, order, row, bar)
 
     def _put(self, name: str, ts_init: int, values: Sequence[float]) -> None:
-        for group in self._groups:
-            group.put(name, ts_init, values)
+        listeners = self._listeners.get(name)
+        if listeners is not None:
+            padded = (*values, *_PADDING[len(values) :])
+            for group, order, row in listeners:
+                group.put(ts_init, order, row, padded)
 
     def update(self, ts_init: int, bars: Mapping[str, Ohlcv]) -> dict[str, Float64Array]:
         """Take in the bars that closed at `ts_init`; return a row for each that is warm.

@@ -7,8 +7,11 @@ functions as plain Python on lists. All three give the same bits.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -185,6 +188,12 @@ def _stamp(part: Records, place: int) -> int:
 _FAR = int(np.iinfo(np.int64).max)
 
 
+type _Pending = tuple[int, int, int, tuple[float, ...]]
+
+_BEGIN_AND_END = np.array([[0], [1]])
+_STAMP, _BY_TIME = itemgetter(0), itemgetter(0, 1)
+
+
 @dataclass(slots=True)
 class GroupStream:
     """One group in a stream: keeps its state, takes records and bars as they come.
@@ -202,39 +211,48 @@ class GroupStream:
     layout: GroupLayout
     interval_ns: int
     compiled: bool
-    _pending: list[tuple[int, int, int, tuple[float, ...]]] = field(default_factory=list)
+    _pending: list[_Pending] = field(default_factory=list)
+    _is_sorted: bool = True
     _advance: Callable[[int, Any, Any, Any, Any], None] = field(init=False)
-    _places: dict[str, list[tuple[int, int]]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._places = {}
-        for order, (name, row) in enumerate(self.layout.inputs):
-            self._places.setdefault(name, []).append((order, row))
         self._advance = self._compiled_step() if self.compiled else self._plain_step()
 
-    @property
-    def listens_to(self) -> frozenset[str]:
-        """The names of the inputs beside bars."""
-        return frozenset(self._places)
+    def put(self, ts_init: int, order: int, row: int, values: tuple[float, ...]) -> None:
+        """Remember a record until the first bar that may know it.
 
-    def put(self, name: str, ts_init: int, values: Sequence[float]) -> None:
-        """Remember a record until the first bar that may know it; others' records are ignored."""
-        for order, row in self._places.get(name, ()):
-            padded = (*values, *[np.nan] * (VALUES - len(values)))
-            self._pending.append((ts_init, order, row, padded))
+        Parameters
+        ----------
+        ts_init : int
+            When it became known, UTC nanoseconds.
+        order, row : int
+            Place of its input among `GroupLayout.inputs`, and the row of the state.
+        values : (5,) tuple of float
+            Its numbers; those an input does not use are NaN.
+        """
+        pending = self._pending
+        if pending and self._is_sorted:
+            before = pending[-1]
+            if ts_init < before[0] or (ts_init == before[0] and order < before[1]):
+                self._is_sorted = False
+        pending.append((ts_init, order, row, values))
 
     def advance(self, slot: int, present: Any, bars: Any, rows: Any, valid: Any) -> None:
         """Take in the bars of a slot; write the group's columns of the warm rows."""
         self._advance(slot, present, bars, rows, valid)
 
-    def _due(self, ts: int) -> list[tuple[int, int, int, tuple[float, ...]]]:
+    def _due(self, ts: int) -> list[_Pending]:
         """Return the records known by `ts` in the order of the batch; keep the later ones."""
-        if not self._pending:
-            return []
-        self._pending.sort(key=lambda record: record[:2])  # stable, as in the batch
-        late = next((n for n, one in enumerate(self._pending) if one[0] > ts), len(self._pending))
-        due, self._pending = self._pending[:late], self._pending[late:]
-        return due
+        pending = self._pending
+        if not self._is_sorted:
+            pending.sort(key=_BY_TIME)  # stable, as in the batch
+            self._is_sorted = True
+        if not pending or pending[-1][0] <= ts:
+            self._pending = []
+            return pending
+        late = bisect_right(pending, ts, key=_STAMP)
+        self._pending = pending[late:]
+        return pending[:late]
 
     def _plain_step(self) -> Callable[[int, Any, Any, Any, Any], None]:
         module, interval_ns = self.layout.use.module, self.interval_ns
@@ -243,8 +261,9 @@ class GroupStream:
         take = getattr(module, "take", driver.take_nothing)
 
         def advance(slot: int, present: Any, bars: Any, rows: Any, valid: Any) -> None:
-            for ts, _, row, values in self._due(slot * interval_ns):
-                take(ts, row, values, floats, ints, settings)
+            if self._pending:
+                for ts, _, row, values in self._due(slot * interval_ns):
+                    take(ts, row, values, floats, ints, settings)
             module.step(slot, interval_ns, present, bars, floats, ints, settings, rows, at, valid)
 
         return advance
@@ -253,10 +272,10 @@ class GroupStream:
         from research.kernel_cache import compiled_group
 
         run = compiled_group(self.layout.use.name)
-        state, count = self.layout.state(), self.layout.count
-        scratch = np.zeros(count, dtype=np.int64), np.zeros((count + 1, 5))
-        ts_init, first = np.zeros(count, dtype=np.int64), np.arange(count)
-        cursors = np.zeros((2, count), dtype=np.int64)
+        state, width = self.layout.state(), self.layout.count
+        scratch = np.zeros(width, dtype=np.int64), np.zeros((width + 1, 5))
+        ts_init = np.zeros(width, dtype=np.int64)
+        first, cursors = np.arange(width), np.zeros((2, width), dtype=np.int64)
         # Each record is an input of its own: the loop takes them in the order of `_due`.
         no_cursors = np.zeros((2, 0), dtype=np.int64)
         nothing = (np.empty(0, np.int64), np.empty((0, VALUES)), np.empty(0, np.int64))
@@ -265,14 +284,16 @@ class GroupStream:
             ts_init[:] = slot * self.interval_ns
             cursors[0] = first
             np.add(first, present, out=cursors[1])
-            due, records, record_cursors = self._due(slot * self.interval_ns), nothing, no_cursors
-            if due:
+            records, record_cursors = nothing, no_cursors
+            if self._pending and (due := self._due(slot * self.interval_ns)):
+                count = len(due)
+                numbers = chain.from_iterable([values for _, _, _, values in due])
                 records = (
-                    np.array([ts for ts, _, _, _ in due], dtype=np.int64),
-                    np.array([values for _, _, _, values in due]),
-                    np.array([row for _, _, row, _ in due], dtype=np.int64),
+                    np.fromiter([ts for ts, _, _, _ in due], np.int64, count),
+                    np.fromiter(numbers, np.float64, VALUES * count).reshape(count, VALUES),
+                    np.fromiter([row for _, _, row, _ in due], np.int64, count),
                 )
-                record_cursors = np.stack([np.arange(len(due)), np.arange(1, len(due) + 1)])
+                record_cursors = np.arange(count) + _BEGIN_AND_END
             run(
                 1,
                 self.interval_ns,

@@ -18,8 +18,8 @@ from tests.research.markets import (
     INSTRUMENTS,
     Market,
     bars_by_time,
+    calls,
     furnished,
-    tell,
     told,
 )
 
@@ -99,14 +99,16 @@ def seconds_per_bar(config: FeatureConfig, slots: int, *, compiled: bool) -> flo
     That is its flow, its minutes and the records of slow series that came since the bar before.
     """
     panel = furnished(Market(2, slots + 1_000).panel(), 2, late=False)
-    arriving, waiting = list(bars_by_time(panel).items()), told(panel, config)
     stream = FeatureStream(INSTRUMENTS, panel.interval_ns, config, compiled=compiled)
+    arriving = list(bars_by_time(panel).items())
+    waiting = [(one[0], *calls(stream, *one)) for one in told(panel, config)]
     done, start = 0, 0.0
     for number, (ts_init, bars) in enumerate(arriving):
         if number == 1_000:
             start = time.perf_counter()
         while done < len(waiting) and waiting[done][0] <= ts_init:
-            tell(stream, *waiting[done])
+            _, call, arguments = waiting[done]
+            call(*arguments)
             done += 1
         stream.update(ts_init, bars)
     return (time.perf_counter() - start) / (slots * len(INSTRUMENTS))

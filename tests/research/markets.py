@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -162,14 +162,21 @@ def told(panel: Panel, config: FeatureConfig) -> list[Told]:
 
 def tell(stream: FeatureStream, ts: int, kind: str, name: str, values: tuple[float, ...]) -> None:
     """Tell a stream one of `told`."""
+    call, arguments = calls(stream, ts, kind, name, values)
+    call(*arguments)
+
+
+def calls(
+    stream: FeatureStream, ts: int, kind: str, name: str, values: tuple[float, ...]
+) -> tuple[Callable[..., None], tuple[Any, ...]]:
+    """Return which function of a stream to call with what, to tell it one of `told`."""
     if kind == "funding":
-        stream.update_funding(name, values[0], ts)
-    elif kind == "flow":
-        stream.update_flow(name, values, ts)
-    elif kind == "minute":
-        stream.update_minute(name, ts, Ohlcv(*values))
-    else:
-        stream.update_series(name, values[0], ts, values[1])
+        return stream.update_funding, (name, values[0], ts)
+    if kind == "flow":
+        return stream.update_flow, (name, values, ts)
+    if kind == "minute":
+        return stream.update_minute, (name, ts, Ohlcv(*values))
+    return stream.update_series, (name, values[0], ts, values[1])
 
 
 # ---------------------------------------------------------------------------------------------

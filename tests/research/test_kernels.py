@@ -239,7 +239,7 @@ print(float(matrix.values[-1, 0]).hex())
 
 @pytest.mark.slow
 def test_a_change_in_the_real_kernels_is_seen_in_the_next_process(tmp_path: Path) -> None:
-    for package in ("catalog", "research", "tests/research"):
+    for package in ("catalog", "research", "research/groups", "tests/research"):
         (tmp_path / package).mkdir(parents=True)
         for source in (ROOT / package).glob("*.py"):
             (tmp_path / package / source.name).write_bytes(source.read_bytes())

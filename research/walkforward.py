@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from research.estimates import Estimate
 from research.features import WARMUP_BARS
 from research.fitted import FittedModel, predict_rows
 from research.fitting import FitOptions, StepPool, submit_fit
+from research.fold_store import FoldStore, fold_facts, joined
 from research.metrics import (
     PREDICTION_METRICS,
     BootstrapConfig,
@@ -173,7 +174,7 @@ def walk_forward(
     table = build_table(panel, config, progress=progress)
     folds = usable_folds(table, config)
     prepared = time.perf_counter()
-    frames, reports = _run_folds(table, folds, config, progress)
+    frames, reports = _run_folds(table, folds, config, FitOptions(progress))
     del table, folds  # the largest things of a run, and done with
     fitted = time.perf_counter()
     with one_blas_thread():
@@ -186,8 +187,26 @@ def walk_forward(
     return result
 
 
-def predict_forward(panel: Panel, config: WalkForwardConfig) -> pd.DataFrame:
+def predict_forward(
+    panel: Panel,
+    config: WalkForwardConfig,
+    options: FitOptions = FitOptions(),  # noqa: B008 (immutable)
+    *,
+    keep: FoldStore | None = None,
+) -> pd.DataFrame:
     """Fit and predict fold by fold as `walk_forward` does, and measure nothing.
+
+    Parameters
+    ----------
+    panel : Panel
+        All data.
+    config : WalkForwardConfig
+        Settings; bootstrap does not count.
+    options : FitOptions
+        Progress, and other fusions to fit on the same rows.
+    keep : FoldStore, optional
+        Where each fold is kept as soon as it is done; folds that are kept there already are read
+        and not fitted again.
 
     Returns
     -------
@@ -201,8 +220,16 @@ def predict_forward(panel: Panel, config: WalkForwardConfig) -> pd.DataFrame:
     """
     import pandas as pd
 
-    table = build_table(panel, config)
-    frames, reports = _run_folds(table, usable_folds(table, config), config, no_progress)
+    indices = range(config.validation.n_folds)
+    if keep is not None and keep.holds(len(indices)):
+        return joined(keep, indices)
+    table = build_table(panel, config, progress=options.progress)
+    folds = usable_folds(table, config)
+    if keep is not None:
+        ahead = [fold for fold in folds if not keep.has(fold.index)]
+        _run_folds(table, ahead, config, options, keep=keep)
+        return joined(keep, indices)
+    frames, reports = _run_folds(table, folds, config, options)
     predictions = pd.concat(frames, ignore_index=True)
     return stamp_predictions(predictions, reports[0].model.spec, panel.data_hash)
 
@@ -318,22 +345,31 @@ def _run_folds(
     table: TrainingTable,
     folds: list[Fold],
     config: WalkForwardConfig,
-    progress: Progress,
+    options: FitOptions,
     *,
-    alternatives: bool = False,
+    keep: FoldStore | None = None,
 ) -> tuple[list[pd.DataFrame], list[FoldReport]]:
-    """Run the steps of all folds beside one another, and return the folds in order."""
-    progress("folds", 0, len(folds))
-    options = FitOptions(progress, alternatives)
+    """Run the steps of all folds beside one another, and return the folds in order.
+
+    Where folds are kept, only as many are under way as there are threads: all at once would all
+    be done at the very end, and an interruption would lose them all.
+    """
+    options.progress("folds", 0, len(folds))
+    most = len(folds) if keep is None else config.threads
+    found: dict[int, tuple[pd.DataFrame, FoldReport]] = {}
+    # The longest first, so that no long one is left over for the end.
+    ahead = sorted(folds, key=lambda fold: len(fold.train))
     with one_blas_thread(), StepPool(config.threads) as pool:
-        # The longest first, so that no long one is left over for the end.
-        by_length = sorted(folds, key=lambda fold: len(fold.train), reverse=True)
-        tasks = {fold.index: _submit_fold(pool, table, fold, config, options) for fold in by_length}
-        for done, task in enumerate(as_completed(tasks.values()), start=1):
-            task.result()
-            progress("folds", done, len(folds))
-    found = [tasks[fold.index].result() for fold in folds]
-    return [frame for frame, _ in found], [report for _, report in found]
+        running: dict[Future[tuple[pd.DataFrame, FoldReport]], int] = {}
+        while ahead or running:
+            while ahead and len(running) < most:
+                fold = ahead.pop()
+                running[_submit_fold(pool, table, fold, config, options, keep)] = fold.index
+            for task in wait(running, return_when=FIRST_COMPLETED).done:
+                found[running.pop(task)] = task.result()
+                options.progress("folds", len(found), len(folds))
+    frames, reports = zip(*(found[fold.index] for fold in folds), strict=True)
+    return list(frames), list(reports)
 
 
 def _submit_fold(
@@ -342,8 +378,9 @@ def _submit_fold(
     fold: Fold,
     config: WalkForwardConfig,
     options: FitOptions,
+    keep: FoldStore | None = None,
 ) -> Future[tuple[pd.DataFrame, FoldReport]]:
-    """Have one fold fitted and predicted."""
+    """Have one fold fitted, predicted and, where there is a place for it, kept."""
     with _naming(fold):
         fit = submit_fit(pool, table, fold.train, config, fold.test_start, options)
 
@@ -353,6 +390,8 @@ def _submit_fold(
             started = time.perf_counter()
             frame = predict_rows(table, fold.test, model, fold.index)
             model.reports.seconds["predict"] = time.perf_counter() - started
+            if keep is not None:
+                keep.save(fold.index, frame, fold_facts(fold, model))
             return frame, _report(fold, model)
 
     return pool.after([fit], finish, even_failed=True)

@@ -1,0 +1,239 @@
+"""Predictions of folds that are kept as soon as a fold is done, for runs that take hours.
+
+A kept fold says everything that decided it: the specification, the data, the code, the libraries.
+Whoever asks another question gets nothing, and is told which part of it differs. Files are written
+whole or not at all, and the same question gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from catalog.errors import DataError
+from research.code_identity import code_parts
+from research.predictions import SPEC_KEY, hash_parts, stamp_predictions, write_predictions
+from research.settings import predictor_spec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from research.fitted import FittedModel
+    from research.fitting import FitOptions
+    from research.panel import Panel
+    from research.prediction_types import PredictorSpec
+    from research.settings import WalkForwardConfig
+    from research.splits import Fold
+
+KEPT_KEY = "decided_by"
+"""Where a kept fold's stamp says what decided it, part by part."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoldQuestion:
+    """Everything that decides what the folds of a walk-forward predict.
+
+    Parameters
+    ----------
+    spec : PredictorSpec
+        The question that the predictions answer.
+    data_hash : str
+        Of the panel.
+    parts : dict of str
+        Name and hash of each part: those of the specification, of the data, of the code.
+    """
+
+    spec: PredictorSpec
+    data_hash: str
+    parts: dict[str, str]
+
+    @classmethod
+    def of(cls, panel: Panel, config: WalkForwardConfig, options: FitOptions) -> FoldQuestion:
+        """Return the question that a walk-forward over a panel answers."""
+        spec = predictor_spec(config, panel.instruments(), panel.interval_ns)
+        fusions = json.dumps([options.alternatives, sorted(options.subsets.items())])
+        parts = {
+            **dict(spec.parts),
+            "instruments": ",".join(spec.instruments),
+            "interval": str(spec.interval_ns),
+            "other fusions": hashlib.sha256(fusions.encode()).hexdigest(),
+            "data": panel.data_hash,
+            **code_parts(config),
+        }
+        return cls(spec, panel.data_hash, parts)
+
+    @property
+    def key(self) -> str:
+        """One hash of all parts, 64 hex digits."""
+        return hash_parts(self.parts)
+
+
+def _tell_nobody(_: str) -> None:
+    """Let a remark pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoldStore:
+    """A folder with the folds of one walk-forward.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``fold-<index>.parquet`` and, beside it, ``fold-<index>.json`` with how it went.
+    question : FoldQuestion
+        What is asked now.
+    tell : callable
+        Given a sentence for each kept fold that must be made anew, saying why.
+    """
+
+    folder: Path
+    question: FoldQuestion
+    tell: Callable[[str], None] = _tell_nobody
+
+    def has(self, index: int) -> bool:
+        """Return whether a fold is kept that answers the question; tell why not if it is other."""
+        return self._kept(index, told=True)
+
+    def holds(self, count: int) -> bool:
+        """Return whether all of the first `count` folds are kept; nothing is told."""
+        return all(self._kept(index, told=False) for index in range(count))
+
+    def save(self, index: int, frame: pd.DataFrame, facts: Mapping[str, Any]) -> None:
+        """Keep a fold: how it went first, then its predictions, whose presence says it is done.
+
+        Raises
+        ------
+        DataError
+            If a file cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            beside = self._facts(index)
+            partial = beside.with_name(f".{beside.name}.partial")
+            partial.write_text(json.dumps(facts, indent=1, sort_keys=True), encoding="utf-8")
+            partial.replace(beside)
+        except OSError as error:
+            raise DataError(
+                f"fold {index} could not be kept in {self.folder}: {error}; make room or choose "
+                "another folder, then go on"
+            ) from error
+        stamped = stamp_predictions(frame, self.question.spec, self.question.data_hash)
+        stamped.attrs[SPEC_KEY] |= {"fold": index, KEPT_KEY: self.question.parts}
+        write_predictions(self._table(index), stamped)
+
+    def load(self, index: int) -> pd.DataFrame:
+        """Return a kept fold's predictions.
+
+        Raises
+        ------
+        DataError
+            If it cannot be read.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with self._table(index).open("rb") as file:
+                frame: pd.DataFrame = pq.read_table(file).to_pandas()
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"kept fold {self._table(index)} must be a complete Parquet file, is not: "
+                f"{error}; remove it and go on"
+            ) from error
+        frame.attrs = {}
+        return frame
+
+    def facts(self, index: int) -> dict[str, Any]:
+        """Return how a kept fold went: spans, rows, seconds, choices."""
+        found: dict[str, Any] = json.loads(self._facts(index).read_text(encoding="utf-8"))
+        return found
+
+    def hashes(self, count: int) -> list[str]:
+        """Return the SHA-256 of each kept fold's predictions."""
+        tables = [self._table(index) for index in range(count)]
+        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in tables]
+
+    def _table(self, index: int) -> Path:
+        return self.folder / f"fold-{index}.parquet"
+
+    def _facts(self, index: int) -> Path:
+        return self.folder / f"fold-{index}.json"
+
+    def _kept(self, index: int, *, told: bool) -> bool:
+        path = self._table(index)
+        if not path.is_file():
+            return False
+        reasons = self._differences(path)
+        if not self._facts(index).is_file():
+            reasons.append("what says how it went is missing")
+        if reasons and told:
+            self.tell(f"{path.parent.name}, fold {index} is made anew: {'; '.join(reasons)}")
+        return not reasons
+
+    def _differences(self, path: Path) -> list[str]:
+        """Return why a kept fold does not answer the question; empty if it does."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with path.open("rb") as file:
+                # The whole table, not its metadata alone: a damaged file shows itself here.
+                text = (pq.read_table(file).schema.metadata or {})[SPEC_KEY.encode()]
+            then = json.loads(text)[KEPT_KEY]
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            return [f"it cannot be read ({error})"]
+        now = self.question.parts
+        return [
+            f"{name} {_change(then.get(name), now.get(name))}"
+            for name in sorted(set(then) | set(now))
+            if then.get(name) != now.get(name)
+        ]
+
+
+def _change(then: str | None, now: str | None) -> str:
+    if then is None:
+        return "is new"
+    return "is gone" if now is None else "changed"
+
+
+def fold_facts(fold: Fold, model: FittedModel) -> dict[str, Any]:
+    """Return how a fold went, for JSON.
+
+    Returns
+    -------
+    dict
+        Spans (UTC nanoseconds), rows, ``seconds`` by step, ``peak_memory_mb`` of the process so
+        far, the maps that calibrate each expert, and why the fusion was chosen (None with one).
+    """
+    reports = model.reports
+    return {
+        "fold": fold.index,
+        "test_start": fold.test_start,
+        "test_end": fold.test_end,
+        "train_start": model.train_start,
+        "train_end": model.train_end,
+        "n_train": model.n_rows,
+        "n_test": len(fold.test),
+        "seconds": {name: round(spent, 3) for name, spent in reports.seconds.items()},
+        "peak_memory_mb": _peak_memory_mb(),
+        "calibration": {name: one.chosen for name, one in reports.calibration.items()},
+        "fusion": None if reports.fusion is None else reports.fusion.as_dict(),
+    }
+
+
+def _peak_memory_mb() -> float:
+    """Return the largest resident memory of this process so far, MiB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def joined(store: FoldStore, indices: Sequence[int]) -> pd.DataFrame:
+    """Return the predictions of kept folds as one stamped frame, in the order of `indices`."""
+    import pandas as pd
+
+    frame = pd.concat([store.load(index) for index in indices], ignore_index=True)
+    return stamp_predictions(frame, store.question.spec, store.question.data_hash)

@@ -7,9 +7,10 @@ could be known), both in UTC nanoseconds and first in the constructor, because
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, dataclass_transform
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, dataclass_transform
 
 from nautilus_trader.model import register_custom_data_class
 
@@ -165,6 +166,43 @@ class MinuteBar:
     volume: float = math.nan
 
 
+class _JsonText:
+    """A text field that is written when it is first read.
+
+    Custom data hold scalars, so that what has parts travels as text. Writing it takes longer than
+    all else that is done with a prediction, and a replay, which makes millions, reads none.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    def __get__(self, record: object | None, owner: type) -> str:
+        if record is None:
+            return ""
+        value: str | Iterable[tuple[Any, ...]] = record.__dict__[self._name]
+        if not isinstance(value, str):
+            value = _written(value)
+            record.__dict__[self._name] = value
+        return value
+
+    def __set__(self, record: object, value: str | Iterable[tuple[Any, ...]]) -> None:
+        record.__dict__[self._name] = value
+
+
+def _json_text() -> Any:
+    return _JsonText()
+
+
+def _written(parts: Iterable[tuple[Any, ...]]) -> str:
+    """Return (name, number, ...) of each part as a JSON object; nothing for no parts."""
+    found = {}
+    for name, *numbers in parts:
+        # JSON has no NaN: what `json` writes for it no other language reads.
+        known = [number if math.isfinite(number) else None for number in numbers]
+        found[name] = known if len(known) > 1 else known[0]
+    return json.dumps(found) if found else ""
+
+
 @customdataclass()
 class FusionPrediction:
     """A calibrated prediction for one instrument, usable from `ts_init` on.
@@ -190,14 +228,16 @@ class FusionPrediction:
         ``trend``, ``neutral``, ``mean_reverting``, or empty if unknown.
     experts : str
         JSON object from each expert's name to its probability (null where it gave none) and its
-        weight, such as ``{"lightgbm": [0.53, 0.6]}``; empty where there is one model.
+        weight, such as ``{"lightgbm": [0.53, 0.6]}``; empty where there are none. Given as such a
+        text, or as (name, probability, weight) of each.
     horizon_bars : int
         How many bars ahead the label looks.
     model_version : str
         Version of the bundle that made it.
     input_ages : str
         JSON object from each slow input's name to the bars since its value became known (null
-        where nothing is known yet); empty where there are none.
+        where nothing is known yet); empty where there are none. Given as such a text, or as
+        (name, bars) of each.
     degraded : bool
         Whether some input was missing or late.
     degraded_reason : str
@@ -212,10 +252,10 @@ class FusionPrediction:
     confidence: float = math.nan
     side: int = 0
     regime: str = ""
-    experts: str = ""
+    experts: str = _json_text()
     horizon_bars: int = 0
     model_version: str = ""
-    input_ages: str = ""
+    input_ages: str = _json_text()
     degraded: bool = False
     degraded_reason: str = ""
 

@@ -287,9 +287,8 @@ class PrecomputedPredictions:
         probability = frame["prob_up"].to_numpy(dtype=np.float64)
         _check_rows(frame, position, ts_init, probability)
         order = np.lexsort((position, ts_init))
-        columns = (ts_init[order], position[order].astype(np.int64), probability[order])
-        extras = _Extras(frame, order)
-        return cls(spec, _ByTime(spec, columns, _reasons(frame)[order], extras))
+        codes = position[order].astype(np.int64)
+        return cls(spec, _ByTime(spec, ts_init[order], codes, _Columns(frame, order)))
 
     @property
     def spec(self) -> PredictorSpec:
@@ -314,41 +313,69 @@ class PrecomputedPredictions:
         return [prediction for prediction in found if prediction.instrument_id in bars]
 
 
-class _Extras:
-    """What a frame may hold beside a probability; `of` returns a row's as a prediction takes it."""
+class _Columns:
+    """A frame's rows as numbers, in the order in which they are served.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As `PrecomputedPredictions.from_frame` takes it.
+    order : (n_rows,) int64
+        Rows of the frame sorted by time, then by instrument code.
+
+    Attributes
+    ----------
+    numbers : (n_rows, 1) or (n_rows, 4 + 2 n_experts) float64
+        Probability alone where the frame knows nothing else; else probability, mu, sigma,
+        epistemic, then probability and weight of each of `experts`.
+    side : (n_rows,) int64, optional
+        None where the frame has none.
+    regimes, regime : tuple of str, (n_rows,) int64
+        The regimes that occur, and the number of each row's.
+    reasons : (n_rows,) object
+        Why each is degraded; empty if it is not.
+    """
 
     def __init__(self, frame: pd.DataFrame, order: Int64Array) -> None:
-        def numbers(name: str) -> Float64Array:
-            return frame[name].to_numpy(dtype=np.float64)[order]
+        self.experts = _experts(frame)
+        names = ["prob_up"]
+        extras = ("mu", "sigma", "epistemic", "side", "regime")
+        self.more = bool(self.experts) or any(name in frame for name in extras)
+        if self.more:
+            names += ["mu", "sigma", "epistemic"]
+            for name in self.experts:
+                names += [EXPERT_PREFIX + name, WEIGHT_PREFIX + name]
+        self.numbers = np.full((len(order), len(names)), np.nan)
+        for column, name in enumerate(names):
+            if name in frame:
+                self.numbers[:, column] = frame[name].to_numpy(dtype=np.float64)[order]
+        self.side = frame["side"].to_numpy(dtype=np.int64)[order] if "side" in frame else None
+        # A number for each regime: a text for each row would take as much memory as all the rest.
+        texts = frame["regime"].to_numpy(dtype=object)[order] if "regime" in frame else None
+        held = {
+            text: code for code, text in enumerate(sorted(set([""] if texts is None else texts)))
+        }
+        self.regimes = tuple(held)
+        self.regime = np.zeros(len(order), dtype=np.int64)
+        if texts is not None:
+            self.regime[:] = [held[text] for text in texts]
+        self.reasons = _reasons(frame)[order]
 
-        self._numbers = {n: numbers(n) for n in ("mu", "sigma", "epistemic") if n in frame}
-        self._side = frame["side"].to_numpy(dtype=np.int64)[order] if "side" in frame else None
-        self._regime = frame["regime"].to_numpy(dtype=object)[order] if "regime" in frame else None
-        texts = [name for name in frame if isinstance(name, str)]
-        found = [n.removeprefix(EXPERT_PREFIX) for n in texts if n.startswith(EXPERT_PREFIX)]
-        lacking = [name for name in found if WEIGHT_PREFIX + name not in frame]
-        if lacking:
-            raise DataError(
-                f"predictions must have a weight beside each expert, had none of {lacking}: the "
-                f"columns are {EXPERT_PREFIX}<name> and {WEIGHT_PREFIX}<name>"
-            )
-        self._experts = [
-            (name, numbers(EXPERT_PREFIX + name), numbers(WEIGHT_PREFIX + name)) for name in found
-        ]
-        self.any = bool(self._numbers or found or "side" in frame or "regime" in frame)
 
-    def of(self, row: int) -> tuple[float, float, float, int | None, str, tuple[ExpertShare, ...]]:
-        """Return mu, sigma, epistemic, side, regime and experts of a row."""
-        mu, sigma, epistemic = (
-            float(self._numbers[name][row]) if name in self._numbers else math.nan
-            for name in ("mu", "sigma", "epistemic")
+def _experts(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Return the names of a frame's experts, in the order of their columns."""
+    found = [
+        name.removeprefix(EXPERT_PREFIX)
+        for name in frame
+        if isinstance(name, str) and name.startswith(EXPERT_PREFIX)
+    ]
+    lacking = [name for name in found if WEIGHT_PREFIX + name not in frame]
+    if lacking:
+        raise DataError(
+            f"predictions must have a weight beside each expert, had none of {lacking}: the "
+            f"columns are {EXPERT_PREFIX}<name> and {WEIGHT_PREFIX}<name>"
         )
-        side = None if self._side is None else int(self._side[row])
-        regime = "" if self._regime is None else str(self._regime[row])
-        experts = tuple(
-            (name, float(chance[row]), float(weight[row])) for name, chance, weight in self._experts
-        )
-        return mu, sigma, epistemic, side, regime, experts
+    return tuple(found)
 
 
 class _ByTime(Mapping[int, tuple[Prediction, ...]]):
@@ -358,55 +385,63 @@ class _ByTime(Mapping[int, tuple[Prediction, ...]]):
     ----------
     spec : PredictorSpec
         Instruments by code, horizon and version.
-    columns : ts_init, instrument code and probability, (n_rows,) each
-        Sorted by time, then by code.
-    reasons : (n_rows,) str
-        Why each is degraded; empty if it is not.
-    extras : _Extras
+    ts_init, codes : (n_rows,) int64
+        Time and instrument code, sorted by time, then by code.
+    columns : _Columns
         The rest, in the same order.
     """
 
     def __init__(
-        self,
-        spec: PredictorSpec,
-        columns: tuple[Int64Array, Int64Array, Float64Array],
-        reasons: NDArray[np.object_],
-        extras: _Extras,
+        self, spec: PredictorSpec, ts_init: Int64Array, codes: Int64Array, columns: _Columns
     ) -> None:
         self._spec = spec
+        self._codes = codes
         self._columns = columns
-        self._reasons = reasons
-        self._extras = extras
-        times, starts = np.unique(columns[0], return_index=True)
-        self._starts = dict(zip(times.tolist(), starts.tolist(), strict=True))
+        times, starts = np.unique(ts_init, return_index=True)
+        self._places = {ts: place for place, ts in enumerate(times.tolist())}
+        self._edges = [*starts.tolist(), len(ts_init)]
 
     def __getitem__(self, ts_init: int) -> tuple[Prediction, ...]:
-        start = self._starts[ts_init]
-        times, codes, probability = self._columns
-        spec, extras, found = self._spec, self._extras, []
-        for row in range(start, min(start + len(spec.instruments), len(times))):
-            if times[row] != ts_init:
-                break
-            reason = self._reasons[row]
-            found.append(
-                Prediction(
-                    spec.instruments[codes[row]],
-                    ts_init,
-                    float(probability[row]),
-                    spec.horizon_bars,
-                    spec.model_version,
-                    reason != "",
-                    reason,
-                    *(extras.of(row) if extras.any else ()),
-                )
+        place = self._places[ts_init]
+        rows = slice(*self._edges[place : place + 2])
+        spec, columns = self._spec, self._columns
+        # A time's rows at once: numpy takes as long for one number as for a dozen.
+        codes, values = self._codes[rows].tolist(), columns.numbers[rows].tolist()
+        reasons = columns.reasons[rows].tolist()
+        fixed = (spec.horizon_bars, spec.model_version)
+        names = spec.instruments
+        if not columns.more:
+            return tuple(
+                Prediction(names[code], ts_init, numbers[0], *fixed, reason != "", reason)
+                for code, numbers, reason in zip(codes, values, reasons, strict=True)
             )
-        return tuple(found)
+        sides = [None] * len(codes) if columns.side is None else columns.side[rows].tolist()
+        regimes = [columns.regimes[code] for code in columns.regime[rows].tolist()]
+        return tuple(
+            Prediction(
+                names[code],
+                ts_init,
+                numbers[0],
+                *fixed,
+                reason != "",
+                reason,
+                numbers[1],
+                numbers[2],
+                numbers[3],
+                side,
+                regime,
+                tuple(zip(columns.experts, numbers[4::2], numbers[5::2], strict=True)),
+            )
+            for code, numbers, reason, side, regime in zip(
+                codes, values, reasons, sides, regimes, strict=True
+            )
+        )
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._starts)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._places)
 
 
 def _reasons(frame: pd.DataFrame) -> NDArray[np.object_]:

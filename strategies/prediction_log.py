@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -116,10 +116,8 @@ class PredictionLog:
             numbers = np.array(fields[name], dtype=np.float64)
             if not np.isnan(numbers).all():
                 chunk[name] = numbers
-        if any(fields["experts"]):
-            chunk |= _spread(made, _expert_columns)
-        if any(fields["input_ages"]):
-            chunk |= _spread(made, _age_columns)
+        chunk |= _spread(fields["experts"], ("expert_", "weight_"))
+        chunk |= _spread(fields["input_ages"], ("age_",))
         self._chunks.append(chunk)
         self._packed += len(made)
         self._recent, self._missing = [], {}
@@ -131,25 +129,41 @@ class PredictionLog:
         return np.fromiter(map(held.__getitem__, texts), dtype=np.int32, count=len(texts))
 
 
-def _expert_columns(prediction: Prediction) -> list[tuple[str, float]]:
-    found = []
-    for name, probability, weight in prediction.experts:
-        found += [(f"expert_{name}", probability), (f"weight_{name}", weight)]
+def _spread(
+    rows: Sequence[Sequence[tuple[Any, ...]]], prefixes: tuple[str, ...]
+) -> dict[str, Float64Array]:
+    """Return named numbers of each row as columns, NaN where a row has none.
+
+    Parameters
+    ----------
+    rows : sequence of sequence of (name, number, ...)
+        Each row's parts.
+    prefixes : tuple of str
+        In front of the name, for each of the numbers.
+    """
+    widths = set(map(len, rows))
+    parts = list(chain.from_iterable(rows))
+    found: dict[str, Float64Array] = {}
+    if len(widths) > 1:
+        return _spread_any(rows, prefixes)
+    width = widths.pop()
+    # As a rule every row has the same parts: then they are columns already.
+    for place in range(width):
+        names, *numbers = zip(*parts[place::width], strict=True)
+        if len(set(names)) > 1:
+            return _spread_any(rows, prefixes)
+        for prefix, column in zip(prefixes, numbers, strict=True):
+            found[prefix + names[0]] = np.array(column, dtype=np.float64)
     return found
 
 
-def _age_columns(prediction: Prediction) -> list[tuple[str, float]]:
-    return [(f"age_{name}", bars) for name, bars in prediction.input_ages]
-
-
-def _spread(
-    made: Sequence[Prediction], columns_of: Callable[[Prediction], list[tuple[str, float]]]
+def _spread_any(
+    rows: Sequence[Sequence[tuple[Any, ...]]], prefixes: tuple[str, ...]
 ) -> dict[str, Float64Array]:
-    """Return named numbers of each prediction as columns, NaN where a prediction has none."""
-    found: dict[str, list[float]] = {}
-    for row, prediction in enumerate(made):
-        for name, value in columns_of(prediction):
-            if name not in found:
-                found[name] = [math.nan] * len(made)
-            found[name][row] = value
-    return {name: np.array(values, dtype=np.float64) for name, values in found.items()}
+    found: dict[str, Float64Array] = {}
+    for row, parts in enumerate(rows):
+        for name, *numbers in parts:
+            for prefix, number in zip(prefixes, numbers, strict=True):
+                column = found.setdefault(prefix + name, np.full(len(rows), np.nan))
+                column[row] = number
+    return found

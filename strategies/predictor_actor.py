@@ -6,8 +6,7 @@ time are in. A bar that does not come in time degrades the predictions of that t
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -171,31 +170,14 @@ class PredictorActor(DataActor):
             confidence(prediction.prob_up),
             prediction.direction,
             prediction.regime,
-            experts_text(prediction.experts),
+            prediction.experts,
             prediction.horizon_bars,
             prediction.model_version,
-            ages_text(prediction.input_ages),
+            prediction.input_ages,
             prediction.degraded or bool(missing),
             prediction.degraded_reason or missing,
         )
         self.publish_data(PREDICTION_TYPE, CustomData(PREDICTION_TYPE, record))
-
-
-def experts_text(experts: Sequence[tuple[str, float, float]]) -> str:
-    """Return experts as `FusionPrediction.experts` holds them; empty if there are none."""
-    if not experts:
-        return ""
-    return json.dumps({name: [_known(p), _known(weight)] for name, p, weight in experts})
-
-
-def ages_text(ages: Sequence[tuple[str, float]]) -> str:
-    """Return ages as `FusionPrediction.input_ages` holds them; empty if there are none."""
-    return json.dumps({name: _known(bars) for name, bars in ages}) if ages else ""
-
-
-def _known(value: float) -> float | None:
-    # JSON has no NaN: what `json` writes for it no other language reads.
-    return value if value == value else None
 
 
 class _LazyBars(Mapping[str, Ohlcv]):

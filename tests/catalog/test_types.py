@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 
@@ -43,3 +44,17 @@ def test_a_prediction_travels_as_custom_data() -> None:
     wrapped = CustomData(DataType("FusionPrediction"), prediction)
     assert wrapped.data == prediction
     assert wrapped.ts_init == 2
+
+
+def test_parts_of_a_prediction_are_written_when_they_are_read() -> None:
+    parts = (("lightgbm", 0.53, 0.6), ("tft", math.nan, 0.0))
+    ages = (("index.dvol.btc", 3.0), ("news.x", math.nan))
+    prediction = FusionPrediction(1, 2, instrument_id="X.Y", experts=parts, input_ages=ages)
+    twin = FusionPrediction(1, 2, instrument_id="X.Y", experts=parts, input_ages=ages)
+    assert json.loads(prediction.experts) == {"lightgbm": [0.53, 0.6], "tft": [None, 0.0]}
+    assert json.loads(prediction.input_ages) == {"index.dvol.btc": 3.0, "news.x": None}
+    again = FusionPrediction.from_json(twin.to_json())
+    assert (again.experts, again.input_ages) == (prediction.experts, prediction.input_ages)
+    assert json.loads(twin.to_json())["experts"] == prediction.experts
+    assert FusionPrediction(1, 2, experts=(), input_ages=()).experts == ""
+    assert FusionPrediction(1, 2).input_ages == ""

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ from research.fitted import FitReports, FittedModel, Member, column
 from research.fusion import FusionConfig
 from research.fusion_fit import FusionRows, fit_fusion
 from research.models.lightgbm_expert import BinnedRows
-from research.models.registry import fit_expert
+from research.models.registry import EXPERT_KINDS, fit_expert
 from research.references import References
 from research.settings import predictor_spec
 from research.splits import inner_blocks
@@ -180,6 +181,9 @@ def submit_fit(
     job = _Job(pool, table, rows, config, options, _Spans.of(table, rows, config))
     references = pool.submit(_fit_references, table, rows)
     names = list(config.experts.chosen())
+    for name in names:
+        # Here, not in the pool: two threads that import torch at once may each find half of it.
+        import_module(EXPERT_KINDS[name].fit_module)
     judged = {
         name: _submit_blocks(job) if name == BLOCKS else _submit_once(job, name) for name in names
     }

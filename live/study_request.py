@@ -1,0 +1,137 @@
+"""From the words of a command line to what a study is asked."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from catalog.errors import ConfigError
+from live.profile import Profile, load_profile
+from research.models.registry import EXPERT_KINDS, expert_kind
+from research.study_plan import StudyConfig
+
+ALL, NONE = "all", "none"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRequest:
+    """What is asked for beside the profile.
+
+    Parameters
+    ----------
+    study : StudyConfig
+        What is studied.
+    command : str
+        What reproduces it, as it is printed; without anything of this machine.
+    default_experts : tuple of str
+        Experts of the profile itself, where the study looks at others.
+    fresh : bool
+        Whether folds that are kept are thrown away first.
+    report_only : bool
+        Whether nothing is fitted: the tables are made of what is there.
+    """
+
+    study: StudyConfig
+    command: str
+    default_experts: tuple[str, ...] = ()
+    fresh: bool = False
+    report_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StudyOptions:
+    """The options of `levibot study` as they were written; lists have commas.
+
+    Parameters
+    ----------
+    horizons : str
+        Bars ahead.
+    experts : str, optional
+        Experts of the tables, or ``all``; the profile's own if absent.
+    ablations : str, optional
+        Inputs that are switched, or ``none``; the usual ones if absent.
+    ablation_experts : str
+        Who judges inputs, or ``all``.
+    everything, fresh, report_only : bool
+        See `StudyConfig` and `StudyRequest`.
+    """
+
+    horizons: str = "1,4,16"
+    experts: str | None = None
+    ablations: str | None = None
+    ablation_experts: str = "lightgbm"
+    everything: bool = False
+    fresh: bool = False
+    report_only: bool = False
+
+
+def study_request(
+    profile: str, overrides: Sequence[str], options: StudyOptions
+) -> tuple[Profile, StudyRequest]:
+    """Return the profile with the study's experts, and what is asked.
+
+    Raises
+    ------
+    ConfigError
+        If the profile or an option is wrong.
+    """
+    own = load_profile(profile, overrides)
+    default = tuple(own.experts.chosen())
+    settings = load_profile(profile, [*overrides, *_expert_overrides(default, options.experts)])
+    judges = tuple(settings.experts.chosen())
+    if options.ablation_experts != ALL:
+        judges = tuple(_names(options.ablation_experts))
+    wanted: dict[str, Any] = {
+        "horizons": tuple(_names(options.horizons)),
+        "input_experts": judges,
+        "everything": options.everything,
+    }
+    if options.ablations is not None:
+        wanted["inputs"] = tuple(_names(options.ablations))
+    try:
+        study = StudyConfig.model_validate(wanted)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors()
+        )
+        raise ConfigError(f"the study's options are wrong: {faults}") from None
+    command = _command(profile, overrides, options)
+    return settings, StudyRequest(study, command, default, options.fresh, options.report_only)
+
+
+def _names(text: str) -> list[str]:
+    if text == NONE:
+        return []
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _expert_overrides(own: Sequence[str], experts: str | None) -> list[str]:
+    """Return the overrides of a profile that make the study's experts its own."""
+    if experts is None:
+        return []
+    # Sentiment needs news among the features, which the study gives it in a span of its own.
+    every = [name for name, kind in EXPERT_KINDS.items() if not kind.inputs]
+    wanted = every if experts == ALL else [expert_kind(name).name for name in _names(experts)]
+    added = [f"experts.{name}={{}}" for name in wanted if name not in own]
+    return [*added, *(f"experts.{name}=null" for name in own if name not in wanted)]
+
+
+def _command(profile: str, overrides: Sequence[str], options: StudyOptions) -> str:
+    """Return the command that reproduces a study, on whatever machine."""
+    named = {
+        "--profile": profile,
+        "--horizons": options.horizons,
+        "--experts": options.experts,
+        "--ablations": options.ablations,
+        "--ablation-experts": options.ablation_experts,
+    }
+    words = ["levibot", "study"]
+    words += [word for name, value in named.items() if value is not None for word in (name, value)]
+    words += ["--everything"] if options.everything else []
+    words += [word for one in overrides for word in ("--set", one)]
+    return f"{shlex.join(words)} --catalog CATALOG --out STUDY"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -83,6 +83,10 @@ class Predictions:
         Of the data that was read.
     synthetic : bool
         Whether any of it was made up.
+    experts : mapping of mapping of Estimate
+        The same for each expert alone; empty if there is one, or for predictions from a file.
+    step_seconds : mapping of float
+        Seconds of one core by step of the fits; empty for predictions from a file.
     """
 
     frame: pd.DataFrame
@@ -92,6 +96,8 @@ class Predictions:
     reliability: ReliabilityCurve
     data_hash: str
     synthetic: bool
+    experts: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    step_seconds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of_result(cls, result: WalkForwardResult) -> Self:
@@ -116,6 +122,8 @@ class Predictions:
             result.reliability,
             result.data_hash,
             result.synthetic,
+            result.experts,
+            result.step_seconds,
         )
 
     @classmethod
@@ -195,6 +203,11 @@ class RunSummary:
                 *_rows("trading", self.metrics["trading"]),
             ],
         )
+        lines += _expert_lines(self.metrics["experts"])
+        steps = self.metrics["step_seconds"]
+        if steps:
+            told = ", ".join(f"{name} {spent:.1f}" for name, spent in steps.items())
+            lines += ["", f"seconds of one core: {told}"]
         seconds = self.metrics["seconds"]
         lines += [
             "",
@@ -205,6 +218,17 @@ class RunSummary:
             f"tearsheet: {self.folder / TEARSHEET_FILE}",
         ]
         return "\n".join(lines)
+
+
+def _expert_lines(experts: Mapping[str, Any]) -> list[str]:
+    """Return a table of what each expert alone is worth; nothing if there is one."""
+    if not experts:
+        return []
+    shown = ("auc", "log_loss_skill", "accuracy_at_10pct", "ece")
+    rows = [
+        [name, *(f"{found[key]['value']:.4f}" for key in shown)] for name, found in experts.items()
+    ]
+    return ["", *aligned(["expert", *shown], rows)]
 
 
 def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
@@ -222,7 +246,9 @@ def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
         "references": {
             name: _as_dicts(found) for name, found in run.predictions.references.items()
         },
+        "experts": {name: _as_dicts(found) for name, found in run.predictions.experts.items()},
         "provenance": _provenance(run),
+        "step_seconds": dict(run.predictions.step_seconds),
         "seconds": watch.total(),
         "peak_memory_mb": peak_memory_mb(),
     }
@@ -245,7 +271,9 @@ def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
 
 def numbers_hash(metrics: Metrics) -> str:
     """Return the SHA-256 of all that must repeat in metrics.json: not time, memory, version."""
-    kept = {name: metrics[name] for name in ("prediction", "trading", "folds", "references")}
+    kept = {
+        name: metrics[name] for name in ("prediction", "trading", "folds", "references", "experts")
+    }
     return hashlib.sha256(json.dumps(finite(kept), sort_keys=True).encode()).hexdigest()
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +32,7 @@ from research.metrics import (
     reliability_curve,
 )
 from research.panel import Panel
-from research.predictions import PredictorSpec, stamp_predictions
+from research.predictions import EXPERT_PREFIX, PredictorSpec, stamp_predictions
 from research.references import REFERENCES
 from research.settings import WalkForwardConfig
 from research.splits import Fold, check_fold, walk_forward_splits
@@ -111,6 +111,8 @@ class WalkForwardResult:
         Whether any of the data was made up.
     seconds : dict of float
         Time spent by stage: features, fit, metrics.
+    experts : dict of dict of Estimate
+        The same metrics for each expert alone, calibrated, by its name; empty if there is one.
     """
 
     predictions: pd.DataFrame
@@ -122,13 +124,24 @@ class WalkForwardResult:
     data_hash: str
     synthetic: bool
     seconds: dict[str, float]
+    experts: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+
+    @property
+    def step_seconds(self) -> dict[str, float]:
+        """Seconds of one core by step, such as ``fit lstm``, over all folds."""
+        spent: dict[str, float] = {}
+        for fold in self.folds:
+            for step, seconds in fold.model.reports.seconds.items():
+                spent[step] = spent.get(step, 0.0) + seconds
+        return spent
 
     def __str__(self) -> str:
-        """Print one aligned table: folds, pooled, references."""
+        """Print one aligned table: folds, pooled, references, experts."""
         header = ["", "rows", *PREDICTION_METRICS[1:]]
         lines = [_line(f"fold {fold.index}", fold.metrics) for fold in self.folds]
         lines.append(_line("pooled", self.metrics))
         lines += [_line(name, found) for name, found in self.references.items()]
+        lines += [_line(name, found) for name, found in self.experts.items()]
         table = [header, *lines]
         widths = [max(len(line[column]) for line in table) for column in range(len(header))]
         title = "SYNTHETIC DATA\n" if self.synthetic else ""
@@ -438,28 +451,32 @@ def _assemble(
     spec = reports[0].model.spec
     bootstrap = config.bootstrap
     settings = bootstrap.model_dump()
-    steps = len(frames) + 1 + len(REFERENCES)
+    experts = [name for name in map(str, frames[0]) if name.startswith(EXPERT_PREFIX)]
+    columns = {name.removeprefix(EXPERT_PREFIX): name for name in experts if len(experts) > 1}
+    steps = len(frames) + 1 + len(REFERENCES) + len(columns)
     for done, (frame, report) in enumerate(zip(frames, reports, strict=True)):
         progress("metrics", done, steps)
         report.metrics.update(prediction_metrics(frame, **settings))
     pooled = pd.concat(frames, ignore_index=True)
     progress("metrics", len(frames), steps)
     metrics = prediction_metrics(pooled, **settings)
-    references = {}
-    for done, (name, column) in enumerate(REFERENCES.items()):
+    alone = {}
+    for done, (name, column) in enumerate({**REFERENCES, **columns}.items()):
         progress("metrics", len(frames) + 1 + done, steps)
-        references[name] = prediction_metrics(pooled, column=column, **settings)
+        answered = pooled[pooled[column].notna()]
+        alone[name] = prediction_metrics(answered, column=column, **settings)
     progress("metrics", steps, steps)
     return WalkForwardResult(
         predictions=stamp_predictions(pooled, spec, panel.data_hash),
         folds=tuple(reports),
         metrics=metrics,
-        references=references,
+        references={name: alone[name] for name in REFERENCES},
         reliability=reliability_curve(pooled, config=bootstrap),
         spec=spec,
         data_hash=panel.data_hash,
         synthetic=panel.synthetic,
         seconds={},
+        experts={name: alone[name] for name in columns},
     )
 
 

@@ -25,7 +25,9 @@ from research.lookahead import (
     audit_labels,
     choose_cuts,
 )
+from research.models.registry import EXPERT_KINDS
 from research.panel import Panel
+from research.predictions import EXPERT_PREFIX
 from research.predictor import BundlePredictor, PrecomputedPredictions
 from research.settings import WalkForwardConfig, predictor_spec
 from research.training import train_until
@@ -116,7 +118,7 @@ def audit_lookahead(
         compute = replace(first_fold, replay_end=cut + BARS_AFTER_CUT * panel.interval_ns)
         report.violations.extend(audit_function(compute, first_fold.block, [cut]))
     progress(_FOLD_STAGE, len(fold_cuts), len(fold_cuts))
-    report.audited[_FOLD_STAGE] = len(_DECISION_COLUMNS)
+    report.audited[_FOLD_STAGE] = len(first_fold.predicted) + len(_DECISION_COLUMNS)
     report.cuts[_FOLD_STAGE] = len(fold_cuts)
     return report
 
@@ -175,15 +177,10 @@ def audit_parity(
     return report
 
 
-_DECISION_COLUMNS = (
-    "raw_prob",
-    "prob_up",
-    "side",
-    "target_weight",
-    "reason",
-    "quantity",
-    "equity",
-)
+_DECISION_COLUMNS = ("side", "target_weight", "reason", "quantity", "equity")
+_FUSED_COLUMNS = ("raw_prob", "prob_up", "mu", "sigma", "epistemic")
+_ROUNDING = 1e-6
+"""By how much a sequence expert's probability may move with the number of rows asked together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +218,38 @@ class _FirstFold:
         truth = predict_forward(block, _one_fold(profile))
         return cls(profile, market.instruments, block, truth, block_end)
 
+    @property
+    def config(self) -> WalkForwardConfig:
+        """Return the research part of the profile for one tested block."""
+        return _one_fold(self.profile)
+
+    def settled(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return predictions with the true value where only rounding tells them apart.
+
+        A changed future has another number of rows, and a sequence expert adds its 32-bit numbers
+        up in another order then. Experts of single rows must keep their bits.
+        """
+        chosen = self.config.experts.chosen()
+        deep = [f"{EXPERT_PREFIX}{name}" for name in chosen if EXPERT_KINDS[name].deep]
+        if not deep:
+            return frame
+        keys, rounded = ["ts_init", "instrument_id"], [*_FUSED_COLUMNS, *deep]
+        truth = frame[keys].merge(self.truth[[*keys, *rounded]], on=keys, how="left")
+        columns = {}
+        for name in rounded:
+            found, true = frame[name].to_numpy(), truth[name].to_numpy()
+            limit = _ROUNDING * (0.01 if name in ("mu", "sigma") else 1.0)
+            columns[name] = np.where(np.abs(found - true) <= limit, true, found)
+        changed = frame.assign(**columns)
+        changed.attrs = frame.attrs
+        return changed
+
+    @property
+    def predicted(self) -> list[str]:
+        """The columns of a prediction: fused, and what each expert said, whatever its weight."""
+        experts = [f"{EXPERT_PREFIX}{name}" for name in self.config.experts.chosen()]
+        return [*_FUSED_COLUMNS, *experts]
+
     def cuts(self, count: int) -> list[int]:
         """Return times at which something is at stake.
 
@@ -244,10 +273,10 @@ class _FirstFold:
     def __call__(self, panel: Panel) -> Columns:
         """Fit, predict and replay on a panel with whatever future."""
         known = panel is self.block
-        frame = self.truth if known else predict_forward(panel, _one_fold(self.profile))
+        frame = self.truth if known else self.settled(predict_forward(panel, self.config))
         outcome = self.replay(panel, frame)
         keys = ["ts_init", "instrument_id"]
-        merged = frame[[*keys, "raw_prob", "prob_up"]].merge(
+        merged = frame[[*keys, *self.predicted]].merge(
             outcome.decisions[[*keys, "side", "target_weight", "reason", "quantity"]],
             on=keys,
             how="left",
@@ -259,8 +288,8 @@ class _FirstFold:
         return Columns(
             merged["ts_init"].to_numpy(dtype=np.int64),
             np.asarray(merged["instrument_id"].astype(object).map(codes), dtype=np.int64),
-            merged[list(_DECISION_COLUMNS)].to_numpy(dtype=np.float64),
-            _DECISION_COLUMNS,
+            merged[[*self.predicted, *_DECISION_COLUMNS]].to_numpy(dtype=np.float64),
+            (*self.predicted, *_DECISION_COLUMNS),
         )
 
     def replay(self, panel: Panel, frame: pd.DataFrame) -> RunFrames:
@@ -276,7 +305,7 @@ class _FirstFold:
             ),
             funding={name: _settled_until(series, end) for name, series in panel.funding.items()},
         )
-        spec = predictor_spec(_one_fold(self.profile), panel.instruments(), panel.interval_ns)
+        spec = predictor_spec(self.config, panel.instruments(), panel.interval_ns)
         predictions = PrecomputedPredictions.from_frame(frame, spec)
         arguments = (inputs, predictions, self.profile.strategy, self.profile.execution)
         check_inputs(*arguments)

@@ -5,7 +5,8 @@ Every expert is judged on rows that it was not fitted on, inside the training sp
 - boosted trees are cheap, so contiguous blocks are held out in turn (with purge and embargo) and
   the model itself is then fitted on all rows;
 - sequence models are not, so that one fit leaves the last part of the span out (`holdout_frac`,
-  with purge and embargo) and that part is what they are calibrated on;
+  with purge and embargo) and that part is what they are calibrated on; with `refit` a second one
+  on the whole span takes its place;
 - a rule that is not fitted is calibrated on the same part.
 
 The fusion is fitted and chosen on that last part, on calibrated probabilities of which each was
@@ -328,20 +329,37 @@ def _submit_blocks(job: _Job) -> Future[_Judged]:
 
 
 def _submit_once(job: _Job, name: str) -> Future[_Judged]:
-    """Fit an expert on the head of the span and ask it about the tail."""
+    """Fit an expert on the head of the span and ask it about the tail.
+
+    Where its settings say `refit`, the expert itself is one fitted on the whole span: what the
+    first one's answers say of calibration and weights is then taken to hold for it, as with the
+    blocks of boosted trees.
+    """
     table, options = job.table, job.options
     context = FitContext(options.progress, threads=1, previous=options.previous.get(name))
 
+    settings = job.config.experts.chosen()[name]
+
     def judge() -> _Judged:
         started = time.perf_counter()
-        settings = job.config.experts.chosen()[name]
         expert = fit_expert(name, table, job.rows[job.spans.head], settings, context)
         score = np.full(len(job.rows), np.nan)
         tail = job.rows[job.spans.tail]
         score[job.spans.tail] = expert.predict(table.matrix, tail).prob_up
         return _Judged(expert, score, time.perf_counter() - started)
 
-    return job.pool.submit(judge)
+    judged = job.pool.submit(judge)
+    if not getattr(settings, "refit", False):
+        return judged
+    again = job.pool.submit(
+        lambda: _timed(lambda: fit_expert(name, table, job.rows, settings, context))
+    )
+
+    def gather() -> _Judged:
+        found, (expert, seconds) = judged.result(), again.result()
+        return _Judged(expert, found.score, found.seconds + seconds)
+
+    return job.pool.after([judged, again], gather)
 
 
 def _timed[Result](step: Callable[[], Result]) -> tuple[Result, float]:

@@ -34,6 +34,8 @@ class WalkForwardConfig(Config):
     holdout_frac : float
         Last fraction of a training span, in time, on which experts that are fitted once are
         calibrated and the fusion is chosen. Not used where one expert of rows stands alone.
+    half_life_days : float, optional
+        Training rows count half as much for every so many days of age. None: all the same.
     validation : ValidationConfig
         Folds; its scheme, train_bars, embargo and min_train_rows also decide what one model
         (`train_until`) is trained on.
@@ -51,6 +53,7 @@ class WalkForwardConfig(Config):
     fusion: FusionConfig = FusionConfig()
     staleness: StalenessConfig = StalenessConfig()
     holdout_frac: float = Field(default=0.12, gt=0.0, le=0.5)
+    half_life_days: float | None = Field(default=None, ge=1.0)
     validation: ValidationConfig
     bootstrap: BootstrapConfig = BootstrapConfig()
     threads: int = Field(default=2, ge=1, le=256)
@@ -75,7 +78,12 @@ def predictor_spec(
     model_version : str, optional
         Written on every prediction; derived from the identity if absent.
     """
-    fusing = (config.fusion.content_hash(), config.staleness.content_hash(), config.holdout_frac)
+    fusing = (
+        config.fusion.content_hash(),
+        config.staleness.content_hash(),
+        config.holdout_frac,
+        config.half_life_days,
+    )
     parts = {
         "features": feature_table_hash(config.features),
         "label": config.label.content_hash(),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from catalog.arrays import Float64Array
+from catalog.arrays import Float64Array, Int64Array
 from catalog.progress import Progress, no_progress
+from catalog.timestamps import NS_PER_DAY
 from research.features import FeatureMatrix, compute_features
 from research.labels import Labels, compute_labels
 from research.panel import Panel
@@ -57,6 +58,9 @@ def build_table(
     """Compute features and labels of a panel."""
     matrix = compute_features(panel, config.features, progress=progress)
     labels = compute_labels(panel, config.label)
+    if config.half_life_days is not None:
+        weight = labels.weight * recency(matrix.ts_init, config.half_life_days)
+        labels = replace(labels, weight=weight)
     signs = [
         np.sign(np.diff(bars.close, prepend=bars.close[:1])) if len(bars) else np.empty(0)
         for bars in panel.bars
@@ -69,3 +73,16 @@ def build_table(
         panel.data_hash,
         panel.synthetic,
     )
+
+
+def recency(ts_init: Int64Array, half_life_days: float) -> Float64Array:
+    """Return how much rows count for their age, (n_rows,): 1 for the first, then ever more.
+
+    Every fit divides weights by their mean, so that only their proportions matter: counting from
+    the first row instead of from the end of a span gives every span the same ones.
+    """
+    if not len(ts_init):
+        return np.empty(0)
+    days = (ts_init - ts_init.min()) / NS_PER_DAY
+    weight: Float64Array = np.exp2(days / half_life_days)
+    return weight

@@ -51,6 +51,9 @@ class DeepConfig(Config):
     max_seconds : float, optional
         Training ends with the epoch's step that exceeds it, and keeps the best weights so far.
         None sets no limit; with one, the result depends on the speed of the machine.
+    refit : bool
+        Whether the expert is fitted again on its whole training span once the rows held back at
+        its end have told what it is worth: the last months then count, for twice the time.
     warm_start : bool
         Begin with the weights and the scaling of the fit before, where there is one.
     device : {"cpu", "cuda"}
@@ -78,6 +81,7 @@ class DeepConfig(Config):
     validation_frac: float = Field(default=0.15, ge=0.0, le=0.5)
     patience: int = Field(default=3, ge=1)
     max_seconds: float | None = Field(default=None, gt=0.0)
+    refit: bool = False
     warm_start: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
     seed: int = Field(default=7, ge=0, le=2**31 - 1)

@@ -1,8 +1,9 @@
 """A planted edge is recovered, and none is found where none is: the oracle's own probability tells.
 
-How much can be recovered is a matter of rows: with one seed and the shipped settings boosted trees
-recovered 76 % in half a year and 87 % in two years, mirrored ones 87 % and 91 % (the trees that the
-oracle's own log-odds are fitted with: 98 %, so the inputs are all there).
+How much can be recovered is a matter of rows. With the shipped settings boosted trees recovered
+76 % in half a year, 87 % in two years and 91 % in four; mirrored ones 87 %, 91 % and 92 %. Trees
+fitted to the oracle's own log-odds reach 98 %: the inputs are all there, the rest is estimation.
+The heuristic is the fallback of the trees here: the fusion is theirs.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from research.walkforward import WalkForwardResult, walk_forward
 
 pytestmark = pytest.mark.slow
 
+START = "2022-01-01"
 OVERRIDES = (
+    f"data.start={START}",
     "data.end=2025-12-31",
-    "validation.test_start=2025-07-01",
+    "validation.test_start=2025-01-01",
     "validation.n_folds=1",
     "experts.lightgbm.mirror=true",
     "experts.heuristic={}",
@@ -34,9 +37,9 @@ OVERRIDES = (
 
 
 def walked(folder: Path, edge: float) -> WalkForwardResult:
-    """Walk forward over two years of a market with this edge."""
+    """Walk forward over four years of a market with this edge."""
     profile = load_profile("synthetic", OVERRIDES)
-    make_market(folder, SyntheticConfig(end="2025-12-31", edge=edge, news_per_day=0.0))
+    make_market(folder, SyntheticConfig(start=START, end="2025-12-31", edge=edge, news_per_day=0.0))
     panel = load_market(profile, folder).panel
     return walk_forward(panel, profile.walk_forward_config())
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from catalog.arrays import Float64Array, Int64Array
 from catalog.errors import ConfigError
-from research import kernels
+from research import kernel_tools, kernels
 from research.feature_config import FeatureConfig
 from research.feature_table import (
     BASE_FEATURES,
@@ -67,7 +67,7 @@ def feature_table_hash(config: FeatureConfig) -> str:
     """Return the SHA-256 of what decides a feature's value: settings, table, kernels' sources."""
     table = [asdict(feature) for feature in feature_table(config)]
     groups = {group.name: source_hash(*group.sources) for group in groups_of(config)}
-    parts = [config.model_dump(mode="json"), table, source_hash(kernels), groups]
+    parts = [config.model_dump(mode="json"), table, source_hash(kernels, *kernels.SOURCES), groups]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -88,7 +88,7 @@ class Layout:
             if name is not None and name not in instruments:
                 raise ConfigError(not_one_of("feature", name, instruments))
         names = tuple(feature.name for feature in feature_table(config))
-        settings = np.full(kernels.SETTINGS, kernels.NEVER, dtype=np.int64)
+        settings = np.full(kernels.SETTINGS, kernel_tools.NEVER, dtype=np.int64)
         for place, first in (
             (kernels.FUNDING_AT, FUNDING_FEATURES[0].name),
             (kernels.LEAD_AT, LEAD_FEATURES[0].name),
@@ -113,7 +113,7 @@ class Layout:
     def arrays(self) -> tuple[Float64Array, Int64Array]:
         """Return the state of instruments about which nothing is known."""
         floats = np.zeros((self.count, kernels.FLOATS))
-        return floats, np.full((self.count, kernels.INTS), kernels.NEVER, dtype=np.int64)
+        return floats, np.full((self.count, kernels.INTS), kernel_tools.NEVER, dtype=np.int64)
 
     def scratch_arrays(self) -> tuple[Int64Array, Float64Array, Float64Array]:
         """Return room for what the kernel needs within one step."""

@@ -11,7 +11,7 @@ import numpy as np
 from catalog.arrays import Float64Array, Ohlcv
 from catalog.errors import DataError
 from catalog.timestamps import NS_PER_MINUTE, format_time, interval_name
-from research import kernels
+from research import kernel_tools, kernels
 from research.feature_config import FeatureConfig
 from research.feature_layout import Layout
 from research.group_drivers import VALUES, GroupStream
@@ -74,7 +74,7 @@ class FeatureStream:
         self._arguments = arrays
         self._floats, self._ints = arrays[0], arrays[1]
         self._rows, self._valid = arrays[5], arrays[7]
-        self._slot = kernels.NEVER
+        self._slot = kernel_tools.NEVER
         self._pending: list[tuple[int, int, float]] = []
         self._groups = tuple(GroupStream(group, interval_ns, compiled) for group in layout.groups)
         self._listeners: dict[str, list[tuple[GroupStream, int, int]]] = {}

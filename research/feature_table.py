@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from research import kernels
+from research import kernel_tools, kernels
 
 type Role = Literal["observed", "known_ahead", "static"]
 
@@ -55,7 +55,7 @@ def _clock(name: str, description: str) -> Feature:
 _EMA = "distance of the log close from its EMA of {n} bars, per vol of {n} bars"
 _EMA_BARS = kernels.EMA_ANCHOR - 1
 # No row is valid before this, so that the largest warm-up of a table is what a run needs.
-_LONGEST = kernels.WARMUP_SLOTS + kernels.MAX_CARRIED
+_LONGEST = kernels.WARMUP_SLOTS + kernel_tools.MAX_CARRIED
 
 BASE_FEATURES: tuple[Feature, ...] = (
     _seen("return_1", "close", 97, "vol", "log return of the last bar"),
@@ -92,7 +92,7 @@ FUNDING_FEATURES: tuple[Feature, ...] = (
     _seen("funding_age", "funding", 0, "8 hours", "time since that rate became known"),
 )
 
-_CROSS = kernels.CROSS_SLOTS + kernels.MAX_CARRIED
+_CROSS = kernels.CROSS_SLOTS + kernel_tools.MAX_CARRIED
 LEAD_FEATURES: tuple[Feature, ...] = (
     _seen("lead_return_1", "lead.close", _CROSS, "vol", "the lead's return_1"),
     _seen("lead_return_4", "lead.close", _CROSS, "vol", "the lead's return_4"),

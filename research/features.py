@@ -23,7 +23,7 @@ from catalog.arrays import Float64Array, Int64Array, Ohlcv
 from catalog.errors import DataError
 from catalog.progress import Progress, no_progress
 from catalog.timestamps import format_time
-from research import kernels
+from research import kernel_tools, kernels
 from research.feature_config import FeatureConfig
 from research.feature_layout import Layout, feature_table, feature_table_hash, panel_needs
 from research.feature_stream import FeatureStream
@@ -43,7 +43,7 @@ __all__ = [
     "panel_needs",
 ]
 
-WARMUP_BARS = kernels.WARMUP_SLOTS + kernels.MAX_CARRIED
+WARMUP_BARS = kernels.WARMUP_SLOTS + kernel_tools.MAX_CARRIED
 """History after which a stream equals a run over everything, whatever bars are missing."""
 
 _ROWS_PER_REPORT = 50_000  # often enough for a progress bar, seldom enough to cost nothing
@@ -168,9 +168,9 @@ class _BaseBatch:
         return self._run(limit, *self._arguments)
 
     def last_ts(self) -> int:
-        """Return the last timestamp whose rows are written, `kernels.NEVER` if none is."""
+        """Return the last timestamp whose rows are written, `kernel_tools.NEVER` if none is."""
         begun = self._cursors[0][self._cursors[0] > self._first]
-        return int(self._ts_init[begun - 1].max(initial=kernels.NEVER))
+        return int(self._ts_init[begun - 1].max(initial=kernel_tools.NEVER))
 
 
 def _spans(counts: Int64Array) -> tuple[Int64Array, Int64Array]:

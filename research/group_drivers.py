@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from catalog.arrays import Float64Array, Int64Array
-from research import kernels
+from research import kernel_tools
 from research.groups import driver
 from research.groups.registry import GroupUse
 
@@ -69,7 +69,7 @@ class GroupLayout:
         """Return `floats` and `ints` as they are before the first bar."""
         rows = max([self.count, *(row + 1 for _, row in self.inputs)])
         floats = np.zeros((rows, self.use.module.FLOATS))
-        ints = np.full((rows, self.use.module.INTS), kernels.NEVER, dtype=np.int64)
+        ints = np.full((rows, self.use.module.INTS), kernel_tools.NEVER, dtype=np.int64)
         return floats, ints
 
 

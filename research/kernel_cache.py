@@ -103,7 +103,7 @@ def _compiled(
 
 # numba will not compile what returns a row or assigns a slice unless references are counted in
 # there; arrays that came without a count have none there either.
-_SLICING = frozenset({"research.kernels.carried", "research.groups.timeframes.write"})
+_SLICING = frozenset({"research.kernel_tools.carried", "research.groups.timeframes.write"})
 
 
 def _full_name(function: Callable[..., Any]) -> str:
@@ -113,7 +113,9 @@ def _full_name(function: Callable[..., Any]) -> str:
 @cache
 def compiled_kernels() -> CompiledKernels:
     """Return the compiled forms of `research.kernels`, made once per process."""
-    compiled = _compiled(kernels.ENTRY_POINTS, kernels.HELPERS, (kernels,), is_counted=False)
+    compiled = _compiled(
+        kernels.ENTRY_POINTS, kernels.HELPERS, (kernels, *kernels.SOURCES), is_counted=False
+    )
     return CompiledKernels(**compiled)
 
 

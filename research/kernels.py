@@ -29,15 +29,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
-type Row = Any
-"""One dimension: a list, or a row of an array."""
-type Table = Any
-"""Two dimensions: a list of lists, or an array."""
+from research import kernel_tools
+from research.kernel_tools import (
+    NEVER,
+    RUN_START,
+    Row,
+    Table,
+    carried,
+    first_slot,
+    slide,
+)
 
 NAN = math.nan
 TAU = math.tau
 
-MAX_CARRIED = 64
 EMA_ANCHOR = 128
 WARMUP_SLOTS = 960  # EMA 200 and its slope: 800 + one anchor + 15, and some room
 CROSS_SLOTS = 128  # what other instruments' features reach back: 96 + 1, with room
@@ -74,10 +79,9 @@ GAINS_14 = VOLUME_20 + _SIZE_20
 LOSSES_14 = GAINS_14 + _SIZE_14
 FLOATS = LOSSES_14 + _SIZE_14
 
-# Layout of an instrument's ints. NEVER marks what has not happened.
-RUN_START, LAST_BAR, CURSOR, FUNDING_TS = range(4)
+# Layout of an instrument's ints: RUN_START, LAST_BAR and CURSOR, then what is below.
+FUNDING_TS = 3
 INTS = 4
-NEVER = -1
 
 # Layout of the settings: where the optional blocks of columns start, or NEVER when left out.
 FUNDING_AT, LEAD, LEAD_AT, PEERS_AT, RATIOS_AT, RATIO_COUNT, CODE_AT = range(7)
@@ -96,27 +100,6 @@ VOLUME_ZSCORE, SIGNED_VOLUME_20, RSI_14, CLOSE_LOCATION, BODY = range(16, 21)
 UPPER_WICK, LOWER_WICK = range(21, 23)
 TIME_AT = 23
 BASE_COLUMNS = TIME_AT + 4
-
-
-def slide(f: Row, at: int, size: int, position: int, value: float) -> float:
-    """Add a value to a window's sum, drop the oldest, and return the sum.
-
-    `position` is the slot modulo `size`. At the start of a block the values of the last one
-    become its suffix sums in place; the current block then overwrites them from the left, just
-    behind the one suffix that is needed.
-    """
-    prefix = at + size + 1
-    if position == 0:
-        total = 0.0
-        for index in range(at + size - 1, at - 1, -1):
-            total += f[index]
-            f[index] = total
-        f[prefix] = 0.0
-    f[at + position] = value
-    newer: float = f[prefix] + value
-    older: float = f[at + position + 1]
-    f[prefix] = newer
-    return newer + older
 
 
 def restart_ema(f: Row, slot: int, length: int, gain: float) -> float:
@@ -162,36 +145,6 @@ def push(f: Row, k: Row, slot: int, bar: Row) -> None:
         f[EMA_200] += GAIN_200 * (log_close - f[EMA_200])
     f[EMA_20_RING + (slot & SLOPE_RING_MASK)] = f[EMA_20]
     f[EMA_200_RING + (slot & SLOPE_RING_MASK)] = f[EMA_200]
-
-
-def first_slot(k: Row, slot: int, present: int) -> int:
-    """Return the first slot that an instrument must take in now; more than `slot` if none.
-
-    Groups of features (`research.groups`) share it: their state begins with the same three ints.
-    Slots before `slot`, and `slot` itself without a bar, are to be pushed as `carried`. When the
-    slot returned is ``k[RUN_START]``, everything before it is to be forgotten.
-    """
-    last = k[LAST_BAR]
-    expired = last == NEVER or slot - last > MAX_CARRIED
-    if expired and present == 0:
-        return slot + 1
-    first: int = slot
-    if expired:
-        k[RUN_START] = slot
-    else:
-        first = k[CURSOR] + 1
-    if present:
-        k[LAST_BAR] = slot
-    k[CURSOR] = slot
-    return first
-
-
-def carried(bars: Table, close: float) -> Row:
-    """Return a bar in which nothing was traded after `close`, in the table's scratch row."""
-    bar = bars[len(bars) - 1]
-    bar[0] = bar[1] = bar[2] = bar[3] = close
-    bar[4] = 0.0
-    return bar
 
 
 def advance(f: Row, k: Row, slot: int, present: int, bars: Table, index: int) -> None:
@@ -522,6 +475,9 @@ HELPERS = (
     *(gather, passed, step),
 )
 """What the entry points call."""
+
+SOURCES = (kernel_tools,)
+"""Further modules whose source decides the values."""
 
 ENTRY_POINTS = (step, run)
 """What is called from Python: compiled by `research.kernel_cache`."""

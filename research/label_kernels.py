@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from research.kernels import MAX_CARRIED, NAN
+from research.kernel_tools import MAX_CARRIED
+from research.kernels import NAN
 
 type Array = Any
 """One dimension; a list would do as well."""

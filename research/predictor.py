@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from catalog.arrays import Float64Array, Int64Array, Ohlcv
-from research import kernels
+from research import kernel_tools
 from research.bundle import load_bundle
 from research.circuit_breaker import BreakerConfig, BreakerState, CircuitBreaker
 from research.experts import ExpertOutput
@@ -198,7 +198,7 @@ class _Serving:
 
     def _begin(self) -> None:
         self._stream = self._expert.stream(self._count)
-        self._answered = np.full(self._count, kernels.NEVER, dtype=np.int64)
+        self._answered = np.full(self._count, kernel_tools.NEVER, dtype=np.int64)
 
     def ask(self, slot: int, codes: Int64Array, values: Float64Array) -> ExpertOutput | None:
         """Return the expert's answers; None if it is out or has failed."""

@@ -16,7 +16,7 @@ import pandas as pd
 
 from catalog.arrays import BarArrays
 from research.groups import smc_structure as structure
-from research.kernels import NEVER, carried, first_slot
+from research.kernel_tools import NEVER, carried, first_slot
 
 COLUMNS = ("kind", "direction", "ts_event", "ts_init", "price", "far_price")
 

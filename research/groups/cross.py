@@ -6,9 +6,9 @@ measured in (``vol``) does not subtract it either. The lead against itself is th
 1, beta 1, residual 0, exactly. Its lead-lag score is its own autocorrelation.
 
 What counts: an instrument is known to others while its run is at least `kernels.CROSS_SLOTS`
-slots old and its last bar not older than `kernels.MAX_CARRIED`; until then and after that it is
-left out, as in the base table. Sums over windows are `kernels.slide`: additions only, so nothing
-drifts and nothing stays behind.
+slots old and its last bar not older than `kernel_tools.MAX_CARRIED`; until then and after that it
+is left out, as in the base table. Sums over windows are `kernel_tools.slide`: additions only, so
+nothing drifts and nothing stays behind.
 
 Memory: `WINDOW` + 2 slots of bars of an instrument and the lead.
 """
@@ -21,10 +21,8 @@ from collections.abc import Sequence
 from catalog.errors import ConfigError
 from research import kernels
 from research.feature_table import Feature
-from research.kernels import (
-    CROSS_SLOTS,
+from research.kernel_tools import (
     MAX_CARRIED,
-    NAN,
     NEVER,
     RUN_START,
     Row,
@@ -33,6 +31,7 @@ from research.kernels import (
     first_slot,
     slide,
 )
+from research.kernels import CROSS_SLOTS, NAN
 
 NAME = "cross"
 WINDOW = 96

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from research.kernels import NEVER, Row, Table, gather, passed
+from research.kernel_tools import NEVER, Row, Table
+from research.kernels import gather, passed
 
 
 def take_nothing(ts: int, row: int, values: Row, floats: Table, ints: Table, settings: Row) -> None:

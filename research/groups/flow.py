@@ -14,7 +14,8 @@ from typing import Any
 
 from research.feature_table import Feature
 from research.groups.registry import Input, flow_input
-from research.kernels import MAX_CARRIED, NAN, Row, Table, first_slot, slide
+from research.kernel_tools import MAX_CARRIED, Row, Table, first_slot, slide
+from research.kernels import NAN
 
 NAME = "flow"
 

@@ -18,7 +18,8 @@ from catalog.errors import ConfigError
 from catalog.timestamps import interval_name
 from research.feature_table import Feature
 from research.groups.registry import Input, minute_input
-from research.kernels import NAN, VOLATILITY_20, VOLATILITY_RATIO, Row, Table
+from research.kernel_tools import Row, Table
+from research.kernels import NAN, VOLATILITY_20, VOLATILITY_RATIO
 
 NAME = "path"
 

@@ -33,9 +33,8 @@ from __future__ import annotations
 import math
 
 from research.feature_table import Feature
-from research.kernels import (
+from research.kernel_tools import (
     MAX_CARRIED,
-    NAN,
     NEVER,
     RUN_START,
     Row,
@@ -44,6 +43,7 @@ from research.kernels import (
     first_slot,
     slide,
 )
+from research.kernels import NAN
 
 NAME = "regime"
 

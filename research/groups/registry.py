@@ -93,7 +93,7 @@ class GroupUse:
     def sources(self) -> tuple[ModuleType, ...]:
         """The modules whose source decides the group's values: its own first."""
         module = self.module
-        return (cast("ModuleType", module), *module.SOURCES, driver, kernels)
+        return (cast("ModuleType", module), *module.SOURCES, driver, kernels, *kernels.SOURCES)
 
     def features(self) -> tuple[Feature, ...]:
         """Return the group's rows of the feature table."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 
-from research.kernels import NAN, NEVER, Row
+from research.kernel_tools import NEVER, Row
+from research.kernels import NAN
 
 SIZE = 512
 """Records that are kept: what is further back does not exist, however short the time."""

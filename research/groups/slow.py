@@ -38,7 +38,8 @@ from research.groups.rings import (
     mean,
     zscore,
 )
-from research.kernels import NAN, NEVER, VOLATILITY_20, VOLATILITY_RATIO, Row, Table
+from research.kernel_tools import NEVER, Row, Table
+from research.kernels import NAN, VOLATILITY_20, VOLATILITY_RATIO
 
 NAME = "slow"
 

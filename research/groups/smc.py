@@ -48,7 +48,8 @@ from research.groups.smc_structure import (
     VOLATILITY,
     push,
 )
-from research.kernels import NAN, NEVER, Row, Table, carried, first_slot
+from research.kernel_tools import NEVER, Row, Table, carried, first_slot
+from research.kernels import NAN
 
 NAME = "smc"
 FLOATS, INTS = smc_structure.FLOATS, smc_structure.INTS

@@ -54,7 +54,8 @@ from __future__ import annotations
 
 import math
 
-from research.kernels import NAN, NEVER, RUN_START, Row, slide
+from research.kernel_tools import NEVER, RUN_START, Row, slide
+from research.kernels import NAN
 
 LENGTH = 5
 REACH = 240
@@ -96,7 +97,7 @@ BELOW_FLOATS = ABOVE_FLOATS + _SIDE_FLOATS
 EVENT_PRICES = BELOW_FLOATS + _SIDE_FLOATS
 FLOATS_OF = (ABOVE_FLOATS, BELOW_FLOATS)
 
-# Layout of an instrument's ints: the first three are those of `kernels.first_slot`.
+# Layout of an instrument's ints: the first three are those of `kernel_tools.first_slot`.
 BREAK_SLOT, BREAK_DIRECTION, BREAK_IS_CHANGE, SWEEP_SLOT, SWEEP_DIRECTION = range(3, 8)
 MITIGATED, DISPLACEMENT_SLOT, EVENT_COUNT, ABOVE_INTS = range(8, 12)
 BELOW_INTS = ABOVE_INTS + _SIDE_INTS

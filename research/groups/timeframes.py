@@ -13,7 +13,7 @@ Bollerslev, 1998). It knows much more than 16 returns would.
 
 Memory: `WINDOW` higher bars and the unfinished one, at most `kernels.WARMUP_SLOTS` base slots. The
 mean goes further back where there is room for it: over up to `LONGEST_MEAN` higher bars. An
-interval of which `WINDOW` bars do not fit is refused. Sums over windows are `kernels.slide`:
+interval of which `WINDOW` bars do not fit is refused. Sums over windows are `kernel_tools.slide`:
 additions only, so nothing drifts and nothing stays behind.
 """
 
@@ -27,18 +27,17 @@ from catalog.timestamps import interval_name
 from catalog.timestamps import interval_ns as interval_length
 from research import kernels
 from research.feature_table import Feature
-from research.kernels import (
+from research.kernel_tools import (
     MAX_CARRIED,
-    NAN,
     NEVER,
     RUN_START,
-    WARMUP_SLOTS,
     Row,
     Table,
     carried,
     first_slot,
     slide,
 )
+from research.kernels import NAN, WARMUP_SLOTS
 
 NAME = "timeframes"
 MAX_TIMEFRAMES = 6
@@ -59,7 +58,7 @@ OPEN, HIGH, LOW, SQUARES, VOLATILITY = range(5)
 LOG_CLOSES, CLOSES_MASK = 5, 7
 RECENT, RECENT_MASK = LOG_CLOSES + CLOSES_MASK + 1, 3
 VARIANCES = RECENT + RECENT_MASK + 1
-GAINS = VARIANCES + WINDOW + 2  # a window of n takes n + 2: see `kernels.slide`
+GAINS = VARIANCES + WINDOW + 2  # a window of n takes n + 2: see `kernel_tools.slide`
 LOSSES = GAINS + RSI_WINDOW + 2
 MEAN = LOSSES + RSI_WINDOW + 2
 VALUES = MEAN + LONGEST_MEAN + 2

@@ -15,7 +15,7 @@ from catalog.arrays import BarArrays
 from catalog.errors import ConfigError, DataError
 from catalog.timestamps import NS_PER_MINUTE
 from research.features import FeatureConfig, compute_features
-from research.kernels import MAX_CARRIED
+from research.kernel_tools import MAX_CARRIED
 from research.labels import LabelConfig, Labels, average_uniqueness, compute_labels
 from research.lookahead import audit_labels
 from research.panel import Panel

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research import kernels
+from research import kernel_tools, kernels
 from research.feature_table import BASE_FEATURES
 from research.kernel_cache import cache_folder, compile_entry_points, compiled_kernels, source_hash
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_sliding_sum_is_that_of_the_last_values(size: int, start: int, values: list[float]) -> None:
     state = [0.0] * (size + 2)
     for number, value in enumerate(values):
-        found = kernels.slide(state, 0, size, (start + number) % size, value)
+        found = kernel_tools.slide(state, 0, size, (start + number) % size, value)
         if number >= size - 1:
             expected = math.fsum(values[number - size + 1 : number + 1])
             assert found == pytest.approx(expected, rel=1e-12, abs=1e-6)
@@ -44,7 +44,7 @@ def test_a_sliding_sum_of_zeros_is_zero_whatever_was_before(
     state = [0.0] * (size + 2)
     total = math.nan
     for number, value in enumerate([*before, *([0.0] * size)]):
-        total = kernels.slide(state, 0, size, (start + number) % size, value)
+        total = kernel_tools.slide(state, 0, size, (start + number) % size, value)
     assert total == 0.0
 
 
@@ -56,9 +56,9 @@ def test_a_sliding_sum_has_the_same_bits_wherever_it_started(
     first, second = [0.0] * (size + 2), [0.0] * (size + 2)
     for number, value in enumerate(values):
         position = (start + number) % size
-        one = kernels.slide(first, 0, size, position, value)
+        one = kernel_tools.slide(first, 0, size, position, value)
         if number >= later:
-            other = kernels.slide(second, 0, size, position, value)
+            other = kernel_tools.slide(second, 0, size, position, value)
             if number >= later + size - 1:
                 assert one == other
 
@@ -91,7 +91,7 @@ def test_the_kernel_writes_as_many_columns_as_the_table_names() -> None:
 def test_warm_up_covers_what_the_longest_feature_needs() -> None:
     assert kernels.WARMUP_SLOTS >= 800 + kernels.EMA_ANCHOR - 1 + kernels.SLOPE_RING_MASK
     # Another instrument, whose bars may be carried that long, must be known by then.
-    assert kernels.WARMUP_SLOTS >= kernels.CROSS_SLOTS + kernels.MAX_CARRIED
+    assert kernels.WARMUP_SLOTS >= kernels.CROSS_SLOTS + kernel_tools.MAX_CARRIED
 
 
 # ---------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from catalog.arrays import Int64Array
 from catalog.errors import ConfigError, DataError
-from research.kernels import MAX_CARRIED
+from research.kernel_tools import MAX_CARRIED
 
 type BoolArray = NDArray[np.bool_]
 

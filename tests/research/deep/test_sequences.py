@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog.errors import ConfigError, DataError
-from research.kernels import MAX_CARRIED
+from research.kernel_tools import MAX_CARRIED
 from research.models.deep.sequences import (
     Memory,
     RunClock,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from catalog.arrays import BarArrays
 from research.features import FeatureMatrix
-from research.kernels import MAX_CARRIED
+from research.kernel_tools import MAX_CARRIED
 from tests.research.markets import COLUMNS
 
 

@@ -12,7 +12,8 @@ from catalog.errors import ConfigError
 from catalog.timestamps import NS_PER_DAY, NS_PER_MINUTE
 from research.features import FeatureConfig, compute_features
 from research.groups import cross
-from research.kernels import CROSS_SLOTS, MAX_CARRIED
+from research.kernel_tools import MAX_CARRIED
+from research.kernels import CROSS_SLOTS
 from research.lookahead import audit_features
 from research.panel import Panel
 from tests.research.groups.agreement import assert_one_value, batch_rows, columns

@@ -16,7 +16,8 @@ from catalog.arrays import BarArrays, Ohlcv
 from research.features import FeatureConfig, FeatureMatrix, compute_features
 from research.groups import regime
 from research.groups.regime import HORIZON, PATH, RECENT, SAMPLES, SPACING, WINDOW, regime_name
-from research.kernels import NEVER, WARMUP_SLOTS
+from research.kernel_tools import NEVER
+from research.kernels import WARMUP_SLOTS
 from research.panel import Panel
 from tests.research.markets import FIRST_SLOT, Market
 

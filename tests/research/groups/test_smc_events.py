@@ -25,7 +25,7 @@ from research.groups.smc_structure import (
     VOLATILITY,
     push,
 )
-from research.kernels import NEVER, RUN_START
+from research.kernel_tools import NEVER, RUN_START
 from research.smc_events import COLUMNS, structure_events
 from tests.research.markets import Market
 

@@ -26,7 +26,8 @@ calibration      probabilities that mean what they say; calibrators: the maps
 fusion           several experts' answers in one; fusion_fit: how it is fitted and chosen
 staleness        how old inputs may be
 fitting          the steps of a fit; fitted: what comes of it; training: until a time
-walkforward      fold after fold, out of sample; fold_store: folds kept as they are done
+walkforward      fold after fold, out of sample; walkforward_result: what comes of it;
+                 fold_store: folds kept as they are done
 bundle           a fitted model as a folder: save, load, verify
 circuit_breaker  what stands before each expert in serving
 predictor        a bundle that predicts bar by bar: the door for strategies

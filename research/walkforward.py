@@ -8,10 +8,10 @@ predicts rows that nothing in it has seen. The backtest is not called from here:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,25 +19,23 @@ import numpy as np
 from catalog.errors import ConfigError, DataError, LeviBotError, RunFailedError
 from catalog.progress import Progress, no_progress
 from catalog.timestamps import format_time, interval_name
-from research.estimates import Estimate
 from research.features import WARMUP_BARS
 from research.fitted import FittedModel, predict_rows
 from research.fitting import FitOptions, StepPool, submit_fit
 from research.fold_store import FoldStore, fold_facts, joined
 from research.metrics import (
-    PREDICTION_METRICS,
     BootstrapConfig,
-    ReliabilityCurve,
     prediction_metrics,
     reliability_curve,
 )
 from research.panel import Panel
-from research.predictions import EXPERT_PREFIX, PredictorSpec, stamp_predictions
+from research.predictions import EXPERT_PREFIX, stamp_predictions
 from research.references import REFERENCES
 from research.settings import WalkForwardConfig
 from research.splits import Fold, check_fold, walk_forward_splits
 from research.training import one_blas_thread
 from research.training_table import TrainingTable, build_table
+from research.walkforward_result import FoldReport, WalkForwardResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,109 +49,6 @@ __all__ = [
     "usable_folds",
     "walk_forward",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class FoldReport:
-    """One fold: what it was fitted on and how well it predicted what came after.
-
-    Parameters
-    ----------
-    index : int
-        0 for the first.
-    test_start, test_end : int
-        Tested span ``(test_start, test_end]`` on ts_init, UTC nanoseconds.
-    train_start, train_end : int
-        First ts_init and last ts_end of the rows fitted on, UTC nanoseconds.
-    n_train, n_test : int
-        Rows fitted on; rows predicted (with or without a known label).
-    metrics : dict of Estimate
-        Keys as in `research.metrics.PREDICTION_METRICS`.
-    model : FittedModel
-        The fold's model and calibration.
-    """
-
-    index: int
-    test_start: int
-    test_end: int
-    train_start: int
-    train_end: int
-    n_train: int
-    n_test: int
-    metrics: dict[str, Estimate]
-    model: FittedModel
-
-
-@dataclass(frozen=True, slots=True)
-class WalkForwardResult:
-    """Out-of-sample predictions of every fold, and what they are worth.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-        ts_init int64 UTC ns, instrument_id, fold, raw_prob, prob_up, label (1, 0, NaN while
-        unknown or for a return of zero), forward_return, and the reference probabilities
-        base_prob, last_sign_prob and logistic_prob; sorted by time, then the panel's instruments.
-        Stamped with `spec` and the data's hash (see research.predictions).
-    folds : tuple of FoldReport
-        In time order.
-    metrics : dict of Estimate
-        Pooled over all folds.
-    references : dict of dict of Estimate
-        The same metrics for ``base rate``, ``last sign`` and ``logistic regression``.
-    reliability : ReliabilityCurve
-        Of the calibrated probabilities, pooled.
-    spec : PredictorSpec
-        The question that the predictions answer.
-    data_hash : str
-        Of the panel.
-    synthetic : bool
-        Whether any of the data was made up.
-    seconds : dict of float
-        Time spent by stage: features, fit, metrics.
-    experts : dict of dict of Estimate
-        The same metrics for each expert alone, calibrated, by its name; empty if there is one.
-    """
-
-    predictions: pd.DataFrame
-    folds: tuple[FoldReport, ...]
-    metrics: dict[str, Estimate]
-    references: dict[str, dict[str, Estimate]]
-    reliability: ReliabilityCurve
-    spec: PredictorSpec
-    data_hash: str
-    synthetic: bool
-    seconds: dict[str, float]
-    experts: dict[str, dict[str, Estimate]] = field(default_factory=dict)
-
-    @property
-    def step_seconds(self) -> dict[str, float]:
-        """Seconds of one core by step, such as ``fit lstm``, over all folds."""
-        spent: dict[str, float] = {}
-        for fold in self.folds:
-            for step, seconds in fold.model.reports.seconds.items():
-                spent[step] = spent.get(step, 0.0) + seconds
-        return spent
-
-    def __str__(self) -> str:
-        """Print one aligned table: folds, pooled, references, experts."""
-        header = ["", "rows", *PREDICTION_METRICS[1:]]
-        lines = [_line(f"fold {fold.index}", fold.metrics) for fold in self.folds]
-        lines.append(_line("pooled", self.metrics))
-        lines += [_line(name, found) for name, found in self.references.items()]
-        lines += [_line(name, found) for name, found in self.experts.items()]
-        table = [header, *lines]
-        widths = [max(len(line[column]) for line in table) for column in range(len(header))]
-        title = "SYNTHETIC DATA\n" if self.synthetic else ""
-        return title + "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in table
-        )
-
-
-def _line(name: str, metrics: Mapping[str, Estimate]) -> list[str]:
-    values = [str(metrics[key]) for key in PREDICTION_METRICS[1:]]
-    return [name, f"{metrics['n'].value:.0f}", *values]
 
 
 def walk_forward(

@@ -86,9 +86,6 @@ class LightGBMConfig(Config):
         machine and its load, and its report says so; keep it for the bounds of a search.
     seed : int
         Seed of every draw.
-    num_threads : int
-        How many fits and other steps run beside one another, each on one thread. No result
-        depends on it (tested), which is why it is no part of a model's identity.
     """
 
     n_trees: int = Field(default=60, ge=1, le=100_000)
@@ -107,11 +104,10 @@ class LightGBMConfig(Config):
     refit: bool = True
     time_budget_secs: float | None = Field(default=None, gt=0.0)
     seed: int = Field(default=7, ge=0, le=2**31 - 1)
-    num_threads: int = Field(default=2, ge=1, le=256)
 
     def identity_hash(self) -> str:
-        """Return a hash of every setting that can change a result (not of num_threads)."""
-        return self.model_copy(update={"num_threads": 1}).content_hash()
+        """Return a hash of every setting that can change a result: all of them."""
+        return self.content_hash()
 
     @property
     def reach(self) -> int:

@@ -31,7 +31,7 @@ _DEEP: dict[str, Any] = {
     "batch_bars": 512,
 }
 CONFIGS: dict[str, Config] = {
-    "lightgbm": LightGBMConfig(n_trees=12, min_rows_in_leaf=30, num_threads=1),
+    "lightgbm": LightGBMConfig(n_trees=12, min_rows_in_leaf=30),
     "transformer": TransformerConfig(**_DEEP, heads=2, layers=2, reach_bars=13, feedforward=8),
     "tft": TFTConfig(**_DEEP, heads=2, period_bars=16),
     "lstm": LSTMConfig(**_DEEP, layers=1, period_bars=16),

@@ -18,7 +18,7 @@ from research.models.lightgbm_library import LightGBMLibrary, TreeModel, find_li
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = tuple(f"feature_{number}" for number in range(5))
-CONFIG = LightGBMConfig(n_trees=80, min_rows_in_leaf=20, learning_rate=0.3, num_threads=1)
+CONFIG = LightGBMConfig(n_trees=80, min_rows_in_leaf=20, learning_rate=0.3)
 
 
 def rows(count: int = 3_000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -44,10 +44,10 @@ def fitted(**settings: object) -> LightGBMExpert:
 def test_the_library_says_what_the_package_says() -> None:
     text, values = fitted().to_text(), rows(seed=1)[0]
     model, booster = TreeModel(text), lightgbm.Booster(model_str=text)
-    np.testing.assert_array_equal(model.predict(values), booster.predict(values, num_threads=1))
+    np.testing.assert_array_equal(model.predict(values), booster.predict(values))
     alone = np.concatenate([model.predict(values[row : row + 1]) for row in range(50)])
     np.testing.assert_array_equal(alone, model.predict(values)[:50])
-    explained = booster.predict(values[:100], pred_contrib=True, num_threads=1)
+    explained = booster.predict(values[:100], pred_contrib=True)
     np.testing.assert_array_equal(model.contributions(values[:100]), explained)
     np.testing.assert_array_equal(model.gains(), booster.feature_importance("gain"))
     assert model.dump()["tree_info"] == booster.dump_model()["tree_info"]

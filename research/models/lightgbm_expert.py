@@ -476,14 +476,19 @@ def _sequence_class() -> Any:
             return len(self.rows) * (1 if self.mirror is None else 2)
 
         def __getitem__(self, place: Any) -> Float64Array:
-            wanted = np.arange(len(self))[place]
+            # Asked for single rows to find the borders of the bins, for slices to fill them.
+            if isinstance(place, slice):
+                return self._read(np.arange(*place.indices(len(self))))
+            return self._read(np.atleast_1d(place)).reshape(*np.shape(place), -1)
+
+        def _read(self, wanted: Int64Array) -> Float64Array:
             count = len(self.rows)
             found: Float64Array = self.table[self.rows[wanted % count]]
             if np.isinf(found).any():
                 raise DataError("features of training rows must be finite or NaN, some were not")
-            if self.mirror is not None:
-                images = wanted >= count
-                found = np.where(images[..., np.newaxis], self.mirror(found), found)
+            images = wanted >= count
+            if self.mirror is not None and images.any():
+                found[images] = self.mirror(found[images])
             return found
 
     return Rows

@@ -16,7 +16,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ from research.fitting import FitOptions
 from research.fold_store import FoldQuestion, FoldStore, joined
 from research.models.registry import expert_kind
 from research.panel import Panel, load_panel
+from research.panel_series import PanelNeeds
 from research.predictions import hash_parts
 from research.study import horizon_record
 from research.study_effects import expert_effects, input_effects, joined_pair
@@ -152,6 +153,7 @@ class _Study:
     request: StudyRequest
     plan: StudyPlan
     tell: Callable[[str], None]
+    panels: dict[tuple[PanelNeeds, int], Panel] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -202,28 +204,28 @@ class _Study:
         try:
             predict_forward(panel, config, options, keep=keep)
         finally:
-            self._note_session(variant.name, question, time.perf_counter() - started)
+            self._note_session(variant, keep, time.perf_counter() - started)
             release_memory()
         return keep
 
     def _panel(self, variant: Variant) -> Panel:
-        data, features = self.profile.data, variant.config.features
-        return load_panel(
-            self.store,
-            data.instruments,
-            data.interval,
-            data.start,
-            variant.end,
-            needs=panel_needs(features),
-        )
+        """Return a walk-forward's data, read once for all that look at the same."""
+        data, needs = self.profile.data, panel_needs(variant.config.features)
+        if (needs, variant.end) not in self.panels:
+            self.panels[needs, variant.end] = load_panel(
+                self.store, data.instruments, data.interval, data.start, variant.end, needs=needs
+            )
+        return self.panels[needs, variant.end]
 
-    def _note_session(self, name: str, question: FoldQuestion, seconds: float) -> None:
-        """Write down what was tried and what it took; finished folds or not."""
+    def _note_session(self, variant: Variant, keep: FoldStore, seconds: float) -> None:
+        """Write down what was tried and what it took, however it ended."""
+        count = variant.config.validation.n_folds
         sessions = self._sessions()
         sessions.append(
             {
-                "variant": name,
-                "key": question.key,
+                "variant": variant.name,
+                "key": keep.question.key,
+                "folds": sum(keep.holds_fold(index) for index in range(count)),
                 "seconds": round(seconds, 3),
                 "peak_memory_mb": peak_memory_mb(),
             }
@@ -277,7 +279,7 @@ class _Study:
             "switches": self._switches(),
             "left_out": dict(self.plan.left_out),
             "missing": missing,
-            "trials": len({one["key"] for one in self._sessions()}),
+            "trials": len({one["key"] for one in self._sessions() if one["folds"]}),
             "resources": self._resources(done),
             "provenance": self._provenance(done),
         }

@@ -101,7 +101,11 @@ class FoldStore:
 
     def holds(self, count: int) -> bool:
         """Return whether all of the first `count` folds are kept; nothing is told."""
-        return all(self._kept(index, told=False) for index in range(count))
+        return all(self.holds_fold(index) for index in range(count))
+
+    def holds_fold(self, index: int) -> bool:
+        """Return whether a fold is kept that answers the question; nothing is told."""
+        return self._kept(index, told=False)
 
     def save(self, index: int, frame: pd.DataFrame, facts: Mapping[str, Any]) -> None:
         """Keep a fold: how it went first, then its predictions, whose presence says it is done.

@@ -20,9 +20,9 @@ _TITLES = {
 }
 """Metrics in the order of the columns, and what stands above them."""
 _KINDS = {
+    "chosen": "the model",
     "expert": "experts",
-    "fusion": "fusions of all experts",
-    "chosen": "the fusion",
+    "fusion": "fusions of all experts, without recalibration",
     "subset": "fusions of some experts",
     "reference": "references",
 }
@@ -78,7 +78,8 @@ def _head(record: Record) -> list[str]:
         "compare log losses row by row; the p-value is the larger of the bootstrap's and that of "
         "Diebold and Mariano, corrected by Holm's method for the number of comparisons in its "
         f"table; alpha is {settings['comparison']['alpha']:g}.",
-        f"Configurations tried on these folds so far: {record['trials']}.",
+        f"Configurations (and versions of code or data) tried on these folds so far: "
+        f"{record['trials']}.",
         *(["", *left_out] if left_out else []),
         "",
     ]
@@ -173,8 +174,14 @@ def _measures(rows: Sequence[Record]) -> list[str]:
 
 def _comparison_table(title: str, key: str, rows: Sequence[Record]) -> list[str]:
     lines = [
-        [row[key], f"{row['rows']:,}", _difference(row)]
-        + [_p(row["p"]), _p(row["p_holm"]), row["verdict"]]
+        [
+            row[key],
+            f"{row['rows']:,}",
+            _difference(row),
+            _p(row["p"]),
+            _p(row["p_holm"]),
+            row["verdict"],
+        ]
         for row in rows
     ]
     return _table([title, "rows", "difference", "p", "corrected p", "verdict"], lines)

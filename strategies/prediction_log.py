@@ -30,6 +30,7 @@ _KINDS: dict[str, type] = {"ts_init": np.int64, "side": np.int64, "degraded": bo
 """Types of columns by name; all others are float64, or texts."""
 _NUMBERS = ("prob_up", "mu", "sigma", "epistemic")
 _CHUNK = 4_096
+_WIDTH = len(Prediction._fields)
 type _Column = np.ndarray[Any, Any]
 
 
@@ -45,22 +46,24 @@ class PredictionLog:
     def __init__(self, instruments: tuple[str, ...]) -> None:
         self._codes = {name: code for code, name in enumerate(instruments)}
         self._texts: dict[str, int] = {}
-        # The latest predictions as they came, with the bars missing at their time where there
-        # were; earlier ones as columns of numbers, which take a tenth of the memory.
-        self._recent: list[Prediction] = []
+        # The fields of the latest predictions one behind the other, and the bars missing at their
+        # time where there were; earlier ones as columns of numbers, in a tenth of the memory. To
+        # keep the predictions themselves would make Python look for garbage again and again.
+        self._recent: list[Any] = []
         self._missing: dict[int, str] = {}
         self._chunks: list[dict[str, _Column]] = []
         self._packed = 0
 
     def __len__(self) -> int:
-        return self._packed + len(self._recent)
+        return self._packed + len(self._recent) // _WIDTH
 
     def add(self, prediction: Prediction, missing: str) -> None:
         """Note a prediction, and in words which bars were missing at its time (empty: none)."""
+        recent = self._recent
         if missing:
-            self._missing[len(self._recent)] = missing
-        self._recent.append(prediction)
-        if len(self._recent) >= _CHUNK:
+            self._missing[len(recent) // _WIDTH] = missing
+        recent.extend(prediction)
+        if len(recent) >= _CHUNK * _WIDTH:
             self._pack()
 
     def frame(self) -> pd.DataFrame:
@@ -92,17 +95,16 @@ class PredictionLog:
         return named
 
     def _pack(self) -> None:
-        made, missing = self._recent, self._missing
-        if not made:
+        recent = self._recent
+        if not recent:
             return
-        # Column by column: a third of the time of asking each prediction for each field.
-        fields = dict(zip(Prediction._fields, zip(*made, strict=True), strict=True))
-        reasons, degraded = list(fields["degraded_reason"]), list(fields["degraded"])
-        for row, text in missing.items():
+        fields = {name: recent[place::_WIDTH] for place, name in enumerate(Prediction._fields)}
+        reasons, degraded, sides = (fields[n] for n in ("degraded_reason", "degraded", "side"))
+        for row, text in self._missing.items():
             reasons[row], degraded[row] = reasons[row] or text, True
-        sides = fields["side"]
         if None in sides:
-            sides = tuple(one.direction for one in made)
+            rows = range(0, len(recent), _WIDTH)
+            sides = [Prediction(*recent[row : row + _WIDTH]).direction for row in rows]
         codes = self._codes
         chunk: dict[str, _Column] = {
             "ts_init": np.array(fields["ts_init"], dtype=np.int64),
@@ -119,7 +121,7 @@ class PredictionLog:
         chunk |= _spread(fields["experts"], ("expert_", "weight_"))
         chunk |= _spread(fields["input_ages"], ("age_",))
         self._chunks.append(chunk)
-        self._packed += len(made)
+        self._packed += len(sides)
         self._recent, self._missing = [], {}
 
     def _coded(self, texts: Sequence[str]) -> _Column:

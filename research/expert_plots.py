@@ -16,16 +16,22 @@ from numpy.typing import NDArray
 from catalog.arrays import Float64Array, Int64Array
 from catalog.errors import DataError
 from research.metrics import ReliabilityCurve
-from research.plots import _STYLE as STYLE
-from research.plots import BLUE, GREEN, GREY, ORANGE, RED, _dates, _figure, _time_axis
+from research.plots import (
+    BLUE,
+    COLOURS,
+    GREY,
+    ORANGE,
+    STYLE,
+    date_numbers,
+    new_figure,
+    time_axis,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import PathCollection
     from matplotlib.figure import Figure
 
-_COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", RED, "#F0E442", "#000000")
-"""Okabe and Ito (2008), those most apart first."""
 _REST = "#d1d5db"
 _REGIMES = {1: (BLUE, "trend"), 0: ("#e5e7eb", "neutral"), -1: (ORANGE, "mean-reverting")}
 _MOST_PERIODS = 400  # more bands than this are thinner than a pixel
@@ -50,10 +56,10 @@ def reliability_grid(
     reach = 1.08 * farthest if reach is None else reach
     rows = -(-len(curves) // columns)
     with mpl.rc_context(STYLE):
-        figure = _figure(3.1 * min(columns, len(curves)), 2.9 * rows)
+        figure = new_figure(3.1 * min(columns, len(curves)), 2.9 * rows)
         for number, (name, curve) in enumerate(curves.items()):
             axes = figure.add_subplot(rows, columns, number + 1)
-            _reliability(axes, curve, _COLOURS[number % len(_COLOURS)])
+            _reliability(axes, curve, COLOURS[number % len(COLOURS)])
             axes.set(xlim=(0.5 - reach, 0.5 + reach), ylim=(0.5 - reach, 0.5 + reach), title=name)
             axes.set_aspect("equal")
             if number % columns == 0:
@@ -120,18 +126,18 @@ def variable_weights_figure(
     order = np.argsort(-mean.mean(axis=0), kind="stable")
     shown, rest = order[:most], order[most:]
     labels = [names[place] for place in shown]
-    colours = [_COLOURS[place % len(_COLOURS)] for place in range(len(shown))]
+    colours = [COLOURS[place % len(COLOURS)] for place in range(len(shown))]
     title = f"{len(rest)} others: {mean[:, rest].sum(axis=1).mean():.0%}" if len(rest) else None
     with mpl.rc_context(STYLE):
-        figure = _figure(8.0, 3.6)
+        figure = new_figure(8.0, 3.6)
         axes = figure.add_subplot()
         bands = mean[:, shown].T
-        axes.stackplot(_dates(period), *bands, labels=labels, colors=colours, linewidth=0.0)
+        axes.stackplot(date_numbers(period), *bands, labels=labels, colors=colours, linewidth=0.0)
         axes.set_ylim(bottom=0.0)
         axes.margins(x=0.0)
         axes.set_ylabel("mean weight [fraction]")
         axes.set_xlabel("time (UTC)")
-        _time_axis(axes)
+        time_axis(axes)
         handles, texts = axes.get_legend_handles_labels()
         # As the bands lie: the topmost first.
         axes.legend(
@@ -185,7 +191,7 @@ def attention_figure(attention: Float64Array, *, interval_minutes: float) -> Fig
     mean = np.nanmean(answered[:, lags], axis=0)
     even = (1.0 / (~np.isnan(answered)).sum(axis=1)).mean()
     with mpl.rc_context(STYLE):
-        figure = _figure(8.0, 3.0)
+        figure = new_figure(8.0, 3.0)
         axes = figure.add_subplot()
         axes.fill_between(
             lags, low, high, color=BLUE, alpha=0.2, linewidth=0.0, label="80 % of rows"
@@ -231,7 +237,7 @@ def contributions_figure(
     shown = np.argsort(-strength, kind="stable")[:most][::-1]
     random = np.random.default_rng(0)  # only to keep points apart
     with mpl.rc_context(STYLE):
-        figure = _figure(8.0, 0.6 + 0.27 * len(shown))
+        figure = new_figure(8.0, 0.6 + 0.27 * len(shown))
         axes = figure.add_subplot()
         axes.axvline(0.0, color=GREY, linewidth=0.8)
         points = None
@@ -301,9 +307,9 @@ def regime_figure(ts_init: Int64Array, price: Float64Array, regime: Float64Array
     )
     other = set(regime[~np.isnan(regime)].tolist()) - set(_REGIMES)
     _demand(not other, f"regimes must be -1, 0, 1 or NaN, were also {sorted(other)}")
-    dates = _dates(ts_init)
+    dates = date_numbers(ts_init)
     with mpl.rc_context(STYLE):
-        figure = _figure(8.0, 3.4)
+        figure = new_figure(8.0, 3.4)
         axes = figure.add_subplot()
         for value, (colour, name) in _REGIMES.items():
             axes.broken_barh(
@@ -319,7 +325,7 @@ def regime_figure(ts_init: Int64Array, price: Float64Array, regime: Float64Array
         axes.set_ylabel("close [quote currency]")
         axes.set_xlabel("time (UTC)")
         axes.margins(x=0.0)
-        _time_axis(axes)
+        time_axis(axes)
         axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3)
     return figure
 

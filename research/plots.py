@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6b7280"
-_CURVE_COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9")
-_STYLE: Any = {
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", RED, "#F0E442", "#000000")
+"""Of curves, experts and bands, those most apart first."""
+_CURVE_COLOURS = COLOURS[:5]
+STYLE: Any = {
     "svg.hashsalt": "levibot",
     "svg.fonttype": "path",
     "font.size": 8.0,
@@ -48,29 +50,37 @@ _STYLE: Any = {
     "legend.frameon": False,
     "lines.linewidth": 1.4,
 }
+"""What every picture is drawn in, and written in: ``matplotlib.rc_context(STYLE)``."""
 
 
 def svg_uri(figure: Figure) -> str:
     """Return a figure as a data address for an image tag; equal figures give equal bytes."""
     buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of so many inches, which makes room for its labels by itself."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _dates(ts: Int64Array) -> Float64Array:
-    """Return matplotlib's dates: days since 1970."""
+def date_numbers(ts: Int64Array) -> Float64Array:
+    """Return times as matplotlib's dates: days since 1970.
+
+    Parameters
+    ----------
+    ts : (n,) int64
+        UTC nanoseconds.
+    """
     return np.asarray(ts / NS_PER_DAY)
 
 
 def equity_figure(curves: Sequence[Curve], folds: Sequence[FoldMark]) -> Figure:
     """Draw equity (the first curve is the strategy) above the strategy's drawdown."""
-    with mpl.rc_context(_STYLE):
-        figure = _figure(10.0, 4.9)
+    with mpl.rc_context(STYLE):
+        figure = new_figure(10.0, 4.9)
         grid = figure.add_gridspec(2, 1, height_ratios=(3, 1))
         top = figure.add_subplot(grid[0])
         bottom = figure.add_subplot(grid[1], sharex=top)
@@ -79,7 +89,7 @@ def equity_figure(curves: Sequence[Curve], folds: Sequence[FoldMark]) -> Figure:
         for number, curve in enumerate(curves):
             ts, level = curve.thinned()
             top.plot(
-                _dates(ts),
+                date_numbers(ts),
                 level - 1.0,
                 color=_CURVE_COLOURS[number % len(_CURVE_COLOURS)],
                 label=curve.name,
@@ -91,18 +101,19 @@ def equity_figure(curves: Sequence[Curve], folds: Sequence[FoldMark]) -> Figure:
         top.legend(loc="upper left", ncols=len(curves) + 1)
         top.tick_params(labelbottom=False)
         fall_ts, fall = curves[0].drawdown().thinned()
-        bottom.fill_between(_dates(fall_ts), fall, 0.0, color=RED, alpha=0.35, linewidth=0.0)
-        bottom.plot(_dates(fall_ts), fall, color=RED, linewidth=0.8)
+        bottom.fill_between(date_numbers(fall_ts), fall, 0.0, color=RED, alpha=0.35, linewidth=0.0)
+        bottom.plot(date_numbers(fall_ts), fall, color=RED, linewidth=0.8)
         bottom.set_ylabel("drawdown [%]")
         bottom.set_xlabel("time (UTC)")
-        _time_axis(bottom)
+        time_axis(bottom)
         for axes in (top, bottom):
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
         top.margins(x=0.005)
     return figure
 
 
-def _time_axis(axes: Axes) -> None:
+def time_axis(axes: Axes) -> None:
+    """Label the horizontal axis, which holds `date_numbers`, with few and short dates."""
     locator = mdates.AutoDateLocator(minticks=4, maxticks=10)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     formatter = mdates.ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
@@ -131,8 +142,8 @@ def _shade_folds(axes: Axes, folds: Sequence[FoldMark], *, named: bool) -> None:
 
 def reliability_figure(curve: ReliabilityCurve, probabilities: Float64Array) -> Figure:
     """Draw what happened against what was said, above a histogram of what was said."""
-    with mpl.rc_context(_STYLE):
-        figure = _figure(4.9, 4.4)
+    with mpl.rc_context(STYLE):
+        figure = new_figure(4.9, 4.4)
         grid = figure.add_gridspec(2, 1, height_ratios=(3, 1))
         top = figure.add_subplot(grid[0])
         bottom = figure.add_subplot(grid[1], sharex=top)
@@ -174,8 +185,8 @@ def _padded(values: Float64Array) -> tuple[float, float]:
 
 def folds_figure(auc: Mapping[str, Estimate], top_accuracy: Mapping[str, Estimate]) -> Figure:
     """Draw two numbers of each fold and of all, with their intervals, against no skill."""
-    with mpl.rc_context(_STYLE):
-        figure = _figure(4.9, 4.4)
+    with mpl.rc_context(STYLE):
+        figure = new_figure(4.9, 4.4)
         grid = figure.add_gridspec(2, 1)
         top = figure.add_subplot(grid[0])
         bottom = figure.add_subplot(grid[1], sharex=top)
@@ -209,8 +220,8 @@ def waterfall_figure(waterfall: Waterfall) -> Figure:
         ("slippage", -waterfall.slippage),
         ("funding", waterfall.funding),
     )
-    with mpl.rc_context(_STYLE):
-        figure = _figure(4.9, 3.1)
+    with mpl.rc_context(STYLE):
+        figure = new_figure(4.9, 3.1)
         axes = figure.add_subplot()
         level = 0.0
         for number, (_, change) in enumerate(steps):

@@ -11,11 +11,9 @@ import numpy as np
 
 from catalog.arrays import Float64Array
 from research.estimates import Estimate
-from research.expert_plots import _COLOURS as COLOURS
 from research.expert_plots import reliability_grid
 from research.metrics import ReliabilityCurve
-from research.plots import _STYLE as STYLE
-from research.plots import GREY, _figure
+from research.plots import COLOURS, GREY, STYLE, new_figure
 from research.study_tables import CHOSEN, Record
 
 if TYPE_CHECKING:
@@ -83,7 +81,7 @@ def skill_figure(folds: list[Record]) -> Figure:
     names = list(folds[0]["skill"])
     colours = _colours(names)
     with mpl.rc_context(STYLE):
-        figure = _figure(8.2, 3.6)
+        figure = new_figure(8.2, 3.6)
         axes = figure.add_subplot()
         axes.axhline(0.0, color=GREY, linewidth=1.0, linestyle="--")
         offsets = np.linspace(-0.3, 0.3, len(names)) if len(names) > 1 else np.zeros(1)
@@ -124,7 +122,7 @@ def weights_figure(groups: list[Record]) -> Figure:
     names = list(groups[0]["weights"])
     colours = _colours(names)
     with mpl.rc_context(STYLE):
-        figure = _figure(8.2, 3.0)
+        figure = new_figure(8.2, 3.0)
         axes = figure.add_subplot()
         bottom = np.zeros(len(groups))
         for name in names:

@@ -87,6 +87,8 @@ class Predictions:
         The same for each expert alone; empty if there is one, or for predictions from a file.
     step_seconds : mapping of float
         Seconds of one core by step of the fits; empty for predictions from a file.
+    cut_short : mapping of int
+        In how many folds an expert's time budget ended its fit.
     """
 
     frame: pd.DataFrame
@@ -98,6 +100,7 @@ class Predictions:
     synthetic: bool
     experts: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     step_seconds: Mapping[str, float] = field(default_factory=dict)
+    cut_short: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of_result(cls, result: WalkForwardResult) -> Self:
@@ -124,6 +127,7 @@ class Predictions:
             result.synthetic,
             result.experts,
             result.step_seconds,
+            result.cut_short,
         )
 
     @classmethod
@@ -204,6 +208,10 @@ class RunSummary:
             ],
         )
         lines += _expert_lines(self.metrics["experts"])
+        cut = self.metrics["cut_short"]
+        if cut:
+            told = ", ".join(f"{name} in {count} folds" for name, count in cut.items())
+            lines += ["", f"ended by their time budget, so another run may differ: {told}"]
         steps = self.metrics["step_seconds"]
         if steps:
             told = ", ".join(f"{name} {spent:.1f}" for name, spent in steps.items())
@@ -249,6 +257,7 @@ def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
         "experts": {name: _as_dicts(found) for name, found in run.predictions.experts.items()},
         "provenance": _provenance(run),
         "step_seconds": dict(run.predictions.step_seconds),
+        "cut_short": dict(run.predictions.cut_short),
         "seconds": watch.total(),
         "peak_memory_mb": peak_memory_mb(),
     }

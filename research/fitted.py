@@ -115,12 +115,16 @@ class FitReports:
         None with one expert.
     alternatives : dict of Fusion
         Other fusions fitted on the same rows, of all experts or of some, where a study asked.
+    cut_short : tuple of str
+        Experts that their time budget ended: they are not what their settings describe, and
+        another run may end them elsewhere.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     calibration: dict[str, CalibrationReport] = field(default_factory=dict)
     fusion: FusionReport | None = None
     alternatives: dict[str, Fusion] = field(default_factory=dict)
+    cut_short: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

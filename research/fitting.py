@@ -217,10 +217,16 @@ def submit_fit(
                 {name: one.report for name, one in done.items()},
                 chosen.report,
                 chosen.alternatives,
+                tuple(name for name, one in done.items() if _is_cut_short(one.member.expert)),
             ),
         )
 
     return pool.after([references, *members.values()], finish)
+
+
+def _is_cut_short(expert: FittedExpert) -> bool:
+    """Return whether a time budget ended an expert's fit; rules and linear maps have none."""
+    return getattr(getattr(expert, "report", None), "ended_by", "") == "time budget"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -217,20 +217,36 @@ def audit_labels(
     """Check that labels and weights look no further ahead than the span that they declare.
 
     A row counts as known at its own ``ts_end``: a label that looks past it moves a row that claims
-    to be known, and a span that is understated is found as well as one that is overrun.
+    to be known, and a span that is understated is found as well as one that is overrun. Barriers
+    decide earlier: all but the forward return counts as known at the row's own ``ts_decided``.
     """
 
-    def columns(changed: Panel) -> Columns:
+    def outcome(changed: Panel) -> Columns:
         labels = compute_labels(changed, config)
-        codes = np.repeat(np.arange(len(changed.bars)), [len(bars) for bars in changed.bars])
-        values = np.column_stack([labels.value, labels.forward_return, labels.weight])
-        return Columns(labels.ts_end, codes, values, ("label", "forward_return", "weight"))
+        return Columns(labels.ts_end, _codes(changed), labels.forward_return, ("forward_return",))
+
+    def label(changed: Panel) -> Columns:
+        labels = compute_labels(changed, config)
+        known = labels.ts_end if labels.ts_decided is None else labels.ts_decided
+        found = {"label": labels.value, "weight": labels.weight}
+        if labels.barrier_return is not None:
+            found["barrier_return"] = labels.barrier_return
+        return Columns(known, _codes(changed), np.column_stack([*found.values()]), tuple(found))
 
     ahead = config.horizon_bars * panel.interval_ns
     if cuts is None:
         first = min(int(bars.ts_init[0]) for bars in panel.bars if len(bars))
         cuts = choose_cuts(panel, after=first + ahead)
-    return audit_function(columns, panel, cuts, progress=progress)
+    return [
+        violation
+        for columns in (label, outcome)
+        for violation in audit_function(columns, panel, cuts, progress=progress)
+    ]
+
+
+def _codes(panel: Panel) -> Int64Array:
+    """Return the number of each row's instrument."""
+    return np.repeat(np.arange(len(panel.bars)), [len(bars) for bars in panel.bars])
 
 
 _FAR = np.iinfo(np.int64).max

@@ -237,7 +237,7 @@ def load_flow(catalog: SeriesSource, name: str, span: Span) -> tuple[Any, Reques
 
 
 def load_minutes(catalog: SeriesSource, name: str, span: Span) -> tuple[BarArrays, Request]:
-    """Return an instrument's 1-minute bars of the span alone, and what was read for them.
+    """Return an instrument's 1-minute bars with the warm-up's, and what was read for them.
 
     Raises
     ------
@@ -247,7 +247,7 @@ def load_minutes(catalog: SeriesSource, name: str, span: Span) -> tuple[BarArray
     """
     series = bar_type(name, "1m")
     _check_bars_cover(catalog, ("bars", series), f"1-minute bars of {name}", "path", span)
-    request: Request = ("bars", series, span.start, span.end)
+    request: Request = ("bars", series, span.first_needed, span.end)
     rows = catalog.records(*request)
     columns = {key: rows[key] for key in ("ts_init", "open", "high", "low", "close", "volume")}
     return BarArrays(instrument_id=name, interval_ns=NS_PER_MINUTE, **columns), request

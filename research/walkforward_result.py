@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -96,6 +97,11 @@ class WalkForwardResult:
             for step, seconds in fold.model.reports.seconds.items():
                 spent[step] = spent.get(step, 0.0) + seconds
         return spent
+
+    @property
+    def cut_short(self) -> dict[str, int]:
+        """In how many folds a time budget ended an expert's fit; experts that it never did, not."""
+        return dict(Counter(name for fold in self.folds for name in fold.model.reports.cut_short))
 
     def __str__(self) -> str:
         """Print one aligned table: folds, pooled, references, experts."""

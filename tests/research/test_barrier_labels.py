@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from catalog.arrays import BarArrays
 from catalog.errors import ConfigError, DataError
 from catalog.timestamps import NS_PER_MINUTE
+from research import lookahead
 from research.features import FeatureConfig, compute_features
 from research.kernel_tools import MAX_CARRIED
 from research.labels import LabelConfig, Labels, average_uniqueness, compute_labels
@@ -328,6 +329,22 @@ def test_no_label_looks_past_its_span(kind: str, horizon: int) -> None:
         {"kind": kind, "horizon_bars": horizon, "volatility_bars": 20}
     )
     assert audit_labels(market(5, 300, 0.05), config) == []
+
+
+def test_a_barrier_that_claims_to_be_decided_too_early_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    honest = lookahead.compute_labels
+
+    def hasty(panel: Panel, config: LabelConfig) -> Labels:
+        labels = honest(panel, config)
+        assert labels.ts_decided is not None
+        return replace(labels, ts_decided=labels.ts_decided - panel.interval_ns)
+
+    monkeypatch.setattr(lookahead, "compute_labels", hasty)
+    config = LabelConfig(kind="triple_barrier", horizon_bars=16)
+    found = {violation.name for violation in audit_labels(market(5, 300, 0.0), config)}
+    assert {"label", "barrier_return"} <= found or "rows" in found
 
 
 @settings(max_examples=30, deadline=None)

@@ -143,7 +143,7 @@ def test_a_panel_holds_what_features_look_at_with_its_history(stored: Catalog) -
         assert events.ts_init[0] <= START - 34 * DAY, name
         assert events.ts_init[-1] <= END
     assert panel.funding[BTC].ts_init[0] <= START - 3 * DAY
-    assert panel.minutes[BTC].ts_init[0] == START + NS_PER_MINUTE
+    assert panel.minutes[BTC].ts_init[0] == panel.bars[0].ts_init[0] - 14 * NS_PER_MINUTE
     assert len(panel.flow[BTC]) == len(panel.bars[0])
     assert panel.series["index.fear_greed"].ts_init[-1] == START + DAY  # ends early, is taken
     matrix = compute_features(panel, EVERYTHING)

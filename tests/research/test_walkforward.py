@@ -17,6 +17,7 @@ from research.labels import compute_labels
 from research.metrics import PREDICTION_METRICS
 from research.panel import Panel
 from research.predictions import PREDICTION_COLUMNS, SPEC_KEY
+from research.settings import WalkForwardConfig
 from research.training import train_until
 from research.training_table import build_table
 from research.walkforward import evaluate, usable_folds, walk_forward
@@ -169,6 +170,15 @@ def test_results_by_fold_pooled_and_beside_references() -> None:
     assert text.startswith("SYNTHETIC DATA")
     assert all(f"fold {index}" in text for index in range(3))
     assert "logistic regression" in text
+
+
+def test_a_fit_that_its_time_budget_ended_says_so() -> None:
+    assert result().cut_short == {}
+    hasty = {"n_trees": 100_000, "time_budget_secs": 0.01, "min_rows_in_leaf": 30}
+    settings = config(n_folds=1).model_dump() | {"experts": {"lightgbm": hasty}}
+    found = walk_forward(panel(), WalkForwardConfig.model_validate(settings))
+    assert found.cut_short == {"lightgbm": 1}
+    assert found.folds[0].model.reports.cut_short == ("lightgbm",)
 
 
 def test_progress_tells_every_stage_to_its_end() -> None:

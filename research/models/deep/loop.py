@@ -123,19 +123,19 @@ class TrainingReport:
         All epochs.
     best_epoch : int
         The one whose weights were kept, from 0.
-    reason : {"all epochs", "no better", "time budget"}
+    ended_by : {"all epochs", "no better", "time budget"}
         Why it ended.
     """
 
     epochs: tuple[EpochRecord, ...]
     best_epoch: int
-    reason: str
+    ended_by: str
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> TrainingReport:
         """Return the report whose fields `dataclasses.asdict` gave."""
         epochs = tuple(EpochRecord(**record) for record in fields["epochs"])
-        return cls(epochs, int(fields["best_epoch"]), str(fields["reason"]))
+        return cls(epochs, int(fields["best_epoch"]), str(fields["ended_by"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,11 +219,11 @@ class _Loop:
         self.best_epoch = -1
         self.best = _copy(model)
         self.began = time.monotonic()
-        self.reason = ""
+        self.ended_by = ""
 
     def run(self) -> TrainingReport:
         self._resume()
-        while not self.reason:
+        while not self.ended_by:
             train_loss = self._train_epoch()
             self._judge(train_loss)
             self._save()
@@ -232,7 +232,7 @@ class _Loop:
             self.context.checkpoint.unlink(missing_ok=True)
         total = self.config.epochs * _EPOCH
         self.context.progress(self.context.stage, total, total)
-        return TrainingReport(tuple(self.records), self.best_epoch, self.reason)
+        return TrainingReport(tuple(self.records), self.best_epoch, self.ended_by)
 
     def _train_epoch(self) -> float:
         """Pass over the training rows once, cut anew, and return the mean loss."""
@@ -247,7 +247,7 @@ class _Loop:
         for place, which in enumerate(batches):
             losses.append(self._step(pieces.take(which), (epoch, place, len(batches))))
             if self._seconds() > (self.config.max_seconds or math.inf):
-                self.reason = "time budget"
+                self.ended_by = "time budget"
                 break
         found = float(torch.stack(losses).mean())
         if not math.isfinite(found):
@@ -340,9 +340,9 @@ class _Loop:
         if math.isnan(losses[epoch]) or losses[epoch] <= min(losses):
             self.best_epoch, self.best = epoch, _copy(self.model)
         if epoch + 1 == self.config.epochs:
-            self.reason = self.reason or "all epochs"
+            self.ended_by = self.ended_by or "all epochs"
         elif epoch - self.best_epoch >= self.config.patience:
-            self.reason = self.reason or "no better"
+            self.ended_by = self.ended_by or "no better"
 
     def _note(self) -> None:
         if isinstance(self.context.progress, NotedProgress):
@@ -359,7 +359,7 @@ class _Loop:
         return time.monotonic() - self.began
 
     def _save(self) -> None:
-        if self.context.checkpoint is None or self.reason:
+        if self.context.checkpoint is None or self.ended_by:
             return
         progress = {
             "records": [asdict(record) for record in self.records],

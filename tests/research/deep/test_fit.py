@@ -234,7 +234,7 @@ def test_early_stopping_restores_the_best_weights() -> None:
     whole = fit(noise, rows, config, FitContext())
     losses = [record.validation_loss for record in whole.report.epochs]
     best = whole.report.best_epoch
-    assert whole.report.reason == "no better"
+    assert whole.report.ended_by == "no better"
     assert len(losses) == best + 1 + config.patience
     assert losses[best] == min(losses)
     # The rows of early stopping give that loss again, to the model that was kept.
@@ -254,14 +254,14 @@ def _mean_network(expert: DeepExpert):  # type: ignore[no-untyped-def]
 def test_without_a_validation_span_all_epochs_and_rows_are_used() -> None:
     config = LSTM.model_copy(update={"validation_frac": 0.0, "epochs": 2})
     report = fit(table(), trainable_rows(table(), 0.3), config, FitContext()).report
-    assert (len(report.epochs), report.best_epoch, report.reason) == (2, 1, "all epochs")
+    assert (len(report.epochs), report.best_epoch, report.ended_by) == (2, 1, "all epochs")
     assert np.isnan(report.epochs[0].validation_loss)
 
 
 def test_a_time_budget_ends_the_fit_with_what_there_is() -> None:
     config = LSTM.model_copy(update={"max_seconds": 1e-9})
     report = fit(table(), trainable_rows(table(), 0.3), config, FitContext()).report
-    assert (len(report.epochs), report.reason) == (1, "time budget")
+    assert (len(report.epochs), report.ended_by) == (1, "time budget")
 
 
 def test_validation_rows_are_the_last_and_no_label_looks_into_them() -> None:

@@ -25,9 +25,9 @@ def study(
         typer.Option(help="Inputs to switch, such as smc,slow, or none."),
     ] = None,
     ablation_experts: Annotated[
-        str,
-        typer.Option(help="Experts that judge inputs, or all, with their fusion."),
-    ] = "lightgbm",
+        str | None,
+        typer.Option(help="Experts that judge inputs, or all, with their fusion; else lightgbm."),
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--everything", help="Switch inputs off from all of them together.")
     ] = False,

@@ -11,16 +11,14 @@ profile.yaml      the complete profile
 
 from __future__ import annotations
 
-import json
-import os
+import contextlib
 import platform
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from catalog.errors import ConfigError
+from catalog.errors import ConfigError, LeviBotError
 from catalog.progress import Progress, no_progress
 from catalog.store import Catalog
 from catalog.timestamps import format_time
@@ -28,12 +26,11 @@ from live.profile import Profile, dump_profile
 from live.runs import (
     PROFILE_FILE,
     code_version,
-    finite,
     keep_large_blocks_apart,
-    peak_memory_mb,
     release_memory,
 )
 from live.study_request import StudyRequest
+from live.study_sessions import SESSIONS_FILE, Session, Sessions, alone, json_bytes, write_whole
 from research.code_identity import library_versions
 from research.features import panel_needs
 from research.fitting import FitOptions
@@ -44,9 +41,8 @@ from research.panel_series import PanelNeeds
 from research.predictions import hash_parts
 from research.study import horizon_record
 from research.study_effects import expert_effects, input_effects, joined_pair
+from research.study_inputs import INPUTS
 from research.study_plan import (
-    INPUTS,
-    NEWS,
     StudyMarket,
     StudyPlan,
     Variant,
@@ -62,7 +58,6 @@ if TYPE_CHECKING:
 
 STUDY_FILE = "study.json"
 PAGE_FILE = "study.md"
-SESSIONS_FILE = "sessions.json"
 FOLDS_FOLDER = "folds"
 SCHEMA = 1
 
@@ -122,24 +117,29 @@ def run_study(
     Raises
     ------
     ConfigError
-        If `out` is another kind of folder.
+        If `out` is another kind of folder or another process works there, or nothing may be run
+        and nothing is there.
+    IntegrityError
+        If the record of what was run is damaged.
     DataError, RunFailedError
         If a walk-forward fails; what is done until then is kept.
     """
     keep_large_blocks_apart()
     job = _Study.open(profile, catalog, out, request, tell)
-    if request.fresh:
-        job.forget()
-    done: dict[str, FoldStore] = {}
-    variants = job.plan.variants
-    for number, variant in enumerate(variants):
-        progress("study", number, len(variants))
-        store = job.run(variant, progress)
-        if store is not None:
-            done[variant.name] = store
-    progress("study", len(variants), len(variants))
-    record = job.record(done)
-    job.write(record)
+    # A report of what is there writes no fold, and may be made while another process does.
+    with contextlib.nullcontext() if request.report_only else alone(out):
+        if request.fresh:
+            job.forget()
+        done: dict[str, FoldStore] = {}
+        variants = job.plan.variants
+        for number, variant in enumerate(variants):
+            progress("study", number, len(variants))
+            store = job.run(variant, progress)
+            if store is not None:
+                done[variant.name] = store
+        progress("study", len(variants), len(variants))
+        record = job.record(done)
+        job.write(record)
     return StudySummary(out, record)
 
 
@@ -152,6 +152,7 @@ class _Study:
     out: Path
     request: StudyRequest
     plan: StudyPlan
+    sessions: Sessions
     tell: Callable[[str], None]
     panels: dict[tuple[PanelNeeds, int], Panel] = field(default_factory=dict)
 
@@ -166,22 +167,18 @@ class _Study:
     ) -> _Study:
         store = Catalog.open(catalog)
         data = profile.data
-        stored = {
-            *(("onchain", info.series) for info in store.series("onchain")),
-            *(("index", info.series) for info in store.series("index")),
-            *((NEWS, info.series) for info in store.series("news")),
-        }
         plan = plan_study(
             profile.walk_forward_config(),
             StudyMarket(data.instruments, data.interval, data.start, data.end),
             request.study,
-            stored,
+            {(info.kind, info.series) for info in store.series()},
             request.default_experts or None,
         )
-        _check_folder(out)
+        _check_folder(out, must_exist=request.report_only)
+        sessions = Sessions.read(out)
         for name, why in plan.left_out.items():
             tell(f"{name} is not studied: {why}")
-        return cls(profile, store, out, request, plan, tell)
+        return cls(profile, store, out, request, plan, sessions, tell)
 
     def forget(self) -> None:
         """Throw kept folds away, and nothing else."""
@@ -196,15 +193,25 @@ class _Study:
         options = FitOptions(progress, variant.alternatives, subsets=variant.subsets)
         question = FoldQuestion.of(panel, config, options)
         keep = FoldStore(self.out / FOLDS_FOLDER / variant.name, question, self.tell)
-        if keep.holds(config.validation.n_folds):
+        count = config.validation.n_folds
+        if keep.holds(count):
             return keep
         if self.request.report_only:
+            for index in range(count):
+                keep.has(index)  # tells why it does not count
             return None
-        started = time.perf_counter()
+        session = self.sessions.begin(variant.name, question.key, config.threads)
+        options = options._replace(progress=_noting(session, count, progress))
         try:
             predict_forward(panel, config, options, keep=keep)
+        except LeviBotError as error:
+            error.add_note(
+                f"in the walk-forward {variant.name}; folds that were done are kept: run the "
+                "command again to go on"
+            )
+            raise
         finally:
-            self._note_session(variant, keep, time.perf_counter() - started)
+            session.note(sum(keep.holds_fold(index) for index in range(count)))
             release_memory()
         return keep
 
@@ -216,28 +223,6 @@ class _Study:
                 self.store, data.instruments, data.interval, data.start, variant.end, needs=needs
             )
         return self.panels[needs, variant.end]
-
-    def _note_session(self, variant: Variant, keep: FoldStore, seconds: float) -> None:
-        """Write down what was tried and what it took, however it ended."""
-        count = variant.config.validation.n_folds
-        sessions = self._sessions()
-        sessions.append(
-            {
-                "variant": variant.name,
-                "key": keep.question.key,
-                "folds": sum(keep.holds_fold(index) for index in range(count)),
-                "seconds": round(seconds, 3),
-                "peak_memory_mb": peak_memory_mb(),
-            }
-        )
-        _write(self.out / SESSIONS_FILE, _json(sessions))
-
-    def _sessions(self) -> list[Record]:
-        path = self.out / SESSIONS_FILE
-        if not path.is_file():
-            return []
-        found: list[Record] = json.loads(path.read_text(encoding="utf-8"))
-        return found
 
     def record(self, done: Mapping[str, FoldStore]) -> Record:
         """Return all tables of what is done."""
@@ -279,7 +264,7 @@ class _Study:
             "switches": self._switches(),
             "left_out": dict(self.plan.left_out),
             "missing": missing,
-            "trials": len({one["key"] for one in self._sessions() if one["folds"]}),
+            "trials": self.sessions.trials(),
             "resources": self._resources(done),
             "provenance": self._provenance(done),
         }
@@ -324,10 +309,7 @@ class _Study:
         }
 
     def _resources(self, done: Mapping[str, FoldStore]) -> Record:
-        wall: dict[str, float] = {}
-        for one in self._sessions():
-            wall[one["variant"]] = wall.get(one["variant"], 0.0) + one["seconds"]
-        rows = []
+        rows, keys = [], {store.question.key for store in done.values()}
         for variant in self.plan.variants:
             if variant.name not in done:
                 continue
@@ -338,7 +320,7 @@ class _Study:
                 {
                     "variant": variant.name,
                     "folds": count,
-                    "wall": round(wall.get(variant.name, 0.0), 3),
+                    "wall": round(self.sessions.seconds(done[variant.name].question.key), 3),
                     "seconds": {
                         step: round(sum(one["seconds"].get(step, 0.0) for one in facts), 3)
                         for step in steps
@@ -347,7 +329,7 @@ class _Study:
                 }
             )
         total = round(sum(row["wall"] for row in rows), 3)
-        return {"wall": total, "threads": self.profile.threads, "variants": rows}
+        return {"wall": total, "threads": self.sessions.threads(keys), "variants": rows}
 
     def _provenance(self, done: Mapping[str, FoldStore]) -> Record:
         deep = any(
@@ -367,13 +349,18 @@ class _Study:
         }
 
     def write(self, record: Record) -> None:
-        """Write pictures, page, numbers; each whole or not at all."""
+        """Write pictures, page, numbers; each whole or not at all. Older pictures go."""
+        drawn = set()
         for horizon, found in record["horizons"].items():
             for kind, picture in study_pictures(found).items():
-                _write(self.out / picture_name(kind, horizon), picture)
-        _write(self.out / PROFILE_FILE, dump_profile(self.profile).encode())
-        _write(self.out / PAGE_FILE, study_markdown(record).encode())
-        _write(self.out / STUDY_FILE, _json(record))
+                path = self.out / picture_name(kind, horizon)
+                write_whole(path, picture)
+                drawn.add(path)
+        write_whole(self.out / PROFILE_FILE, dump_profile(self.profile).encode())
+        write_whole(self.out / PAGE_FILE, study_markdown(record).encode())
+        write_whole(self.out / STUDY_FILE, json_bytes(record))
+        for path in set(self.out.glob(picture_name("*", "*"))) - drawn:
+            path.unlink()
 
 
 def predict_kept(keep: FoldStore, variant: Variant) -> pd.DataFrame:
@@ -409,31 +396,34 @@ def _identity(variant: Variant, keep: FoldStore) -> Record:
     }
 
 
-def _check_folder(out: Path) -> None:
+def _noting(session: Session, count: int, progress: Progress) -> Progress:
+    """Return a progress that also notes each fold as it is done, should the process be killed."""
+
+    def told(stage: str, done: int, total: int) -> None:
+        if stage == "folds":
+            session.note(count - total + done)
+        progress(stage, done, total)
+
+    return told
+
+
+def _check_folder(out: Path, *, must_exist: bool) -> None:
     """Refuse a folder of something else; make the study's."""
-    known = {STUDY_FILE, PAGE_FILE, SESSIONS_FILE, FOLDS_FOLDER, PROFILE_FILE}
+    own = {STUDY_FILE, SESSIONS_FILE, FOLDS_FOLDER}
+    if must_exist and not out.exists():
+        raise ConfigError(f"--out must be a study's folder for --report-only, {out} does not exist")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        strangers = [
-            path.name
-            for path in out.iterdir()
-            if path.name not in known and not path.name.startswith((".", "study-"))
-        ]
+        names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
     except OSError as error:
         raise ConfigError(f"--out {out} cannot be a folder: {error.strerror}") from error
+    strangers = sorted(
+        name for name in names - own - {PAGE_FILE, PROFILE_FILE} if not name.startswith("study-")
+    )
+    if not names & own:
+        strangers = sorted(names)
     if strangers:
         raise ConfigError(
             f"--out must be a new folder or a study's, {out} holds {', '.join(strangers[:3])}; "
             "choose another"
         )
-
-
-def _json(payload: Any) -> bytes:
-    return (json.dumps(finite(payload), indent=1, allow_nan=False) + "\n").encode()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

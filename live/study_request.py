@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from catalog.errors import ConfigError
 from live.profile import Profile, load_profile
 from research.models.registry import EXPERT_KINDS, expert_kind
+from research.study import BASELINE
 from research.study_plan import StudyConfig
 
 ALL, NONE = "all", "none"
@@ -33,6 +35,11 @@ class StudyRequest:
         Whether folds that are kept are thrown away first.
     report_only : bool
         Whether nothing is fitted: the tables are made of what is there.
+
+    Raises
+    ------
+    ConfigError
+        If both are asked for: nothing would be left.
     """
 
     study: StudyConfig
@@ -40,6 +47,12 @@ class StudyRequest:
     default_experts: tuple[str, ...] = ()
     fresh: bool = False
     report_only: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fresh and self.report_only:
+            raise ConfigError(
+                "--fresh and --report-only must not both be given: nothing would be left to report"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +67,8 @@ class StudyOptions:
         Experts of the tables, or ``all``; the profile's own if absent.
     ablations : str, optional
         Inputs that are switched, or ``none``; the usual ones if absent.
-    ablation_experts : str
-        Who judges inputs, or ``all``.
+    ablation_experts : str, optional
+        Who judges inputs, or ``all``; lightgbm, or else the first expert, if absent.
     everything, fresh, report_only : bool
         See `StudyConfig` and `StudyRequest`.
     """
@@ -63,7 +76,7 @@ class StudyOptions:
     horizons: str = "1,4,16"
     experts: str | None = None
     ablations: str | None = None
-    ablation_experts: str = "lightgbm"
+    ablation_experts: str | None = None
     everything: bool = False
     fresh: bool = False
     report_only: bool = False
@@ -82,8 +95,11 @@ def study_request(
     own = load_profile(profile, overrides)
     default = tuple(own.experts.chosen())
     settings = load_profile(profile, [*overrides, *_expert_overrides(default, options.experts)])
-    judges = tuple(settings.experts.chosen())
-    if options.ablation_experts != ALL:
+    experts = tuple(settings.experts.chosen())
+    judges = (BASELINE,) if BASELINE in experts else experts[:1]
+    if options.ablation_experts == ALL:
+        judges = experts
+    elif options.ablation_experts is not None:
         judges = tuple(_names(options.ablation_experts))
     wanted: dict[str, Any] = {
         "horizons": tuple(_names(options.horizons)),
@@ -95,13 +111,24 @@ def study_request(
     try:
         study = StudyConfig.model_validate(wanted)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors()
-        )
+        faults = "; ".join(map(_explain, error.errors()))
         raise ConfigError(f"the study's options are wrong: {faults}") from None
     command = _command(profile, overrides, options)
     return settings, StudyRequest(study, command, default, options.fresh, options.report_only)
+
+
+_OPTIONS = {
+    "horizons": "--horizons",
+    "inputs": "--ablations",
+    "input_experts": "--ablation-experts",
+}
+
+
+def _explain(fault: Any) -> str:
+    """Return what is wrong with an option, and what was given where that is a single value."""
+    message = fault["msg"].removeprefix("Value error, ")
+    given = f", was {fault['input']!r:.40}" if len(fault["loc"]) > 1 else ""
+    return f"{_OPTIONS[fault['loc'][0]]}: {message}{given}"
 
 
 def _names(text: str) -> list[str]:
@@ -115,8 +142,10 @@ def _expert_overrides(own: Sequence[str], experts: str | None) -> list[str]:
     if experts is None:
         return []
     # Sentiment needs news among the features, which the study gives it in a span of its own.
-    every = [name for name, kind in EXPERT_KINDS.items() if not kind.inputs]
+    every = [name for name, kind in EXPERT_KINDS.items() if name in own or not kind.inputs]
     wanted = every if experts == ALL else [expert_kind(name).name for name in _names(experts)]
+    if len(set(wanted)) != len(wanted):
+        raise ConfigError(f"--experts must be different ones, were {', '.join(wanted)}")
     added = [f"experts.{name}={{}}" for name in wanted if name not in own]
     return [*added, *(f"experts.{name}=null" for name in own if name not in wanted)]
 
@@ -124,7 +153,8 @@ def _expert_overrides(own: Sequence[str], experts: str | None) -> list[str]:
 def _command(profile: str, overrides: Sequence[str], options: StudyOptions) -> str:
     """Return the command that reproduces a study, on whatever machine."""
     named = {
-        "--profile": profile,
+        # A file's name without its folders, which are this machine's.
+        "--profile": Path(profile).name,
         "--horizons": options.horizons,
         "--experts": options.experts,
         "--ablations": options.ablations,

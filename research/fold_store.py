@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catalog.errors import DataError
+from catalog.errors import DataError, IntegrityError
 from research.code_identity import code_parts
 from research.predictions import SPEC_KEY, hash_parts, stamp_predictions, write_predictions
 from research.settings import predictor_spec
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 KEPT_KEY = "decided_by"
 """Where a kept fold's stamp says what decided it, part by part."""
+_HASH_KEY = "sha256"
+_FACTS = frozenset({"fold", "seconds", "peak_memory_mb", "calibration", "fusion"})
+"""What a report asks of how a fold went."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,27 +112,35 @@ class FoldStore:
         return self._kept(index, told=False)
 
     def save(self, index: int, frame: pd.DataFrame, facts: Mapping[str, Any]) -> None:
-        """Keep a fold: how it went first, then its predictions, whose presence says it is done.
+        """Keep a fold: its predictions first, then how it went and the hash of the predictions.
+
+        Both together say that it is done; whatever is interrupted between them leaves a hash that
+        does not fit.
 
         Raises
         ------
         DataError
             If a file cannot be written.
         """
+        stamped = stamp_predictions(frame, self.question.spec, self.question.data_hash)
+        stamped.attrs[SPEC_KEY] |= {"fold": index, KEPT_KEY: self.question.parts}
+        beside = self._facts(index)
+        partial = beside.with_name(f".{beside.name}.partial")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            beside = self._facts(index)
-            partial = beside.with_name(f".{beside.name}.partial")
-            partial.write_text(json.dumps(facts, indent=1, sort_keys=True), encoding="utf-8")
+            write_predictions(self._table(index), stamped)
+            record = {**facts, _HASH_KEY: self._digest(index)}
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(record, indent=1, sort_keys=True) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
             partial.replace(beside)
         except OSError as error:
+            partial.unlink(missing_ok=True)
             raise DataError(
                 f"fold {index} could not be kept in {self.folder}: {error}; make room or choose "
                 "another folder, then go on"
             ) from error
-        stamped = stamp_predictions(frame, self.question.spec, self.question.data_hash)
-        stamped.attrs[SPEC_KEY] |= {"fold": index, KEPT_KEY: self.question.parts}
-        write_predictions(self._table(index), stamped)
 
     def load(self, index: int) -> pd.DataFrame:
         """Return a kept fold's predictions.
@@ -153,14 +165,28 @@ class FoldStore:
         return frame
 
     def facts(self, index: int) -> dict[str, Any]:
-        """Return how a kept fold went: spans, rows, seconds, choices."""
-        found: dict[str, Any] = json.loads(self._facts(index).read_text(encoding="utf-8"))
+        """Return how a kept fold went: spans, rows, seconds, choices.
+
+        Raises
+        ------
+        IntegrityError
+            If the file is missing or damaged.
+        """
+        path = self._facts(index)
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise IntegrityError(f"{path} must be a JSON record, is not: {error}") from error
+        if not isinstance(found, dict) or not found.keys() >= _FACTS:
+            raise IntegrityError(f"{path} must say {', '.join(sorted(_FACTS))}, does not")
         return found
 
     def hashes(self, count: int) -> list[str]:
         """Return the SHA-256 of each kept fold's predictions."""
-        tables = [self._table(index) for index in range(count)]
-        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in tables]
+        return [self._digest(index) for index in range(count)]
+
+    def _digest(self, index: int) -> str:
+        return hashlib.sha256(self._table(index).read_bytes()).hexdigest()
 
     def _table(self, index: int) -> Path:
         return self.folder / f"fold-{index}.parquet"
@@ -172,12 +198,21 @@ class FoldStore:
         path = self._table(index)
         if not path.is_file():
             return False
-        reasons = self._differences(path)
-        if not self._facts(index).is_file():
-            reasons.append("what says how it went is missing")
+        reasons = self._differences(path) or self._faults(index)
         if reasons and told:
-            self.tell(f"{path.parent.name}, fold {index} is made anew: {'; '.join(reasons)}")
+            self.tell(f"{path.parent.name}, fold {index} must be made anew: {'; '.join(reasons)}")
         return not reasons
+
+    def _faults(self, index: int) -> list[str]:
+        """Return why a fold's two files are not what `save` wrote."""
+        try:
+            facts = self.facts(index)
+        except IntegrityError as error:
+            return [f"how it went is not known ({error})"]
+        digest = self._digest(index)
+        if facts.get(_HASH_KEY, digest) != digest:
+            return ["its predictions are not those that were written"]
+        return []
 
     def _differences(self, path: Path) -> list[str]:
         """Return why a kept fold does not answer the question; empty if it does."""
@@ -188,8 +223,8 @@ class FoldStore:
             with path.open("rb") as file:
                 # The whole table, not its metadata alone: a damaged file shows itself here.
                 text = (pq.read_table(file).schema.metadata or {})[SPEC_KEY.encode()]
-            then = json.loads(text)[KEPT_KEY]
-        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            then = dict(json.loads(text)[KEPT_KEY])
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             return [f"it cannot be read ({error})"]
         now = self.question.parts
         return [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from catalog.arrays import Int64Array
+from catalog.errors import DataError
 from research.comparisons import ComparisonConfig
 from research.metrics import BootstrapConfig
 from research.study_effects import comparisons, expert_effects
@@ -55,7 +56,17 @@ def horizon_record(
     dict
         rows, from, to, measures, baseline, comparisons, experts (`expert_effects`), folds,
         weights, correlation, reliability.
+
+    Raises
+    ------
+    DataError
+        If no row has a label.
     """
+    if not frame["label"].notna().any():
+        raise DataError(
+            "a studied horizon must have labelled rows in the tested span, had none of "
+            f"{len(frame):,}; choose a shorter horizon or other labels"
+        )
     forecasts = forecasts_of(frame, subsets)
     experts = [one for one in forecasts if one.kind == "expert"]
     shown = [one for one in forecasts if one.kind in ("expert", "chosen")]

@@ -47,7 +47,7 @@ def comparisons(
     baseline : str
         Column to compare with.
     candidates : sequence of Forecast
-        What is compared; those that never answered are left out.
+        What is compared; those that answered no labelled row that the baseline did are left out.
     config : ComparisonConfig
         Settings.
 
@@ -57,7 +57,8 @@ def comparisons(
         name, kind, rows, difference (candidate's mean log loss less the baseline's, nats: below
         zero is better) with low and high, p, p_holm, verdict; see `compare_forecasts`.
     """
-    there = [one for one in candidates if frame[one.column].notna().any()]
+    known = frame["label"].notna() & frame[baseline].notna()
+    there = [one for one in candidates if (known & frame[one.column].notna()).any()]
     if not there:
         return []
     named = {one.name: one.column for one in there}
@@ -71,6 +72,25 @@ def comparisons(
 
 
 _COMPARED = ("difference", "low", "high", "p", "p_holm")
+
+
+def _with_less_without(
+    frame: pd.DataFrame, pair: Sequence[str], config: ComparisonConfig
+) -> Record:
+    """Compare a column with another; no numbers where they have no answered row in common."""
+    with_it, without = pair
+    for one in comparisons(frame, without, [Forecast(with_it, "with", with_it)], config):
+        return {key: one[key] for key in ("rows", *_COMPARED)}
+    return {"rows": 0, **dict.fromkeys(_COMPARED)}
+
+
+def _judged(found: list[Record], config: ComparisonConfig) -> list[Record]:
+    """Give records their corrected p and their verdict, all of them counted together."""
+    corrected = holm(np.array([_number(one["p"]) for one in found], dtype=np.float64))
+    for record, p in zip(found, corrected.tolist(), strict=True):
+        record["p_holm"] = plain_number(p)
+        record["verdict"] = _verdict(p, record["difference"], config.alpha)
+    return found
 
 
 def joined_pair(
@@ -137,23 +157,16 @@ def input_effects(
     for name, (frame, judges) in pairs.items():
         for judge in judges:
             pair = [Forecast(side, "input", f"{side} {judge}") for side in ("with", "without")]
-            tested = comparisons(frame, pair[1].column, pair[:1], config)
-            if not tested:
-                continue
             sides = {
                 record["name"]: {
                     key: record[key]["value"] for key in ("auc", "log_loss_skill", "accuracy")
                 }
                 for record in measures(frame, pair, values_only)
             }
-            kept = {key: tested[0][key] for key in ("rows", *_COMPARED)}
+            kept = _with_less_without(frame, [one.column for one in pair], config)
             judged = "fusion" if judge == "prob_up" else judge.removeprefix(EXPERT_PREFIX)
             found.append({"input": name, "judge": judged, **sides, **kept})
-    corrected = holm(np.array([_number(one["p"]) for one in found], dtype=np.float64))
-    for record, p in zip(found, corrected.tolist(), strict=True):
-        record["p_holm"] = plain_number(p)
-        record["verdict"] = _verdict(p, record["difference"], config.alpha)
-    return found
+    return _judged(found, config)
 
 
 def _number(value: float | None) -> float:
@@ -204,14 +217,9 @@ def expert_effects(
                 "without": frame["prob_up" if stands_in else without],
             }
         )
-        tested = comparisons(rows, "without", [Forecast("with", "expert", "with")], config)
-        kept = {key: one[key] for one in tested for key in ("rows", *_COMPARED)}
+        kept = _with_less_without(rows, ("with", "without"), config)
         found.append({"expert": expert, "stands_in": stands_in, **kept})
-    corrected = holm(np.array([_number(one["p"]) for one in found], dtype=np.float64))
-    for record, p in zip(found, corrected.tolist(), strict=True):
-        record["p_holm"] = plain_number(p)
-        record["verdict"] = _verdict(p, record["difference"], config.alpha)
-    return found
+    return _judged(found, config)
 
 
 def overall_verdict(verdicts: Sequence[str]) -> str:

@@ -7,27 +7,31 @@ where it has not. News is studied in a span of its own, because dense news ends 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from catalog.config import Config
 from catalog.errors import ConfigError
 from catalog.timestamps import format_time
 from research.comparisons import ComparisonConfig
-from research.feature_config import FeatureConfig
 from research.features import feature_table
 from research.fitting import FALLBACKS
+from research.models.registry import EXPERT_KINDS
+from research.models.sentiment import SentimentConfig
 from research.settings import WalkForwardConfig
 from research.splits import Time, ValidationConfig
-
-type Stored = Collection[tuple[str, str]]
-"""Kind and name of every series in a catalog, such as ``("index", "fear_greed")``."""
-
-NEWS = "news"
-MIRROR = "mirror"
+from research.study_inputs import (
+    INPUTS,
+    NEWS,
+    Stored,
+    Switch,
+    judging,
+    left_out_of,
+    switches_of,
+    with_features,
+)
 
 
 class NewsSpan(Config):
@@ -47,6 +51,20 @@ class NewsSpan(Config):
     test_start: Time = Field(default="2023-07-01", validate_default=True)
     end: Time = Field(default="2023-12-19", validate_default=True)
     n_folds: int = Field(default=3, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _check_span(self) -> NewsSpan:
+        if self.end <= self.test_start:
+            raise ValueError(
+                f"end must be after test_start ({format_time(self.test_start)}), was "
+                f"{format_time(self.end)}"
+            )
+        return self
+
+    @property
+    def year(self) -> str:
+        """Year in which its test begins; it is part of the names of walk-forwards."""
+        return format_time(self.test_start)[:4]
 
 
 class StudyConfig(Config):
@@ -74,7 +92,7 @@ class StudyConfig(Config):
     horizons: tuple[int, ...] = Field(default=(1, 4, 16), min_length=1)
     inputs: tuple[str, ...] = (
         *("smc", "timeframes", "cross", "relations", "slow", "funding", "funding_terms"),
-        *("regime", MIRROR, NEWS),
+        *("regime", "mirror", NEWS),
     )
     input_experts: tuple[str, ...] = Field(default=("lightgbm",), min_length=1)
     everything: bool = False
@@ -90,35 +108,27 @@ class StudyConfig(Config):
     def _check_inputs(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         unknown = [name for name in names if name not in INPUTS]
         if unknown or len(set(names)) != len(names):
-            raise ValueError(f"inputs must be different ones of {', '.join(INPUTS)}, were {names}")
+            raise ValueError(
+                f"inputs must be different ones of {', '.join(INPUTS)}, were {', '.join(names)}"
+            )
+        return names
+
+    @field_validator("input_experts")
+    @classmethod
+    def _check_input_experts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) != len(names):
+            raise ValueError(f"input experts must be different, were {', '.join(names)}")
         return names
 
     @field_validator("horizons")
     @classmethod
     def _check_horizons(cls, horizons: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(horizons)) != len(horizons) or min(horizons) < 1:
-            raise ValueError(f"horizons must be different numbers of bars, were {horizons}")
+            raise ValueError(
+                "horizons must be different numbers of bars, at least 1, were "
+                f"{', '.join(map(str, horizons))}"
+            )
         return horizons
-
-
-INPUTS: Mapping[str, str] = {
-    "smc": "smart money concepts",
-    "timeframes": "higher timeframes",
-    "cross": "everything about other instruments: lead, peers, ratios, relations",
-    "relations": "correlation, beta and dispersion across the set",
-    "slow": "on-chain series, implied volatility, Fear & Greed",
-    "onchain": "on-chain series",
-    "dvol": "implied volatility",
-    "fear_greed": "Fear & Greed",
-    "funding": "the funding rate and its course",
-    "funding_terms": "the course of the funding rate",
-    "regime": "the regime and its statistics",
-    "flow": "order flow",
-    "path": "the path inside the bar",
-    MIRROR: "learning from the mirrored market, too",
-    NEWS: "news sentiment",
-}
-"""What can be switched, and what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,49 +204,6 @@ class StudyPlan:
     left_out: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Switch:
-    """An input's settings where it is on and where it is off."""
-
-    on: Mapping[str, Any]
-    off: Mapping[str, Any]
-    part: Literal["features", "experts"] = "features"
-
-    def is_on(self, config: WalkForwardConfig) -> bool:
-        return any(
-            getattr(one, key) != value
-            for one in self._parts(config)
-            for key, value in self.off.items()
-        )
-
-    def _parts(self, config: WalkForwardConfig) -> list[Any]:
-        if self.part == "features":
-            return [config.features]
-        return [one for one in config.experts.chosen().values() if hasattr(one, MIRROR)]
-
-    def turned(self, config: WalkForwardConfig, *, on: bool) -> WalkForwardConfig:
-        """Return the configuration with the input on, as far as it is off, or off."""
-        if self.part == "experts":
-            mirrored = {
-                name: one.model_copy(update={MIRROR: on})
-                for name, one in config.experts.chosen().items()
-                if hasattr(one, MIRROR)
-            }
-            return config.model_copy(update={"experts": config.experts.model_copy(update=mirrored)})
-        now = config.features
-        lacking = {k: v for k, v in self.on.items() if getattr(now, k) == self.off[k]}
-        return with_features(config, lacking if on else self.off)
-
-
-def with_features(config: WalkForwardConfig, changes: Mapping[str, Any]) -> WalkForwardConfig:
-    """Return a configuration with other features, checked; limits of inputs that go, go too."""
-    features = FeatureConfig.model_validate(config.features.model_dump() | dict(changes))
-    ages = {feature.name for feature in feature_table(features)}
-    limits = {k: v for k, v in config.staleness.flat_bars.items() if f"{k}_age" in ages}
-    staleness = config.staleness.model_copy(update={"flat_bars": limits})
-    return config.model_copy(update={"features": features, "staleness": staleness})
-
-
 def plan_study(
     base: WalkForwardConfig,
     market: StudyMarket,
@@ -263,17 +230,13 @@ def plan_study(
     Raises
     ------
     ConfigError
-        If `input_experts` are none of the experts.
+        If `input_experts` are none of the experts, or none that could judge; or an expert needs
+        an input that the features have not.
     """
     experts = tuple(base.experts.chosen())
-    absent = [name for name in study.input_experts if name not in experts]
-    if absent:
-        raise ConfigError(
-            f"input experts must be among the experts {', '.join(experts)}, were "
-            f"{', '.join(study.input_experts)}"
-        )
-    switches = _switches(base, market, study)
-    left_out = _left_out(base, market, study, stored)
+    _check_experts(base, study, experts)
+    switches = switches_of(base, market, study)
+    left_out = left_out_of(base, market, study, stored)
     inputs = [name for name in study.inputs if name not in left_out]
     variants: list[Variant] = []
     pairs: list[InputPair] = []
@@ -287,6 +250,31 @@ def plan_study(
         if NEWS in inputs:
             _add_news(whole, study, variants, pairs)
     return StudyPlan(tuple(variants), tuple(pairs), left_out)
+
+
+def _check_experts(base: WalkForwardConfig, study: StudyConfig, experts: tuple[str, ...]) -> None:
+    """Refuse, before hours of fitting, what would end them."""
+    names = {feature.name for feature in feature_table(base.features)}
+    for expert in experts:
+        lacking = [name for name in EXPERT_KINDS[expert].inputs if name not in names]
+        if lacking:
+            raise ConfigError(
+                f"features must have {', '.join(lacking)} for the expert {expert}, had not; leave "
+                "the expert out or give the profile its input (features.news for sentiment)"
+            )
+    if not study.inputs:
+        return
+    judges = study.input_experts
+    if not set(judges) <= set(experts):
+        raise ConfigError(
+            f"experts that judge inputs must be among the experts {', '.join(experts)}, were "
+            f"{', '.join(judges)}; choose them there or study no inputs"
+        )
+    if not judging(judges):
+        raise ConfigError(
+            "one of the experts that judge inputs must be fitted on all features, "
+            f"{', '.join(judges)} are not; add another or study no inputs"
+        )
 
 
 def _at_horizon(config: WalkForwardConfig, horizon: int) -> WalkForwardConfig:
@@ -312,65 +300,9 @@ def _subsets(
     return found
 
 
-def _switches(
-    base: WalkForwardConfig, market: StudyMarket, study: StudyConfig
-) -> dict[str, _Switch]:
-    lead = base.features.lead or market.instruments[0]
-    slow_on = {"onchain": study.onchain, "dvol": study.dvol, "fear_greed": study.fear_greed}
-    slow_off = {"onchain": None, "dvol": (), "fear_greed": None}
-    across = {"lead": lead, "peers": True, "ratios": base.features.ratios, "cross": True}
-    flags = ("smc", "funding_terms", "regime", "flow", "path")
-    return {
-        **{name: _Switch({name: True}, {name: False}) for name in flags},
-        "timeframes": _Switch({"timeframes": study.timeframes}, {"timeframes": ()}),
-        "cross": _Switch(across, {"lead": None, "peers": False, "ratios": (), "cross": False}),
-        "relations": _Switch({"cross": True}, {"cross": False}),
-        "slow": _Switch(slow_on, slow_off),
-        **{name: _Switch({name: slow_on[name]}, {name: slow_off[name]}) for name in slow_on},
-        "funding": _Switch(
-            {"funding": True, "funding_terms": True}, {"funding": False, "funding_terms": False}
-        ),
-        MIRROR: _Switch({MIRROR: True}, {MIRROR: False}, "experts"),
-    }
-
-
-def _left_out(
-    base: WalkForwardConfig, market: StudyMarket, study: StudyConfig, stored: Stored
-) -> dict[str, str]:
-    """Return why some of the wanted inputs cannot be studied, by input."""
-    chain = [] if study.onchain is None else [("onchain", study.onchain)]
-    volatility = [("index", name) for name in study.dvol]
-    greed = [] if study.fear_greed is None else [("index", study.fear_greed)]
-    wanted: dict[str, list[tuple[str, str]]] = {
-        "slow": [*chain, *volatility, *greed],
-        "onchain": chain,
-        "dvol": volatility,
-        "fear_greed": greed,
-        NEWS: [(NEWS, name) for name in study.news.series],
-    }
-    found: dict[str, str] = {}
-    for name, series in wanted.items():
-        absent = [one for kind, one in series if (kind, one) not in stored]
-        if absent or not series:
-            found[name] = f"the catalog has no {', '.join(absent)}" if series else "none is named"
-    if len(market.instruments) < 2:
-        found |= dict.fromkeys(("cross", "relations"), "there is one instrument")
-    elif base.features.lead is None:
-        found["relations"] = "there is no lead to relate to"
-    if not base.features.funding:
-        found["funding_terms"] = "there is no funding rate"
-    if not any(hasattr(getattr(base.experts, name), MIRROR) for name in study.input_experts):
-        found[MIRROR] = "no expert that inputs are judged by has it"
-    if NEWS not in found and not market.start < study.news.test_start < study.news.end:
-        found[NEWS] = f"the data begins {format_time(market.start)}, after the tested news"
-    elif NEWS not in found and study.news.end > market.end:
-        found[NEWS] = f"the data ends {format_time(market.end)}, before the tested news"
-    return {name: reason for name, reason in found.items() if name in study.inputs}
-
-
 def _add_inputs(
     whole: WalkForwardConfig,
-    switches: Mapping[str, _Switch],
+    switches: Mapping[str, Switch],
     study: StudyConfig,
     variants: list[Variant],
     pairs: list[InputPair],
@@ -393,12 +325,26 @@ def _add_inputs(
         variant = f"{main.name}-{'without' if is_on else 'with'}-{name}"
         variants.append(Variant(variant, horizon, config, end))
         with_it, without = (compared, variant) if is_on else (variant, compared)
-        columns = {f"expert_{one}": f"expert_{one}" for one in judges}
+        columns = _columns(_touched(switch, start, config, judges))
         if len(judges) > 1 and (set(judges) == set(every) or compared != main.name):
             columns["prob_up"] = "prob_up"
         pairs.append(
             InputPair(name, horizon, with_it, without, switch.is_on(_only(whole, judges)), columns)
         )
+
+
+def _touched(
+    switch: Switch, start: WalkForwardConfig, config: WalkForwardConfig, judges: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the judges that an input makes a difference to; what is theirs alone may be on."""
+    if switch.part == "features":
+        return judging(judges)
+    one, other = config.experts.chosen(), start.experts.chosen()
+    return tuple(name for name in judging(judges) if one[name] != other[name])
+
+
+def _columns(experts: tuple[str, ...]) -> dict[str, str]:
+    return {f"expert_{one}": f"expert_{one}" for one in experts}
 
 
 def _only(config: WalkForwardConfig, experts: tuple[str, ...]) -> WalkForwardConfig:
@@ -419,15 +365,14 @@ def _add_news(
         | {"test_start": news.test_start, "test_end": news.end, "n_folds": news.n_folds}
     )
     start = _only(whole, study.input_experts).model_copy(update={"validation": validation})
-    without = with_features(start, {"news": ()})
-    informed = with_features(start, {"news": news.series})
-    experts = informed.experts.model_validate(informed.experts.model_dump() | {"sentiment": {}})
-    informed = informed.model_copy(update={"experts": experts})
-    names = tuple(experts.chosen())
-    subsets = _subsets(names, None)
-    plain, full = f"h{horizon}-2023-without-news", f"h{horizon}-2023-with-news"
+    blind = start.experts.model_copy(update={"sentiment": None})
+    without = with_features(start.model_copy(update={"experts": blind}), {"news": ()})
+    sentiment = whole.experts.sentiment or SentimentConfig()
+    experts = blind.model_copy(update={"sentiment": sentiment})
+    informed = with_features(start.model_copy(update={"experts": experts}), {"news": news.series})
+    subsets = _subsets(tuple(experts.chosen()), None)
+    plain, full = (f"h{horizon}-{news.year}-{one}-news" for one in ("without", "with"))
     variants.append(Variant(plain, horizon, without, news.end))
     variants.append(Variant(full, horizon, informed, news.end, True, subsets))
-    columns = {f"expert_{one}": f"expert_{one}" for one in study.input_experts}
-    is_on = bool(whole.features.news)
-    pairs.append(InputPair(NEWS, horizon, full, plain, is_on, columns))
+    columns = _columns(judging(study.input_experts))
+    pairs.append(InputPair(NEWS, horizon, full, plain, bool(whole.features.news), columns))

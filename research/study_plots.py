@@ -26,16 +26,18 @@ _DPI = 110
 def study_pictures(found: Record) -> dict[str, bytes]:
     """Return the pictures of one horizon as PNG, by kind: reliability, folds, weights.
 
+    Weights are drawn where there are several experts, curves where somebody answered.
+
     Parameters
     ----------
     found : dict
         From `research.study.horizon_record`.
     """
-    figures = {
-        "reliability": reliability_grid(_curves(found["reliability"])),
-        "folds": skill_figure(found["folds"]),
-        "weights": weights_figure(found["weights"]["by_fold"]),
-    }
+    figures = {"folds": skill_figure(found["folds"])}
+    if found["reliability"]:
+        figures["reliability"] = reliability_grid(_curves(found["reliability"]))
+    if len(found["weights"]["by_fold"][0]["weights"]) > 1:
+        figures["weights"] = weights_figure(found["weights"]["by_fold"])
     return {kind: _png(figure) for kind, figure in figures.items()}
 
 

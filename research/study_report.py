@@ -97,7 +97,8 @@ def _verdicts(record: Record) -> list[str]:
     for horizon, found in record["news"].items():
         for one in found["experts"]:
             if one["expert"] == "sentiment":
-                experts.setdefault("sentiment (in 2023)", {})[horizon] = one["verdict"]
+                name = f"sentiment (in {found['to'][:4]})"
+                experts.setdefault(name, {})[horizon] = one["verdict"]
     inputs: dict[str, dict[str, list[str]]] = {}
     for horizon, rows in record["inputs"].items():
         for row in rows:
@@ -107,16 +108,17 @@ def _verdicts(record: Record) -> list[str]:
         + [overall_verdict(found[h]) if h in found else "" for h in horizons]
         for name, found in inputs.items()
     ]
-    return [
-        "## What earns its place",
-        "",
-        EXPERT_RULE,
-        "",
-        *_table(header, [[n, *(f.get(h, "") for h in horizons)] for n, f in experts.items()]),
-        INPUT_RULE,
-        "",
-        *_table(["", "in the profile", *header[1:]], rows),
-    ]
+    found = [[name, *(one.get(h, "") for h in horizons)] for name, one in experts.items()]
+    parts = ["## What earns its place", ""]
+    if found:
+        parts += [EXPERT_RULE, "", *_table(header, found)]
+    else:
+        parts += ["Experts: one alone says nothing of what another adds.", ""]
+    if rows:
+        parts += [INPUT_RULE, "", *_table(["", "in the profile", *header[1:]], rows)]
+    else:
+        parts += ["Inputs: none was studied.", ""]
+    return parts
 
 
 def _state(record: Record, name: str) -> str:
@@ -138,8 +140,14 @@ def _horizon(record: Record, horizon: str) -> list[str]:
         parts += _input_table(record["inputs"][horizon])
     parts += _weights(found["weights"])
     parts += _correlation(found["correlation"])
+    drawn = {
+        "reliability": bool(found["reliability"]),
+        "folds": True,
+        "weights": len(found["weights"]["by_fold"][0]["weights"]) > 1,
+    }
     for kind, title in _PICTURES.items():
-        parts += [f"![{title}, {ahead}]({picture_name(kind, horizon)})", ""]
+        if drawn[kind]:
+            parts += [f"![{title}, {ahead}]({picture_name(kind, horizon)})", ""]
     return parts
 
 
@@ -190,7 +198,7 @@ def _comparison_table(title: str, key: str, rows: Sequence[Record]) -> list[str]
 def _input_table(rows: Sequence[Record]) -> list[str]:
     lines = [
         [f"`{row['input']}`", row["judge"]]
-        + [f"{row[side][key]:.4f}" for key in ("auc", "log_loss_skill") for side in _SIDES]
+        + [_plain(row[side][key]) for key in ("auc", "log_loss_skill") for side in _SIDES]
         + [_difference(row), _p(row["p"]), _p(row["p_holm"]), row["verdict"]]
         for row in rows
     ]
@@ -236,11 +244,16 @@ def _resources(record: Record) -> list[str]:
         for row in record["resources"]["variants"]
     ]
     total = record["resources"]["wall"]
+    threads = " or ".join(map(str, record["resources"]["threads"])) or "unknown"
     return [
         "## Time and memory",
         "",
-        f"{total:,.0f} s in all ({record['resources']['threads']} threads). Steps are in seconds "
-        "of a thread, over all folds; memory is the most that the process had held by then.",
+        f"{total:,.0f} s of fitting and predicting in all, interrupted sessions too, on {threads} "
+        "threads. Steps are summed "
+        "over all folds, in seconds that passed on the one thread that did each; features, "
+        "calibration and fusion are in the whole only. Memory is the most that the process had "
+        "held when the last fold was done: earlier walk-forwards of the same session count, so "
+        "that it bounds what this one needed and does not measure it.",
         "",
         *_table(["walk-forward", "folds", "wall s", *steps, "peak MiB"], lines),
     ]
@@ -279,6 +292,10 @@ def _difference(row: Record) -> str:
         return "" if ends[0] is None else f"{1e4 * ends[0]:+.2f}"
     value, low, high = (1e4 * end for end in ends)
     return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _p(value: float | None) -> str:

@@ -109,7 +109,7 @@ def variable_weights_figure(
     names : sequence of str
         Of the variables.
     period_ns : int
-        Rows of so many nanoseconds are taken together.
+        Rows of so many nanoseconds are taken together; one at a border belongs to what ends there.
     most : int
         Variables drawn, those with the largest weights; the legend says what the others have.
 
@@ -156,7 +156,7 @@ def _means(
     """Return the middles of the periods that hold answers, and the means within each."""
     known = ~np.isnan(values).any(axis=1)
     _demand(bool(known.any()), "at least one row must have an answer, none had")
-    number, place = np.unique(ts_init[known] // period_ns, return_inverse=True)
+    number, place = np.unique((ts_init[known] - 1) // period_ns, return_inverse=True)
     _demand(
         len(number) <= _MOST_PERIODS,
         f"period_ns must leave at most {_MOST_PERIODS} periods, left {len(number)}; "
@@ -169,6 +169,9 @@ def _means(
 
 def attention_figure(attention: Float64Array, *, interval_minutes: float) -> Figure:
     """Draw how far back a TFT looks: its mean attention by lag, and its spread over the rows.
+
+    Rows whose state is younger see fewer tokens and give each more. The line "evenly" is drawn for
+    the same rows as the mean at each lag, so that the two may be compared there.
 
     Parameters
     ----------
@@ -189,7 +192,8 @@ def attention_figure(attention: Float64Array, *, interval_minutes: float) -> Fig
     lags = np.flatnonzero(seen >= 0.05)
     low, middle, high = np.nanquantile(answered[:, lags], (0.1, 0.5, 0.9), axis=0)
     mean = np.nanmean(answered[:, lags], axis=0)
-    even = (1.0 / (~np.isnan(answered)).sum(axis=1)).mean()
+    share = 1.0 / (~np.isnan(answered)).sum(axis=1, keepdims=True)
+    even = np.nanmean(np.where(np.isnan(answered), np.nan, share)[:, lags], axis=0)
     with mpl.rc_context(STYLE):
         figure = new_figure(8.0, 3.0)
         axes = figure.add_subplot()
@@ -198,7 +202,7 @@ def attention_figure(attention: Float64Array, *, interval_minutes: float) -> Fig
         )
         axes.plot(lags, middle, color=BLUE, linewidth=0.9, linestyle=":", label="median")
         axes.plot(lags, mean, color=BLUE, label="mean")
-        axes.axhline(even, color=GREY, linestyle="--", linewidth=1.0, label="evenly")
+        axes.plot(lags, even, color=GREY, linestyle="--", linewidth=1.0, label="evenly")
         axes.set_ylim(bottom=0.0)
         axes.margins(x=0.01)
         axes.set_ylabel("attention [fraction]")

@@ -34,7 +34,8 @@ def curve(shift: float = 0.0) -> ReliabilityCurve:
 
 def weights(days: int = 10, variables: int = 9) -> tuple[np.ndarray, np.ndarray, list[str]]:
     random = np.random.default_rng(1)
-    ts_init = START + np.arange(days * 24) * NS_PER_HOUR
+    # The last bar of a day closes at midnight.
+    ts_init = START + np.arange(1, days * 24 + 1) * NS_PER_HOUR
     found = random.dirichlet(np.arange(1.0, variables + 1.0), size=len(ts_init))
     found[:5] = np.nan
     return ts_init, found, [f"variable_{place}" for place in range(variables)]
@@ -97,6 +98,16 @@ def test_attention_is_drawn_where_enough_rows_see() -> None:
     np.testing.assert_allclose(lines["mean"], np.column_stack([range(4), [0.4, 0.3, 0.2, 0.1]]))
     np.testing.assert_allclose(lines["evenly"][:, 1], (89 * 0.25 + 1.0 / 6.0) / 90)
     assert "15 minutes" in axes.get_xlabel()
+
+
+def test_looking_evenly_is_drawn_for_the_rows_that_see_so_far() -> None:
+    attention = np.full((100, 4), np.nan)
+    attention[:50] = 0.25
+    attention[50:, :2] = 0.5
+    axes = only_axes(attention_figure(attention, interval_minutes=15.0))
+    lines = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
+    np.testing.assert_allclose(lines["evenly"], [0.375, 0.375, 0.25, 0.25])
+    np.testing.assert_allclose(lines["mean"], lines["evenly"])
 
 
 def test_features_stand_in_the_order_of_their_contributions() -> None:

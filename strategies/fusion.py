@@ -29,7 +29,7 @@ from strategies.callbacks import guarded, nothing
 from strategies.execution import BUY, SELL, InstrumentTerms, Side, stop_trigger
 from strategies.market_data import price_number
 from strategies.order_ids import OrderKind, check_tag, order_id
-from strategies.policy import STOP_LOSS, FusionPolicy, Verdict, decide
+from strategies.policy import STOP_LOSS, FusionPolicy, Held, Verdict, decide
 from strategies.predictor_actor import PREDICTION_TYPE
 from strategies.recorder import FINAL_STATUSES, Decision, FillRow, OrderRow, RunRecorder
 from strategies.sizing import confidence, order_quantity, target_fraction
@@ -298,7 +298,7 @@ class FusionStrategy(Strategy):
             recorder.unchanged(prediction, side, state.weight, "order_pending")
             return
         bars = (prediction.ts_init - state.since) // self._interval_ns if side else 0
-        verdict = decide(self.policy, prediction, side, bars)
+        verdict = decide(self.policy, prediction, Held(side, bars))
         wanted, reason, renew = verdict
         if wanted == side:
             if renew:

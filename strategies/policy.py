@@ -1,16 +1,27 @@
 """What to do with a prediction: a pure function from a probability and a position to a decision.
 
-No engine, no clock, no account: `decide` sees what is held and since when, and answers with the
-side that is wanted and a reason from a fixed vocabulary.
+No engine, no clock, no account: `decide` sees what is held and since when, the market at the close
+of the bar and what trading costs, and answers with the side that is wanted and a reason from a
+fixed vocabulary.
+
+A signal that something speaks against (a degraded prediction, a predictor that stays flat, too
+much uncertainty, stale inputs, an edge that does not pay) opens nothing and turns nothing. It may
+still end a position: the opposite signal ends one whatever its quality, for holding on against it
+has less to say for itself than being flat.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, Self
+import json
+import math
+from typing import Annotated, Literal, NamedTuple, Protocol, Self
 
 from pydantic import Field, model_validator
 
 from catalog.config import Config
+from catalog.errors import ConfigError
+from strategies.edge import expected_return, horizon_sigma, trade_cost_frac
+from strategies.intent import MarketView, TradeCosts
 
 REASONS = (
     "enter_long",
@@ -28,24 +39,44 @@ REASONS = (
     "predictor_flat",
     "below_minimum",
     "order_pending",
+    "exit_degraded",
+    "no_prediction",
+    "no_threshold",
+    "no_volatility",
+    "cooldown",
+    "uncertain",
+    "stale_input",
+    "edge_too_small",
+    "already_decided",
 )
-"""Every reason a decision can carry."""
+"""Every reason a decision can carry. Codes are places here and are stored: only ever append."""
 STOP_LOSS = "stop_loss"
 """The reason of a fill that no decision caused."""
 OPEN_AT_END = "open_at_end"
 """The reason of a position that the end of the data found open."""
+NEVER = 1 << 62
+"""Bars since what never happened."""
+_BPS = 10_000.0
+
+type Probability = Annotated[float, Field(gt=0.5, lt=1.0)]
+"""A threshold for a side: above a coin's, below certainty."""
 
 
 class FusionPolicy(Config):
     """When to enter, how much, and when to leave.
 
+    Both thresholds are for the base volatility and a neutral market. They move together, so the
+    gap between them, which keeps a probability that trembles from trading, never closes.
+
     Parameters
     ----------
-    entry_threshold : float
+    entry_threshold : float or "swept"
         Go long at ``prob_up >= entry_threshold``, short at ``prob_up <= 1 - entry_threshold``.
+        ``swept``: the prediction's own, found inside the training span of its model; where a
+        prediction has none, nothing is opened.
     exit_threshold : float
         Leave a long when ``prob_up < exit_threshold``, a short when
-        ``prob_up > 1 - exit_threshold``; at most `entry_threshold`.
+        ``prob_up > 1 - exit_threshold``; at most `entry_threshold` less `hysteresis`.
     position_frac : float
         Fraction of equity in one instrument at full confidence; half of it at none.
     allow_short : bool
@@ -58,22 +89,81 @@ class FusionPolicy(Config):
     exit_after_horizon : bool
         Leave once the prediction's horizon has passed, unless the same entry signal stands
         again, which starts the horizon anew and saves a round trip.
+    hysteresis : float
+        Least gap between the two thresholds; a swept threshold lowers the exit's where needed.
+    regime_shift : float
+        How much lower both thresholds are in a trend, and higher in a mean-reverting market: 0.02
+        turns 0.55 into 0.53 and 0.57. In a trend at most half of the entry's distance from 0.5.
+    volatility_exponent : float
+        The thresholds' distance from 0.5 is multiplied by ``(volatility / base_volatility) **
+        volatility_exponent``. -1 keeps the expected return at the threshold the same in calm and
+        wild markets, because it is proportional to both (see `edge.expected_return`); positive
+        values are more careful in wild ones; 0 does not scale. Where the volatility is unknown,
+        nothing is opened and the exit's threshold is that of the base.
+    base_volatility : float or None
+        Root mean square of one-bar log returns at which the thresholds stand as written, a
+        fraction. Must be stated where `volatility_exponent` is not 0.
+    max_volatility_scale : float
+        Bound of that factor, which stays in ``[1 / max_volatility_scale, max_volatility_scale]``.
+    cooldown_bars : int
+        Bars after a stop during which nothing is opened: 1 leaves out the bar that stopped.
+    max_degraded_bars : int or None
+        Leave, whatever the minimum holding says, when more than this many predictions in a row
+        were degraded; None: hold on. A degraded prediction opens nothing in any case.
+    max_epistemic : float or None
+        Open nothing where the standard deviation of `prob_up` is above it, or unknown: a limit
+        that cannot be checked is not kept. None: no limit.
+    input_period_bars : dict of float
+        Bars between two values of a slow input in the ordinary course, by its name among the
+        prediction's `input_ages`, such as ``onchain_flows: 96`` for a daily one and bars of 15
+        minutes. Only inputs named here are watched: a quiet hour without news is not an outage.
+    max_input_age_bars : float
+        Open nothing when a watched input is overdue by more than this, has no value yet, or is
+        not among the prediction's inputs at all.
+    edge_margin_bps : float or None
+        Open nothing unless the expected log return over the horizon, less fees and slippage of the
+        round trip and funding, is above this many basis points. Where neither the prediction nor
+        the market has a volatility there is no expected return, and nothing is opened. Holding on
+        beyond the horizon costs no round trip and need not earn one. None: no such rule.
     """
 
-    entry_threshold: float = Field(gt=0.5, lt=1.0)
+    entry_threshold: Probability | Literal["swept"]
     exit_threshold: float = Field(gt=0.0, lt=1.0)
     position_frac: float = Field(gt=0.0, le=10.0)
     allow_short: bool = True
     stop_loss_frac: float | None = Field(default=None, gt=0.0, lt=1.0)
     min_holding_bars: int | None = Field(default=None, ge=0)
     exit_after_horizon: bool = False
+    hysteresis: float = Field(default=0.0, ge=0.0, lt=0.5)
+    regime_shift: float = Field(default=0.0, ge=0.0, lt=0.5)
+    volatility_exponent: float = Field(default=0.0, ge=-2.0, le=2.0)
+    base_volatility: float | None = Field(default=None, gt=0.0, lt=1.0)
+    max_volatility_scale: float = Field(default=2.0, ge=1.0, le=10.0)
+    cooldown_bars: int = Field(default=0, ge=0)
+    max_degraded_bars: int | None = Field(default=None, ge=0)
+    max_epistemic: float | None = Field(default=None, gt=0.0, le=0.5)
+    input_period_bars: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
+    max_input_age_bars: float = Field(default=2.0, ge=0.0)
+    edge_margin_bps: float | None = Field(default=None, ge=0.0, le=1_000.0)
 
     @model_validator(mode="after")
     def _exit_below_entry(self) -> Self:
-        if self.exit_threshold > self.entry_threshold:
+        entry = self.entry_threshold
+        if isinstance(entry, float) and self.exit_threshold > entry - self.hysteresis:
+            gap = f" less hysteresis ({self.hysteresis})" if self.hysteresis else ""
             raise ValueError(
-                f"exit_threshold must be at most entry_threshold ({self.entry_threshold}), "
+                f"exit_threshold must be at most entry_threshold ({entry}){gap}, "
                 f"was {self.exit_threshold}: a position would be left the moment it is entered"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _volatility_has_a_base(self) -> Self:
+        if self.volatility_exponent != 0.0 and self.base_volatility is None:
+            raise ValueError(
+                f"base_volatility must be stated where volatility_exponent is not 0 (was "
+                f"{self.volatility_exponent:g}): the one-bar volatility at which the thresholds "
+                f"stand as written"
             )
         return self
 
@@ -97,6 +187,54 @@ class Signal(Protocol):
     def side(self) -> int:
         """What the predictor itself says: 1 long, -1 short, 0 flat (also: inputs too old)."""
 
+    @property
+    def sigma(self) -> float:
+        """Scale of the log return over the horizon, a fraction; NaN if unknown."""
+
+    @property
+    def epistemic(self) -> float:
+        """Standard deviation of `prob_up` over an ensemble; NaN if unknown."""
+
+    @property
+    def regime(self) -> str:
+        """``trend``, ``neutral``, ``mean_reverting``, or empty if unknown."""
+
+    @property
+    def entry_threshold(self) -> float:
+        """The threshold found inside the training span; NaN if none was."""
+
+    @property
+    def input_ages(self) -> str | tuple[tuple[str, float], ...]:
+        """Ages of slow inputs in bars: pairs, or a JSON object of them as custom data hold it."""
+
+
+class Held(NamedTuple):
+    """What is held of an instrument.
+
+    Parameters
+    ----------
+    side : {-1, 0, 1}
+        Short, nothing or long.
+    bars : int
+        Since the entry (or its renewal) was decided.
+    bars_since_stop : int
+        Since the close of the bar in which a stop last filled: 0 at that close.
+    degraded_bars : int
+        Predictions in a row, this one included, that were degraded.
+    """
+
+    side: int
+    bars: int
+    bars_since_stop: int = NEVER
+    degraded_bars: int = 0
+
+
+class Thresholds(NamedTuple):
+    """The probabilities of a side at which it is entered and left; `entry` is NaN for never."""
+
+    entry: float
+    exit: float
+
 
 class Verdict(NamedTuple):
     """The side wanted (-1, 0, 1), why, and whether the holding clock starts anew."""
@@ -106,18 +244,112 @@ class Verdict(NamedTuple):
     renew: bool = False
 
 
-def entry_side(policy: FusionPolicy, prob_up: float) -> int:
+class DecidedBars:
+    """Which bars were decided on: one decision for each instrument and bar, whatever comes again.
+
+    Parameters
+    ----------
+    interval_ns : int
+        Length of a bar, nanoseconds.
+    """
+
+    __slots__ = ("_interval_ns", "_slots")
+
+    def __init__(self, interval_ns: int) -> None:
+        self._interval_ns = interval_ns
+        self._slots: dict[str, int] = {}
+
+    def first(self, instrument_id: str, ts_init: int) -> bool:
+        """Return whether a prediction is the first of its bar, and note that it was decided on.
+
+        Parameters
+        ----------
+        instrument_id : str
+            Whose bar.
+        ts_init : int
+            Stamp of the prediction, UTC nanoseconds; one from before the last bar is not new.
+        """
+        slot = ts_init // self._interval_ns
+        if slot <= self._slots.get(instrument_id, -1):
+            return False
+        self._slots[instrument_id] = slot
+        return True
+
+
+def entry_side(threshold: float, prob_up: float) -> int:
     """Return the side of the entry signal: 1, -1 or 0, whether or not shorts are allowed."""
-    if prob_up >= policy.entry_threshold:
+    if prob_up >= threshold:
         return 1
     # 1 - threshold in this form mirrors the long side exactly: short at p as long at 1 - p.
-    return -1 if 1.0 - prob_up >= policy.entry_threshold else 0
+    return -1 if 1.0 - prob_up >= threshold else 0
+
+
+def thresholds(
+    policy: FusionPolicy, signal: Signal, market: MarketView | None = None
+) -> Thresholds:
+    """Return the thresholds that hold for a prediction in its market.
+
+    Raises
+    ------
+    ConfigError
+        If the policy scales by volatility and no market is given.
+    """
+    leave = policy.exit_threshold
+    entry = signal.entry_threshold if policy.entry_threshold == "swept" else policy.entry_threshold
+    known = 0.5 < entry < 1.0
+    if policy.regime_shift != 0.0:
+        shift = _regime_shift(policy.regime_shift, signal.regime, entry if known else 1.0)
+        entry, leave = entry + shift, leave + shift
+    if policy.volatility_exponent != 0.0:
+        scale = _volatility_scale(policy, market)
+        entry = 0.5 + (entry - 0.5) * scale
+        if scale == scale:
+            leave = 0.5 + (leave - 0.5) * scale
+    # Rounded, so that 0.55 and 0.02 make 0.57 and not the number above it, which 0.57 is not.
+    leave = round(leave, 12)
+    if not known or entry != entry:
+        return Thresholds(math.nan, leave)
+    entry = round(entry, 12)
+    return Thresholds(entry, min(leave, entry - policy.hysteresis))
+
+
+def _regime_shift(shift: float, regime: str, entry: float) -> float:
+    if regime == "trend":
+        return -min(shift, 0.5 * (entry - 0.5))
+    return shift if regime == "mean_reverting" else 0.0
+
+
+def _volatility_scale(policy: FusionPolicy, market: MarketView | None) -> float:
+    """Return the factor of the thresholds' distance from one half; NaN if unknown."""
+    volatility = _needed(market, "market", "volatility_exponent").volatility
+    if policy.base_volatility is None or not 0.0 < volatility < math.inf:
+        return math.nan
+    highest = policy.max_volatility_scale
+    scale: float = (volatility / policy.base_volatility) ** policy.volatility_exponent
+    return min(max(scale, 1.0 / highest), highest)
+
+
+def _needed[T](value: T | None, name: str, rule: str) -> T:
+    if value is None:
+        raise ConfigError(
+            f"{name} must be given to a policy with {rule}, was None: without it the rule could "
+            f"not be kept; pass it or leave the rule out"
+        )
+    return value
 
 
 _NO_SIGNAL = Verdict(0, "no_signal")
+_NO_PREDICTION = Verdict(0, "no_prediction")
+_NO_THRESHOLD = Verdict(0, "no_threshold")
+_NO_VOLATILITY = Verdict(0, "no_volatility")
 _DEGRADED = Verdict(0, "degraded")
 _PREDICTOR_FLAT = Verdict(0, "predictor_flat")
 _NO_SHORTS = Verdict(0, "short_not_allowed")
+_COOLDOWN = Verdict(0, "cooldown")
+_UNCERTAIN = Verdict(0, "uncertain")
+_STALE_INPUT = Verdict(0, "stale_input")
+_EDGE_TOO_SMALL = Verdict(0, "edge_too_small")
+_EXIT_DEGRADED = Verdict(0, "exit_degraded")
 _EXIT_OPPOSITE = Verdict(0, "exit_opposite")
 _EXIT_THRESHOLD = Verdict(0, "exit_threshold")
 _EXIT_HORIZON = Verdict(0, "exit_horizon")
@@ -132,60 +364,151 @@ _HOLD = {side: Verdict(side, "hold") for side in (-1, 1)}
 _HOLD_ON = {side: Verdict(side, "hold", renew=True) for side in (-1, 1)}
 
 
-def decide(policy: FusionPolicy, signal: Signal, side: int, bars: int) -> Verdict:
+def decide(
+    policy: FusionPolicy,
+    signal: Signal,
+    held: Held,
+    market: MarketView | None = None,
+    costs: TradeCosts | None = None,
+) -> Verdict:
     """Return what side is wanted, and why.
 
     A degraded prediction may only reduce, and so may one whose predictor does not stand on the
-    side of the entry signal: it says flat where it knows too little, whatever its probability.
+    side of the entry signal (it says flat where it knows too little, whatever its probability),
+    one that is too uncertain or rests on stale inputs, and one that would not pay for its costs.
+    A probability that is not a number opens nothing, and ends a position after its minimum.
 
     Parameters
     ----------
     policy : FusionPolicy
         The rules.
     signal : Signal
-        The prediction.
-    side : {-1, 0, 1}
-        What is held.
-    bars : int
-        Since the entry (or its renewal) was decided.
+        The prediction. Of its properties only those are read that a rule of the policy needs.
+    held : Held
+        What is held, and since when.
+    market : MarketView, optional
+        The market at the close of the bar; needed by `volatility_exponent` and `edge_margin_bps`.
+    costs : TradeCosts, optional
+        What a trade costs; needed by `edge_margin_bps`.
+
+    Raises
+    ------
+    ConfigError
+        If a rule of the policy needs market or costs and they are not given.
     """
-    wanted = entry_side(policy, signal.prob_up)
-    if side == 0:
-        return _decide_flat(policy, signal, wanted)
-    return _decide_held(policy, signal, side, bars, wanted)
-
-
-def _decide_flat(policy: FusionPolicy, signal: Signal, wanted: int) -> Verdict:
+    entry = policy.entry_threshold
+    leave = policy.exit_threshold
+    if entry == "swept" or policy.regime_shift != 0.0 or policy.volatility_exponent != 0.0:
+        entry, leave = thresholds(policy, signal, market)
+    wanted = entry_side(entry, signal.prob_up)
+    if held.side == 0:
+        if wanted == 0:
+            return _no_signal(policy, signal, entry)
+        if held.bars_since_stop < policy.cooldown_bars:
+            return _COOLDOWN
+        return _refusal(policy, signal, wanted, market, costs) or _ENTER[wanted]
+    if wanted == -held.side:
+        refused = _refusal(policy, signal, wanted, market, costs)
+        return _REVERSE[wanted] if refused is None else _EXIT_OPPOSITE
+    limit = policy.max_degraded_bars
+    if limit is not None and held.degraded_bars > limit:
+        return _EXIT_DEGRADED
+    found = _decide_held(policy, signal, held, leave)
+    if found is not None:
+        return found
     if wanted == 0:
+        return _EXIT_HORIZON
+    # What continues has paid for its entry, and will pay for its exit whenever it comes.
+    free = None if costs is None else costs._replace(round_trip_frac=0.0)
+    refused = _refusal(policy, signal, wanted, market, free)
+    return _HOLD_ON[wanted] if refused is None else _EXIT_HORIZON
+
+
+def _no_signal(policy: FusionPolicy, signal: Signal, entry: float) -> Verdict:
+    """Return which kind of no signal it is."""
+    if signal.prob_up != signal.prob_up:
+        return _NO_PREDICTION
+    if entry == entry:
         return _NO_SIGNAL
+    swept = policy.entry_threshold == "swept" and not 0.5 < signal.entry_threshold < 1.0
+    return _NO_THRESHOLD if swept else _NO_VOLATILITY
+
+
+def _decide_held(policy: FusionPolicy, signal: Signal, held: Held, leave: float) -> Verdict | None:
+    """Return whether to hold or to leave; None where the horizon is over and must be renewed."""
+    minimum = policy.min_holding_bars
+    if held.bars < (signal.horizon_bars if minimum is None else minimum):
+        return _HOLD_MINIMUM[held.side]
+    toward = signal.prob_up if held.side > 0 else 1.0 - signal.prob_up
+    # In this form a probability that is not a number leaves.
+    if not toward >= leave:
+        return _EXIT_THRESHOLD
+    if policy.exit_after_horizon and held.bars >= signal.horizon_bars:
+        return None
+    return _HOLD[held.side]
+
+
+def _refusal(
+    policy: FusionPolicy,
+    signal: Signal,
+    wanted: int,
+    market: MarketView | None,
+    costs: TradeCosts | None,
+) -> Verdict | None:
+    """Return what speaks against a position on the side of the signal; None if nothing does."""
     if signal.degraded:
         return _DEGRADED
     if signal.side != wanted:
         return _PREDICTOR_FLAT
     if wanted < 0 and not policy.allow_short:
         return _NO_SHORTS
-    return _ENTER[wanted]
+    limit = policy.max_epistemic
+    if limit is not None and not signal.epistemic <= limit:
+        return _UNCERTAIN
+    if policy.input_period_bars and _is_stale(policy, signal.input_ages):
+        return _STALE_INPUT
+    margin = policy.edge_margin_bps
+    if margin is None:
+        return None
+    market = _needed(market, "market", "edge_margin_bps")
+    costs = _needed(costs, "costs", "edge_margin_bps")
+    edge = expected_edge(signal, wanted, market, costs)
+    return None if edge > margin / _BPS else _EDGE_TOO_SMALL
 
 
-def _decide_held(
-    policy: FusionPolicy, signal: Signal, side: int, bars: int, wanted: int
-) -> Verdict:
-    if wanted == -side:
-        if _only_reduces(signal, wanted) or (wanted < 0 and not policy.allow_short):
-            return _EXIT_OPPOSITE
-        return _REVERSE[wanted]
-    minimum = policy.min_holding_bars
-    if bars < (signal.horizon_bars if minimum is None else minimum):
-        return _HOLD_MINIMUM[side]
-    toward = signal.prob_up if side > 0 else 1.0 - signal.prob_up
-    if toward < policy.exit_threshold:
-        return _EXIT_THRESHOLD
-    if policy.exit_after_horizon and bars >= signal.horizon_bars:
-        if wanted == side and not _only_reduces(signal, wanted):
-            return _HOLD_ON[side]
-        return _EXIT_HORIZON
-    return _HOLD[side]
+def expected_edge(signal: Signal, side: int, market: MarketView, costs: TradeCosts) -> float:
+    """Return what a position is expected to earn over the horizon after costs.
+
+    Parameters
+    ----------
+    signal : Signal
+        The prediction.
+    side : {-1, 1}
+        Of the position.
+    market : MarketView
+        Volatility and funding.
+    costs : TradeCosts
+        Of the round trip.
+
+    Returns
+    -------
+    float
+        A fraction of the traded value; NaN where no volatility is known.
+    """
+    horizon = signal.horizon_bars
+    scale = horizon_sigma(signal.sigma, market.volatility, horizon)
+    gross = side * expected_return(signal.prob_up, scale)
+    return gross - trade_cost_frac(side, market, costs, horizon)
 
 
-def _only_reduces(signal: Signal, wanted: int) -> bool:
-    return signal.degraded or signal.side != wanted
+def _is_stale(policy: FusionPolicy, input_ages: str | tuple[tuple[str, float], ...]) -> bool:
+    if isinstance(input_ages, str):
+        ages = json.loads(input_ages) if input_ages else {}
+    else:
+        ages = dict(input_ages)
+    for name, period in policy.input_period_bars.items():
+        age = ages.get(name)
+        # An age that is not a number says that nothing is known yet; JSON writes it as null.
+        if age is None or not age - period <= policy.max_input_age_bars:
+            return True
+    return False

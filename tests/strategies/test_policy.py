@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from strategies.policy import REASONS, FusionPolicy, decide, entry_side
+from strategies.policy import REASONS, FusionPolicy, Held, decide, entry_side
 
 
 class Signal(NamedTuple):
@@ -15,12 +15,7 @@ class Signal(NamedTuple):
     side: int
 
 
-class Holding(NamedTuple):
-    side: int
-    bars: int
-
-
-FLAT = Holding(0, 0)
+FLAT = Held(0, 0)
 
 
 def make(**changes):
@@ -31,11 +26,11 @@ def make(**changes):
 
 def verdict(policy, prob, holding=FLAT, *, horizon=4, degraded=False, side=None):
     stance = (prob > 0.5) - (prob < 0.5) if side is None else side
-    found = decide(policy, Signal(prob, horizon, degraded, stance), *holding)
+    found = decide(policy, Signal(prob, horizon, degraded, stance), holding)
     return found.side, found.reason
 
 
-LONG, SHORT = Holding(1, 10), Holding(-1, 10)
+LONG, SHORT = Held(1, 10), Held(-1, 10)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +45,8 @@ LONG, SHORT = Holding(1, 10), Holding(-1, 10)
         (0.5, SHORT, (-1, "hold")),
         (0.4, LONG, (-1, "reverse_to_short")),
         (0.6, SHORT, (1, "reverse_to_long")),
-        (0.49, Holding(1, 3), (1, "hold_minimum")),
-        (0.4, Holding(1, 3), (-1, "reverse_to_short")),
+        (0.49, Held(1, 3), (1, "hold_minimum")),
+        (0.4, Held(1, 3), (-1, "reverse_to_short")),
     ],
 )
 def test_the_table_of_decisions(prob, holding, expected):
@@ -61,24 +56,24 @@ def test_the_table_of_decisions(prob, holding, expected):
 def test_without_shorts_the_opposite_signal_only_exits():
     policy = make(allow_short=False)
     assert verdict(policy, 0.1) == (0, "short_not_allowed")
-    assert verdict(policy, 0.1, Holding(1, 0)) == (0, "exit_opposite")
+    assert verdict(policy, 0.1, Held(1, 0)) == (0, "exit_opposite")
 
 
 def test_a_stated_minimum_replaces_the_horizon():
     policy = make(min_holding_bars=0)
-    assert verdict(policy, 0.49, Holding(1, 1)) == (0, "exit_threshold")
+    assert verdict(policy, 0.49, Held(1, 1)) == (0, "exit_threshold")
 
 
 def test_exit_after_the_horizon_unless_the_signal_stands_again():
     policy = make(exit_after_horizon=True)
-    assert verdict(policy, 0.55, Holding(1, 3)) == (1, "hold_minimum")
-    assert verdict(policy, 0.55, Holding(1, 4)) == (0, "exit_horizon")
-    again = decide(policy, Signal(0.7, 4, False, 1), *Holding(1, 4))
+    assert verdict(policy, 0.55, Held(1, 3)) == (1, "hold_minimum")
+    assert verdict(policy, 0.55, Held(1, 4)) == (0, "exit_horizon")
+    again = decide(policy, Signal(0.7, 4, False, 1), Held(1, 4))
     assert (again.side, again.reason, again.renew) == (1, "hold", True)
 
 
 probabilities = st.floats(0.0, 1.0)
-holdings = st.builds(Holding, st.sampled_from([-1, 1]), st.integers(0, 50)) | st.just(FLAT)
+holdings = st.builds(Held, st.sampled_from([-1, 1]), st.integers(0, 50)) | st.just(FLAT)
 policies = st.builds(
     make,
     entry_threshold=st.floats(0.51, 0.9),
@@ -107,7 +102,7 @@ def test_a_predictor_that_says_flat_never_opens_or_turns_a_position(
 @given(policies, probabilities, holdings, st.booleans())
 def test_an_entry_is_always_on_the_side_of_the_predictor(policy, prob, holding, agrees):
     stance = (1 if prob > 0.5 else -1) * (1 if agrees else -1)
-    found = decide(policy, Signal(prob, 4, False, stance), *holding)
+    found = decide(policy, Signal(prob, 4, False, stance), holding)
     if found.side != holding.side and found.side != 0:
         assert found.side == stance
     assert not found.renew or found.side == stance
@@ -116,26 +111,23 @@ def test_an_entry_is_always_on_the_side_of_the_predictor(policy, prob, holding, 
 def test_a_flat_predictor_is_named_as_the_reason():
     assert verdict(make(), 0.9, side=0) == (0, "predictor_flat")
     assert verdict(make(), 0.9, side=0, degraded=True) == (0, "degraded")
-    assert verdict(make(), 0.1, Holding(1, 0), side=0) == (0, "exit_opposite")
+    assert verdict(make(), 0.1, Held(1, 0), side=0) == (0, "exit_opposite")
     # Holding on is not opening, but the horizon is not begun anew.
     policy = make(exit_after_horizon=True)
-    assert verdict(policy, 0.9, Holding(1, 2), side=0) == (1, "hold_minimum")
-    assert verdict(policy, 0.9, Holding(1, 4), side=0) == (0, "exit_horizon")
+    assert verdict(policy, 0.9, Held(1, 2), side=0) == (1, "hold_minimum")
+    assert verdict(policy, 0.9, Held(1, 4), side=0) == (0, "exit_horizon")
 
 
 @given(policies.filter(lambda p: p.allow_short), st.integers(0, 64).map(lambda n: n / 64), holdings)
 def test_long_and_short_mirror_each_other(policy, prob, holding):
     side, _ = verdict(policy, prob, holding)
-    mirrored, _ = verdict(policy, 1.0 - prob, Holding(-holding.side, holding.bars))
+    mirrored, _ = verdict(policy, 1.0 - prob, Held(-holding.side, holding.bars))
     assert mirrored == -side
 
 
 @given(st.lists(probabilities, max_size=200))
 def test_a_higher_threshold_enters_less_often(probs):
-    counts = [
-        sum(entry_side(make(entry_threshold=threshold), p) != 0 for p in probs)
-        for threshold in (0.55, 0.6, 0.7)
-    ]
+    counts = [sum(entry_side(threshold, p) != 0 for p in probs) for threshold in (0.55, 0.6, 0.7)]
     assert counts == sorted(counts, reverse=True)
 
 

@@ -219,6 +219,13 @@ class FusionPrediction:
         Scale of that return, a fraction; NaN if unknown.
     epistemic : float
         Standard deviation of `prob_up` over an ensemble's members; NaN if unknown.
+    volatility : float
+        Root mean square of the one-bar log returns of the last 96 bars, a fraction; NaN if
+        unknown.
+    prob_low, prob_high : float
+        Ends of the 95 % interval of what happens where `prob_up` is said; NaN if unknown.
+    entry_threshold : float
+        Least probability of a side that paid for its costs on held-out rows; NaN if unknown.
     confidence : float
         ``|2 * prob_up - 1|``, from 0 to 1.
     side : int
@@ -249,6 +256,10 @@ class FusionPrediction:
     mu: float = math.nan
     sigma: float = math.nan
     epistemic: float = math.nan
+    volatility: float = math.nan
+    prob_low: float = math.nan
+    prob_high: float = math.nan
+    entry_threshold: float = math.nan
     confidence: float = math.nan
     side: int = 0
     regime: str = ""

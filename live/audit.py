@@ -178,7 +178,10 @@ def audit_parity(
 
 
 _DECISION_COLUMNS = ("side", "target_weight", "reason", "quantity", "equity")
-_FUSED_COLUMNS = ("raw_prob", "prob_up", "mu", "sigma", "epistemic")
+_FUSED_COLUMNS = (
+    *("raw_prob", "prob_up", "mu", "sigma", "epistemic"),
+    *("volatility", "prob_low", "prob_high", "entry_threshold"),
+)
 _ROUNDING = 1e-6
 """By how much a sequence expert's probability may move with the number of rows asked together."""
 

@@ -21,6 +21,7 @@ from catalog.timestamps import format_time, interval_ns
 from research.calibration import CalibrationConfig
 from research.features import FeatureConfig
 from research.fusion import FusionConfig
+from research.guidance import ThresholdConfig
 from research.labels import LabelConfig
 from research.metrics import BootstrapConfig
 from research.models.registry import ExpertsConfig
@@ -78,7 +79,7 @@ class Profile(Config):
         Seed of every random draw in the run: model, bootstrap.
     data, features, label, validation, strategy, execution, bootstrap
         The configuration of each part; see the classes. `seed` replaces the seeds within.
-    experts, calibration, fusion, staleness, holdout_frac, half_life_days
+    experts, calibration, fusion, staleness, thresholds, holdout_frac, half_life_days
         Who predicts, and how their answers become one probability; see
         `research.training.WalkForwardConfig`.
     threads : int
@@ -95,6 +96,7 @@ class Profile(Config):
     calibration: CalibrationConfig = CalibrationConfig()
     fusion: FusionConfig = FusionConfig()
     staleness: StalenessConfig = StalenessConfig()
+    thresholds: ThresholdConfig = ThresholdConfig()
     holdout_frac: float = Field(default=0.12, gt=0.0, le=0.5)
     half_life_days: float | None = Field(default=None, ge=1.0)
     threads: int = Field(default=2, ge=1, le=256)

@@ -33,14 +33,15 @@ from research.estimates import Estimate
 from research.features import feature_table_hash
 from research.fitted import FittedModel, Member
 from research.fusion import Fusion
+from research.guidance import Guidance
 from research.models.registry import load_expert
 from research.predictions import PredictorSpec
 from research.references import References
 from research.settings import WalkForwardConfig, predictor_spec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
-CALIBRATION = "calibration.json"
+CALIBRATION, GUIDANCE = "calibration.json", "guidance.json"
 _PACKAGES = ("levibot", "lightgbm", "numba", "numpy", "onnxruntime", "scipy", "torch")
 
 
@@ -134,6 +135,7 @@ def _write_parts(folder: Path, model: FittedModel) -> None:
         member.expert.save(own)
         (own / CALIBRATION).write_bytes(member.calibration.to_json().encode())
     (folder / "fusion.json").write_bytes(model.fusion.to_json().encode())
+    (folder / GUIDANCE).write_bytes(model.guidance.to_json().encode())
     (folder / "references.json").write_bytes(model.references.to_json().encode())
 
 
@@ -174,6 +176,7 @@ def load_bundle(path: Path) -> Bundle:
         feature_names=names,
         members=tuple(_load_member(path, name, names) for name in members),
         fusion=fusion,
+        guidance=Guidance.from_json((path / GUIDANCE).read_text(encoding="utf-8")),
         references=References.from_json((path / "references.json").read_text(encoding="utf-8")),
         **{name: manifest["training"][name] for name in _TRAINING_FIELDS},
     )

@@ -20,6 +20,7 @@ from research.experts import ExpertOutput, FittedExpert
 from research.fusion import Fusion, FusionResult
 from research.fusion_moments import combine_moments
 from research.groups.regime import regime_name
+from research.guidance import Guidance
 from research.references import References
 from research.staleness import SLOW_PREFIXES, StalenessConfig, expert_freshness, flat_reasons
 
@@ -77,6 +78,10 @@ class Answers:
         Expected log return over the horizon and its scale, fractions; NaN if no expert gave any.
     epistemic : (n_rows,) float64
         Standard deviation of the probability that more data could remove; NaN if unknown.
+    volatility : (n_rows,) float64
+        Root mean square of the last one-bar log returns, a fraction; NaN if unknown.
+    prob_low, prob_high : (n_rows,) float64
+        Ends of the 95 % interval of what happens where `prob_up` is said; NaN if unknown.
     regime : (n_rows,) float64
         -1 mean-reverting, 0 neutral, 1 trend; NaN if unknown.
     experts : (n_rows, n_experts) float64
@@ -94,6 +99,9 @@ class Answers:
     mu: Float64Array
     sigma: Float64Array
     epistemic: Float64Array
+    volatility: Float64Array
+    prob_low: Float64Array
+    prob_high: Float64Array
     regime: Float64Array
     experts: Float64Array
     weights: Float64Array
@@ -143,6 +151,8 @@ class FittedModel:
         Experts in the fusion's order, then those that stand in where none of it answers.
     fusion : Fusion
         Their answers in, one probability out.
+    guidance : Guidance
+        How sure the fused probability is, and from where on it pays.
     references : References
         What it is compared with.
     n_rows : int
@@ -164,6 +174,7 @@ class FittedModel:
     feature_names: tuple[str, ...]
     members: tuple[Member, ...]
     fusion: Fusion
+    guidance: Guidance
     references: References
     n_rows: int
     train_start: int
@@ -216,6 +227,7 @@ class FittedModel:
         prob_up = np.where(np.isnan(prob_up), self.references.base_prob, prob_up)
         raw = np.column_stack([output.prob_up for output in said])
         reasons = _reasons(values, self.feature_names, silent, self.config.staleness)
+        low, high = self.guidance.interval(prob_up)
         least = self.config.fusion.side_threshold
         side = (prob_up > least).astype(np.int64) - (prob_up < 1.0 - least)
         return Answers(
@@ -224,6 +236,9 @@ class FittedModel:
             mu=mu * unit,
             sigma=sigma * unit,
             epistemic=epistemic,
+            volatility=unit / math.sqrt(self.spec.horizon_bars),
+            prob_low=low,
+            prob_high=high,
             regime=regime,
             experts=experts,
             weights=weights,
@@ -351,6 +366,10 @@ def predict_rows(
         "mu": found.mu,
         "sigma": found.sigma,
         "epistemic": found.epistemic,
+        "volatility": found.volatility,
+        "prob_low": found.prob_low,
+        "prob_high": found.prob_high,
+        "entry_threshold": np.full(len(rows), model.guidance.entry_threshold),
         "side": found.side,
         "regime": _REGIME_NAMES[np.where(np.isnan(found.regime), 2.0, found.regime).astype(int)],
     }

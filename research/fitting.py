@@ -32,13 +32,15 @@ from catalog.progress import Progress, no_progress
 from research.calibration import CalibrationRows, choose_calibration
 from research.experts import FitContext, FittedExpert
 from research.fitted import FitReports, FittedModel, Member, column
-from research.fusion import FusionConfig
+from research.fusion import Fusion, FusionConfig
 from research.fusion_fit import FusionRows, fit_fusion
+from research.guidance import Guidance, HeldOutRows
 from research.models.lightgbm_expert import BinnedRows
 from research.models.registry import EXPERT_KINDS, fit_expert
 from research.references import References
 from research.settings import predictor_spec
 from research.splits import inner_blocks
+from research.staleness import expert_freshness
 
 if TYPE_CHECKING:
     from research.calibration import CalibrationReport
@@ -205,6 +207,7 @@ def submit_fit(
             feature_names=table.matrix.names,
             members=tuple(one.member for one in done.values()),
             fusion=chosen.fusion,
+            guidance=_guidance(job, done, fused, chosen.fusion),
             references=references.result(),
             n_rows=len(rows),
             train_start=int(table.matrix.ts_init[rows].min()),
@@ -428,6 +431,29 @@ def _fusion_rows(
     )
     alone = FusionConfig(method="equal", recalibration=_NO_CURVE)
     return rows, alone if len(experts) == 1 else job.config.fusion
+
+
+def _guidance(
+    job: _Job, done: dict[str, _Calibrated], fused: tuple[str, ...], fusion: Fusion
+) -> Guidance:
+    """Say how sure the fusion is and when it pays, by its answers on the tail."""
+    table, places = job.table, job.rows[job.spans.tail]
+    tail = np.column_stack([done[name].tail for name in fused])
+    fresh = expert_freshness(
+        table.matrix.values[places], table.matrix.names, fused, job.config.staleness
+    )
+    return Guidance.of(
+        HeldOutRows(
+            fusion.combine(tail, fresh, _regime(table, places)).prob_up,
+            table.labels.value[places],
+            table.labels.weight[places],
+            table.labels.forward_return[places],
+            table.matrix.ts_init[places],
+            table.labels.ts_end[places],
+            table.matrix.instrument[places],
+        ),
+        job.config.thresholds,
+    )
 
 
 _NO_CURVE = FusionConfig().recalibration.model_copy(update={"method": "none"})

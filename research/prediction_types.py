@@ -45,6 +45,15 @@ class Prediction(NamedTuple):
         fraction; NaN if unknown.
     epistemic : float
         Standard deviation of `prob_up` over the members of an ensemble; NaN if unknown.
+    volatility : float
+        Root mean square of the one-bar log returns of the last 96 bars, a fraction; NaN if
+        unknown.
+    prob_low, prob_high : float
+        Ends of the 95 % interval of what happens where `prob_up` is said, as held-out rows show
+        it; NaN if unknown.
+    entry_threshold : float
+        Least probability of a side that paid for its costs on held-out rows; NaN if none did, or
+        none was looked for.
     side : {-1, 0, 1}, optional
         Short, flat or long by the predictor's own threshold; flat also where its inputs are too
         old to say anything. None: it has no threshold, and the side is that of `prob_up` from
@@ -67,6 +76,10 @@ class Prediction(NamedTuple):
     mu: float = math.nan
     sigma: float = math.nan
     epistemic: float = math.nan
+    volatility: float = math.nan
+    prob_low: float = math.nan
+    prob_high: float = math.nan
+    entry_threshold: float = math.nan
     side: int | None = None
     regime: str = ""
     experts: tuple[ExpertShare, ...] = ()

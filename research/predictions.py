@@ -264,7 +264,8 @@ class PrecomputedPredictions:
         ----------
         frame : DataFrame
             Columns at least ts_init (int64 UTC ns), instrument_id, prob_up. Served as well where
-            there: degraded_reason, mu, sigma, epistemic, side, regime, and for each expert
+            there: degraded_reason, mu, sigma, epistemic, volatility, prob_low, prob_high,
+            entry_threshold, side, regime, and for each expert
             ``expert_<name>`` and ``weight_<name>``.
         spec : PredictorSpec
             The question now asked; must be the one that the frame answers.
@@ -313,6 +314,11 @@ class PrecomputedPredictions:
         return [prediction for prediction in found if prediction.instrument_id in bars]
 
 
+_NUMBERS = ("mu", "sigma", "epistemic", "volatility", "prob_low", "prob_high", "entry_threshold")
+"""Numbers beside the probability, in the order of `Prediction`'s fields."""
+_STANCES = ("side", "regime")
+
+
 class _Columns:
     """A frame's rows as numbers, in the order in which they are served.
 
@@ -325,9 +331,9 @@ class _Columns:
 
     Attributes
     ----------
-    numbers : (n_rows, 1) or (n_rows, 4 + 2 n_experts) float64
-        Probability alone where the frame knows nothing else; else probability, mu, sigma,
-        epistemic, then probability and weight of each of `experts`.
+    numbers : (n_rows, 1) or (n_rows, 8 + 2 n_experts) float64
+        Probability alone where the frame knows nothing else; else probability, `_NUMBERS`, then
+        probability and weight of each of `experts`.
     side : (n_rows,) int64, optional
         None where the frame has none.
     regimes, regime : tuple of str, (n_rows,) int64
@@ -339,10 +345,9 @@ class _Columns:
     def __init__(self, frame: pd.DataFrame, order: Int64Array) -> None:
         self.experts = _experts(frame)
         names = ["prob_up"]
-        extras = ("mu", "sigma", "epistemic", "side", "regime")
-        self.more = bool(self.experts) or any(name in frame for name in extras)
+        self.more = bool(self.experts) or any(name in frame for name in (*_NUMBERS, *_STANCES))
         if self.more:
-            names += ["mu", "sigma", "epistemic"]
+            names += _NUMBERS
             for name in self.experts:
                 names += [EXPERT_PREFIX + name, WEIGHT_PREFIX + name]
         self.numbers = np.full((len(order), len(names)), np.nan)
@@ -415,27 +420,19 @@ class _ByTime(Mapping[int, tuple[Prediction, ...]]):
                 Prediction(names[code], ts_init, numbers[0], *fixed, reason != "", reason)
                 for code, numbers, reason in zip(codes, values, reasons, strict=True)
             )
+        first = 1 + len(_NUMBERS)
         sides = [None] * len(codes) if columns.side is None else columns.side[rows].tolist()
         regimes = [columns.regimes[code] for code in columns.regime[rows].tolist()]
-        return tuple(
-            Prediction(
-                names[code],
-                ts_init,
-                numbers[0],
-                *fixed,
-                reason != "",
-                reason,
-                numbers[1],
-                numbers[2],
-                numbers[3],
-                side,
-                regime,
-                tuple(zip(columns.experts, numbers[4::2], numbers[5::2], strict=True)),
+        found = []
+        for code, numbers, reason, side, regime in zip(
+            codes, values, reasons, sides, regimes, strict=True
+        ):
+            known = (names[code], ts_init, numbers[0], *fixed, reason != "", reason)
+            shares = zip(columns.experts, numbers[first::2], numbers[first + 1 :: 2], strict=True)
+            found.append(
+                Prediction._make((*known, *numbers[1:first], side, regime, tuple(shares), ()))
             )
-            for code, numbers, reason, side, regime in zip(
-                codes, values, reasons, sides, regimes, strict=True
-            )
-        )
+        return tuple(found)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._places)

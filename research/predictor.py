@@ -155,6 +155,10 @@ class BundlePredictor:
                 mu=float(found.mu[row]),
                 sigma=float(found.sigma[row]),
                 epistemic=float(found.epistemic[row]),
+                volatility=float(found.volatility[row]),
+                prob_low=float(found.prob_low[row]),
+                prob_high=float(found.prob_high[row]),
+                entry_threshold=self._model.guidance.entry_threshold,
                 side=int(found.side[row]),
                 regime=regime_name(float(found.regime[row])),
                 experts=tuple(

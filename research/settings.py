@@ -10,6 +10,7 @@ from catalog.config import Config
 from research.calibration import CalibrationConfig
 from research.features import WARMUP_BARS, FeatureConfig, feature_table_hash, panel_needs
 from research.fusion import FusionConfig
+from research.guidance import ThresholdConfig
 from research.labels import LabelConfig
 from research.metrics import BootstrapConfig
 from research.models.deep.sequences import Memory
@@ -31,6 +32,8 @@ class WalkForwardConfig(Config):
     features, label, experts, calibration, fusion, staleness : Config
         What the model sees, what it predicts, who predicts it, and how their answers become one
         probability.
+    thresholds : ThresholdConfig
+        How the entry threshold that a prediction carries is found.
     holdout_frac : float
         Last fraction of a training span, in time, on which experts that are fitted once are
         calibrated and the fusion is chosen. Not used where one expert of rows stands alone.
@@ -52,6 +55,7 @@ class WalkForwardConfig(Config):
     calibration: CalibrationConfig = CalibrationConfig()
     fusion: FusionConfig = FusionConfig()
     staleness: StalenessConfig = StalenessConfig()
+    thresholds: ThresholdConfig = ThresholdConfig()
     holdout_frac: float = Field(default=0.12, gt=0.0, le=0.5)
     half_life_days: float | None = Field(default=None, ge=1.0)
     validation: ValidationConfig
@@ -90,6 +94,7 @@ def predictor_spec(
         **{f"expert {name}": one for name, one in config.experts.identity_hashes().items()},
         "calibration": config.calibration.content_hash(),
         "fusion": hash_parts({str(at): str(part) for at, part in enumerate(fusing)}),
+        "thresholds": config.thresholds.content_hash(),
         "validation": config.validation.content_hash(),
     }
     identity = hash_parts({**parts, "instruments": ",".join(instruments), "bar": str(interval_ns)})

@@ -55,7 +55,8 @@ class RunFrames:
         ts_init, equity, cash, gross_exposure, net_exposure at each bar close.
     predictions : DataFrame
         What was published, in that order: ts_init, instrument_id, prob_up, mu and sigma (log
-        return over the horizon), epistemic (of `prob_up`), side (-1, 0, 1), regime, degraded,
+        return over the horizon), epistemic (of `prob_up`), volatility (of a bar), prob_low and
+        prob_high, entry_threshold, side (-1, 0, 1), regime, degraded,
         degraded_reason; then, where there are any, ``expert_<name>`` and ``weight_<name>`` of each
         expert and ``age_<name>`` (bars) of each slow input. NaN where unknown.
     """

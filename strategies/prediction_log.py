@@ -19,6 +19,10 @@ PREDICTION_COLUMNS = (
     "mu",
     "sigma",
     "epistemic",
+    "volatility",
+    "prob_low",
+    "prob_high",
+    "entry_threshold",
     "side",
     "regime",
     "degraded",
@@ -28,7 +32,10 @@ PREDICTION_COLUMNS = (
 _TEXTS = ("regime", "degraded_reason")
 _KINDS: dict[str, type] = {"ts_init": np.int64, "side": np.int64, "degraded": bool}
 """Types of columns by name; all others are float64, or texts."""
-_NUMBERS = ("prob_up", "mu", "sigma", "epistemic")
+_NUMBERS = (
+    *("prob_up", "mu", "sigma", "epistemic"),
+    *("volatility", "prob_low", "prob_high", "entry_threshold"),
+)
 _CHUNK = 4_096
 _WIDTH = len(Prediction._fields)
 type _Column = np.ndarray[Any, Any]

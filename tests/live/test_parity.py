@@ -78,6 +78,10 @@ def outcome(size: int = 6) -> Frames:
                 "mu": np.linspace(-1e-3, 1e-3, size),
                 "sigma": np.full(size, 2e-3),
                 "epistemic": [np.nan, *np.linspace(0.01, 0.02, size - 1)],
+                "volatility": np.full(size, 1e-3),
+                "prob_low": np.linspace(0.39, 0.59, size),
+                "prob_high": np.linspace(0.41, 0.61, size),
+                "entry_threshold": np.full(size, 0.56),
                 "side": np.arange(size) % 3 - 1,
                 "regime": ["trend"] * size,
                 "degraded": [False] * size,
@@ -100,7 +104,7 @@ def test_equal_runs_are_identical_and_every_row_is_counted() -> None:
     assert report.identical
     assert report.first is None
     assert set(report.compared.values()) == {6}
-    assert len(report.compared) == 15
+    assert len(report.compared) == 16
     assert str(report).endswith("identical")
     report.require_identical()
 
@@ -112,6 +116,9 @@ def test_equal_runs_are_identical_and_every_row_is_counted() -> None:
         ("predictions", "mu", 0.1, "returns"),
         ("predictions", "sigma", np.nan, "returns"),
         ("predictions", "epistemic", 0.1, "epistemic"),
+        ("predictions", "volatility", 0.1, "returns"),
+        ("predictions", "prob_low", 0.1, "limits"),
+        ("predictions", "entry_threshold", 0.1, "stances"),
         ("predictions", "side", 5, "stances"),
         ("predictions", "regime", "neutral", "stances"),
         ("predictions", "degraded", True, "stances"),
@@ -214,6 +221,7 @@ def test_the_json_says_what_the_table_says() -> None:
         ("predictions", "expert_lstm", "experts", 1.0),
         ("predictions", "epistemic", "epistemic", 1.0),
         ("predictions", "mu", "returns", 0.01),
+        ("predictions", "prob_high", "limits", 1.0),
         ("decisions", "prob_up", "decisions", 1.0),
         ("decisions", "target_weight", "target weights", 10.0),
     ],

@@ -126,7 +126,7 @@ def trade_cost_frac(side: int, market: MarketView, costs: TradeCosts, horizon_ba
     """Return what a trade held over the horizon costs in all, a fraction, at least 0.
 
     Funding received lowers the cost, but never below zero: costs alone make no edge, for the rate
-    may turn before the horizon.
+    may turn before the horizon. NaN where a part of it is unknown.
     """
     funding = funding_cost_frac(
         side,
@@ -135,4 +135,6 @@ def trade_cost_frac(side: int, market: MarketView, costs: TradeCosts, horizon_ba
         costs.funding_interval_bars,
         horizon_bars,
     )
-    return max(0.0, costs.round_trip_frac + funding)
+    total = costs.round_trip_frac + funding
+    # Not max(0.0, total): that would turn an unknown cost into none.
+    return 0.0 if total < 0.0 else total

@@ -113,8 +113,16 @@ class Profile(Config):
         return self
 
     def walk_forward_config(self) -> WalkForwardConfig:
-        """Return the research part of the profile."""
+        """Return the research part of the profile.
+
+        Where the strategy wants its threshold swept, the sweep pays what the profile says that
+        trading costs, unless `thresholds.cost_bps` says otherwise.
+        """
         parts = {name: getattr(self, name) for name in WalkForwardConfig.model_fields}
+        if self.strategy.entry_threshold == "swept" and self.thresholds.cost_bps is None:
+            execution = self.execution
+            cost = 2.0 * (execution.taker_fee_bps + execution.slippage_bps)
+            parts["thresholds"] = self.thresholds.model_copy(update={"cost_bps": max(cost, 0.0)})
         return WalkForwardConfig(**parts)
 
 

@@ -124,6 +124,22 @@ def test_one_seed_reaches_every_part(tmp_path: Path) -> None:
     assert experts.lightgbm.seed == 99
 
 
+@pytest.mark.parametrize(
+    ("overrides", "cost"),
+    [
+        ([], None),
+        (["strategy.entry_threshold=swept"], 12.0),
+        (["strategy.entry_threshold=swept", "execution.taker_fee_bps=2"], 6.0),
+        (["strategy.entry_threshold=swept", "thresholds.cost_bps=30"], 30.0),
+    ],
+)
+def test_a_swept_threshold_pays_what_the_profile_says_trading_costs(
+    tmp_path: Path, overrides: list[str], cost: float | None
+) -> None:
+    profile = load_profile(write(tmp_path, MINIMAL), overrides)
+    assert profile.walk_forward_config().thresholds.cost_bps == cost
+
+
 def test_span_that_ends_before_it_starts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="end must be after start"):
         load_profile(write(tmp_path, MINIMAL), ["data.end=2023-01-01"])

@@ -57,6 +57,8 @@ OPEN_AT_END = "open_at_end"
 NEVER = 1 << 62
 """Bars since what never happened."""
 _BPS = 10_000.0
+_ROUNDING = 1e-12
+"""What binary sums may be off: 0.55 and 0.02 make more than 0.57, which must still be enough."""
 
 type Probability = Annotated[float, Field(gt=0.5, lt=1.0)]
 """A threshold for a side: above a coin's, below certainty."""
@@ -295,38 +297,44 @@ def thresholds(
         If the policy scales by volatility and no market is given.
     """
     leave = policy.exit_threshold
-    entry = signal.entry_threshold if policy.entry_threshold == "swept" else policy.entry_threshold
+    base = policy.entry_threshold
+    entry = signal.entry_threshold if isinstance(base, str) else base
     known = 0.5 < entry < 1.0
-    if policy.regime_shift != 0.0:
-        shift = _regime_shift(policy.regime_shift, signal.regime, entry if known else 1.0)
-        entry, leave = entry + shift, leave + shift
+    shift = policy.regime_shift
+    if shift != 0.0:
+        regime = signal.regime
+        if regime == "mean_reverting":
+            entry, leave = entry + shift, leave + shift
+        elif regime == "trend":
+            half = 0.5 * (entry - 0.5)
+            shift = half if known and half < shift else shift
+            entry, leave = entry - shift, leave - shift
     if policy.volatility_exponent != 0.0:
         scale = _volatility_scale(policy, market)
-        entry = 0.5 + (entry - 0.5) * scale
         if scale == scale:
-            leave = 0.5 + (leave - 0.5) * scale
-    # Rounded, so that 0.55 and 0.02 make 0.57 and not the number above it, which 0.57 is not.
-    leave = round(leave, 12)
-    if not known or entry != entry:
+            entry, leave = 0.5 + (entry - 0.5) * scale, 0.5 + (leave - 0.5) * scale
+        else:
+            known = False
+    if not known:
         return Thresholds(math.nan, leave)
-    entry = round(entry, 12)
-    return Thresholds(entry, min(leave, entry - policy.hysteresis))
-
-
-def _regime_shift(shift: float, regime: str, entry: float) -> float:
-    if regime == "trend":
-        return -min(shift, 0.5 * (entry - 0.5))
-    return shift if regime == "mean_reverting" else 0.0
+    highest = entry - policy.hysteresis
+    return Thresholds(entry, highest if leave > highest else leave)
 
 
 def _volatility_scale(policy: FusionPolicy, market: MarketView | None) -> float:
     """Return the factor of the thresholds' distance from one half; NaN if unknown."""
-    volatility = _needed(market, "market", "volatility_exponent").volatility
-    if policy.base_volatility is None or not 0.0 < volatility < math.inf:
+    base = policy.base_volatility
+    if market is None or base is None:
+        market = _needed(market, "market", "volatility_exponent")
+        base = _needed(base, "base_volatility", "volatility_exponent")
+    volatility = market.volatility
+    if not 0.0 < volatility < math.inf:
         return math.nan
     highest = policy.max_volatility_scale
-    scale: float = (volatility / policy.base_volatility) ** policy.volatility_exponent
-    return min(max(scale, 1.0 / highest), highest)
+    scale: float = (volatility / base) ** policy.volatility_exponent
+    if scale > highest:
+        return highest
+    return scale if scale * highest > 1.0 else 1.0 / highest
 
 
 def _needed[T](value: T | None, name: str, rule: str) -> T:
@@ -400,6 +408,7 @@ def decide(
     leave = policy.exit_threshold
     if entry == "swept" or policy.regime_shift != 0.0 or policy.volatility_exponent != 0.0:
         entry, leave = thresholds(policy, signal, market)
+        entry, leave = entry - _ROUNDING, leave - _ROUNDING
     wanted = entry_side(entry, signal.prob_up)
     if held.side == 0:
         if wanted == 0:
@@ -465,15 +474,15 @@ def _refusal(
     limit = policy.max_epistemic
     if limit is not None and not signal.epistemic <= limit:
         return _UNCERTAIN
+    if policy.edge_margin_bps is not None:
+        market = _needed(market, "market", "edge_margin_bps")
+        costs = _needed(costs, "costs", "edge_margin_bps")
+        if not expected_edge(signal, wanted, market, costs) * _BPS > policy.edge_margin_bps:
+            return _EDGE_TOO_SMALL
+    # Last, because ages may be text that must be read.
     if policy.input_period_bars and _is_stale(policy, signal.input_ages):
         return _STALE_INPUT
-    margin = policy.edge_margin_bps
-    if margin is None:
-        return None
-    market = _needed(market, "market", "edge_margin_bps")
-    costs = _needed(costs, "costs", "edge_margin_bps")
-    edge = expected_edge(signal, wanted, market, costs)
-    return None if edge > margin / _BPS else _EDGE_TOO_SMALL
+    return None
 
 
 def expected_edge(signal: Signal, side: int, market: MarketView, costs: TradeCosts) -> float:

@@ -49,7 +49,8 @@ def reliability_grid(
     columns : int
         Panels in a row.
     reach : float, optional
-        Distance from a half to which both axes go; that of the farthest point if absent.
+        Distance from a half to which both axes go; that of the farthest point or end of an
+        interval if absent.
     """
     _demand(len(curves) > 0, "curves must hold at least one expert, held none")
     farthest = max(float(np.abs(_points(curve) - 0.5).max()) for curve in curves.values())
@@ -70,8 +71,8 @@ def reliability_grid(
 
 
 def _points(curve: ReliabilityCurve) -> Float64Array:
-    seen = [bin_.value for bin_ in curve.observed]
-    return np.concatenate([curve.mean_probability, seen])
+    seen = np.array(curve.observed).ravel()
+    return np.concatenate([curve.mean_probability, seen[~np.isnan(seen)]])
 
 
 def _reliability(axes: Axes, curve: ReliabilityCurve, colour: str) -> None:

@@ -40,7 +40,9 @@ class ModelInputs:
 class SequenceModel(nn.Module):
     """A causal model of a sequence that can also be run token by token.
 
-    Subclasses implement `forward`, `initial_state` and `step`, and take ``(inputs, config)``.
+    Subclasses implement `forward`, `empty_parts`, `read` and `advance`, and take
+    ``(inputs, config)``. A token is read once for all sequences that are shown the same: the
+    members of an ensemble.
 
     Parameters
     ----------
@@ -52,7 +54,15 @@ class SequenceModel(nn.Module):
         Widths of its dropout points, in the order of their use.
     n_quantiles : int
         Quantiles that it answers beside the four numbers of the distribution.
+
+    Attributes
+    ----------
+    rings : int
+        So many parts of the state, the first ones, are rings of tokens: (batch, ..., places,
+        width), where each token writes one row and leaves the others as they are.
     """
+
+    rings: int = 0
 
     def __init__(
         self,
@@ -86,9 +96,57 @@ class SequenceModel(nn.Module):
         """
         raise NotImplementedError
 
-    def initial_state(self, batch: int) -> tuple[Tensor, ...]:
-        """Return the empty state of `batch` sequences, each part with the leading axis `batch`."""
+    def empty_parts(self, batch: int) -> tuple[Tensor, ...]:
+        """Return what `advance` keeps of `batch` sequences without a token: zeros, `rings` first.
+
+        Each part has the leading axis `batch`.
+        """
         raise NotImplementedError
+
+    def read(self, x: Tensor, code: Tensor, count: Tensor) -> tuple[Tensor, ...]:
+        """Return what a token means to every sequence that is shown it: what no mask touches.
+
+        Parameters
+        ----------
+        x : (n_rows, n_inputs) float32
+            Inputs.
+        code : (n_rows,) int64
+            Instruments.
+        count : (n_rows,) int64
+            How many tokens have been before.
+
+        Returns
+        -------
+        tuple of Tensor
+            Each with the leading axis `n_rows`.
+        """
+        raise NotImplementedError
+
+    def advance(
+        self, seen: tuple[Tensor, ...], masks: list[Tensor], *parts: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Answer a token that has been read.
+
+        Parameters
+        ----------
+        seen : tuple of (n_sequences, ...)
+            What `read` returned, for each sequence.
+        masks : list of (n_sequences, size) float32
+            As in `step`.
+        *parts : Tensor
+            The state as `empty_parts` begins it.
+
+        Returns
+        -------
+        tuple of Tensor
+            Outputs (n_sequences, n_outputs); for each ring the row (n_sequences, ..., 1, width)
+            to write; the other parts anew.
+        """
+        raise NotImplementedError
+
+    def initial_state(self, batch: int) -> tuple[Tensor, ...]:
+        """Return the empty state of `batch` sequences: its parts, then (batch,) int64 tokens."""
+        return (*self.empty_parts(batch), torch.zeros(batch, dtype=torch.int64))
 
     def step(
         self, x: Tensor, code: Tensor, masks: list[Tensor], *state: Tensor
@@ -111,7 +169,17 @@ class SequenceModel(nn.Module):
         tuple of Tensor
             Outputs (n_sequences, n_outputs), then the parts of the new state.
         """
-        raise NotImplementedError
+        self.check_inputs(x, masks)
+        *parts, count = state
+        outputs, *new = self.advance(self.read(x, code, count), masks, *parts)
+        return outputs, *self.renewed(tuple(parts), tuple(new), count), count + 1
+
+    def renewed(
+        self, parts: tuple[Tensor, ...], new: tuple[Tensor, ...], count: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the parts of a state after the token before which there were `count`."""
+        written = [_written(parts[at], new[at], count) for at in range(self.rings)]
+        return (*written, *new[self.rings :])
 
     def check_inputs(self, x: Tensor, masks: list[Tensor]) -> None:
         """Refuse what has not the shape that `forward` (3 axes) or `step` (2 axes) takes.
@@ -135,6 +203,13 @@ class SequenceModel(nn.Module):
     def parameter_count(self) -> int:
         """Return how many numbers are fitted."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def _written(ring: Tensor, row: Tensor, count: Tensor) -> Tensor:
+    """Return a ring with a row at the place of the token before which there were `count`."""
+    places = ring.shape[-2]
+    here = torch.arange(places) == (count % places)[:, None]
+    return torch.where(here.reshape(len(ring), *[1] * (ring.ndim - 3), places, 1), row, ring)
 
 
 @runtime_checkable

@@ -1,7 +1,7 @@
 """From a fitted network to the ONNX file that serves it (torch).
 
-Only `SequenceModel.step` is exported: inputs, masks and state in, outputs and state out, with a
-free batch axis for instruments, members of the ensemble and pieces of history alike.
+Only `SequenceModel.step` is exported, as `read` for rows and `advance` for lanes, both free in
+number; see `research.models.deep.session`.
 """
 
 # torch is what this package is for; nothing that serves a bundle imports this module.
@@ -28,10 +28,14 @@ from catalog.errors import DataError
 from research.models.deep.blocks import SequenceModel, draw_masks
 from research.models.deep.session import (
     CODE,
+    COUNT,
     INPUTS,
+    LANE,
     OUTPUT,
+    fitting,
     mask_name,
     new_state_name,
+    renewed,
     start_session,
     state_name,
 )
@@ -43,19 +47,22 @@ TOLERANCE = 1e-5
 the answer."""
 _ONE_AT_A_TIME = threading.Lock()
 _STEPS, _SEQUENCES = 4, 5  # of the check
-_EXAMPLES = 3  # sequences in the example that is traced; any number above one would do
+_EXAMPLES, _ROWS = 3, 2  # in the example that is traced; any numbers above one would do
 
 
 class _Step(nn.Module):
-    """`step` with the masks one by one, as ONNX names its inputs."""
+    """`step` with rows apart from lanes, and the masks one by one, as ONNX names its inputs."""
 
     def __init__(self, model: SequenceModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor, code: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        count = len(self.model.mask_sizes)
-        return self.model.step(x, code, list(rest[:count]), *rest[count:])
+    def forward(
+        self, x: Tensor, code: Tensor, count: Tensor, lane: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, ...]:
+        masks = len(self.model.mask_sizes)
+        seen = tuple(part[lane] for part in self.model.read(x, code, count))
+        return self.model.advance(seen, list(rest[:masks]), *rest[masks:])
 
 
 def export_step(model: SequenceModel, path: Path) -> None:
@@ -74,7 +81,7 @@ def export_step(model: SequenceModel, path: Path) -> None:
         If an empty state is not all zeros (a stream empties it without asking the model), or
         onnxruntime answers otherwise than torch.
     """
-    state = model.initial_state(_EXAMPLES)
+    state = model.empty_parts(_EXAMPLES)
     if any(bool(part.any()) for part in state):
         raise DataError(
             "the empty state of a sequence model must be all zeros, was not; a stream could not "
@@ -98,10 +105,15 @@ def _exported(model: SequenceModel, state: tuple[Tensor, ...]) -> bytes:
     (`_check`), for another number of sequences than it was traced with.
     """
     masks = [torch.ones((_EXAMPLES, size)) for size in model.mask_sizes]
-    x = torch.zeros((_EXAMPLES, len(model.inputs.names)))
-    taken = [INPUTS, CODE, *(mask_name(place) for place in range(len(masks)))]
-    taken += [state_name(place) for place in range(len(state))]
+    x = torch.zeros((_ROWS, len(model.inputs.names)))
+    numbers = [torch.zeros(count, dtype=torch.int64) for count in (_ROWS, _ROWS, _EXAMPLES)]
+    by_row = [INPUTS, CODE, COUNT]
+    by_lane = [LANE, *(mask_name(place) for place in range(len(masks)))]
+    by_lane += [state_name(place) for place in range(len(state))]
     given = [OUTPUT, *(new_state_name(place) for place in range(len(state)))]
+    free = {name: {0: "rows"} for name in by_row} | {
+        name: {0: "lanes"} for name in (*by_lane, *given)
+    }
     # The exporter and the filters of warnings belong to the whole process.
     with (
         _ONE_AT_A_TIME,
@@ -113,11 +125,11 @@ def _exported(model: SequenceModel, state: tuple[Tensor, ...]) -> bytes:
         warnings.simplefilter("ignore")
         torch.onnx.export(
             _Step(model).eval(),
-            (x, torch.zeros(_EXAMPLES, dtype=torch.int64), *masks, *state),
+            (x, *numbers, *masks, *state),
             path,
-            input_names=taken,
+            input_names=by_row + by_lane,
             output_names=given,
-            dynamic_axes={name: {0: "batch"} for name in (*taken, *given)},
+            dynamic_axes=free,
             opset_version=OPSET,
             dynamo=False,
         )
@@ -145,24 +157,26 @@ def _check(model: SequenceModel, network: bytes) -> None:
     session = start_session(network)
     generator = torch.Generator().manual_seed(0)
     masks = draw_masks(model.mask_sizes, _SEQUENCES, 0.2, generator)
-    code = torch.arange(_SEQUENCES) % model.inputs.n_instruments
+    code, lane = torch.arange(_ROWS) % model.inputs.n_instruments, torch.arange(_SEQUENCES) % _ROWS
     state = model.initial_state(_SEQUENCES)
     fed = {mask_name(place): mask.numpy() for place, mask in enumerate(masks)}
-    fed[CODE] = code.numpy()
-    served = [part.numpy() for part in state]
-    for _ in range(_STEPS):
-        x = torch.randn((_SEQUENCES, len(model.inputs.names)), generator=generator)
+    fed |= {CODE: code.numpy(), LANE: lane.numpy()}
+    served = [part.numpy() for part in model.empty_parts(_SEQUENCES)]
+    for step in range(_STEPS):
+        x = torch.randn((_ROWS, len(model.inputs.names)), generator=generator)
         with torch.inference_mode():
-            wanted, *state_parts = model.step(x, code, masks, *state)
-        state = tuple(state_parts)
+            wanted, *new_state = model.step(x[lane], code[lane], masks, *state)
+        state = tuple(new_state)
         parts = {state_name(place): part for place, part in enumerate(served)}
+        fed |= {INPUTS: x.numpy(), COUNT: np.full(_ROWS, step)}
         try:
-            found, *served = session.run(None, {**fed, **parts, INPUTS: x.numpy()})
+            found, *new = session.run(None, fitting(session, {**fed, **parts}))
         except (Fail, InvalidArgument, RuntimeException) as error:
             raise DataError(
                 "the exported network must take any number of sequences, did not: "
                 f"{error}; ask a tensor for shape[0] in step, not for its len()"
             ) from error
+        served = renewed(served, new, model.rings, step)
         exact = wanted.numpy()
         difference = float((np.abs(found - exact) / np.maximum(np.abs(exact), 1.0)).max())
         if not difference <= TOLERANCE:

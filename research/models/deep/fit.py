@@ -276,7 +276,7 @@ def _spec(
         if count > 1
         else open_masks(model.mask_sizes, 1)
     )
-    state = model.initial_state(1)
+    state = model.empty_parts(1)
     return SequenceSpec(
         kind=config.kind,
         scaler=scaler,
@@ -289,6 +289,7 @@ def _spec(
         masks=tuple(np.repeat(mask.numpy(), repeats, axis=0) for mask in masks),
         n_parameters=model.parameter_count(),
         identity=config.identity_hash(),
+        rings=model.rings,
     )
 
 

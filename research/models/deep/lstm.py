@@ -43,7 +43,7 @@ class RecurrentLayer(nn.Module):
         of_input, of_hidden, input_bias, hidden_bias = self.cell.all_weights[0]
         gates = functional.linear(x, of_input, input_bias)
         gates = gates + functional.linear(hidden, of_hidden, hidden_bias)
-        enter, keep, new, show = gates.chunk(4, dim=-1)
+        enter, keep, new, show = torch.split(gates, self.width, dim=-1)
         memory = torch.sigmoid(keep) * memory + torch.sigmoid(enter) * torch.tanh(new)
         return torch.sigmoid(show) * torch.tanh(memory), memory
 
@@ -79,22 +79,21 @@ class RecurrentModel(SequenceModel):
             found = layer(found * mask[:, None])
         return self.head(found * masks[-1][:, None])  # type: ignore[no-any-return]  # torch's
 
-    def initial_state(self, batch: int) -> tuple[Tensor, ...]:
-        """Return zeros: hidden and memory part of every layer, (batch, n_layers, d_model) each."""
-        shape = (batch, len(self.layers), self.width)
-        return torch.zeros(shape), torch.zeros(shape)
+    def empty_parts(self, batch: int) -> tuple[Tensor, ...]:
+        """Return zeros: hidden and memory part of each layer in turn, (batch, d_model) each."""
+        return tuple(torch.zeros(batch, self.width) for _ in range(2 * len(self.layers)))
 
-    def step(
-        self, x: Tensor, code: Tensor, masks: list[Tensor], *state: Tensor
+    def read(self, x: Tensor, code: Tensor, count: Tensor) -> tuple[Tensor, ...]:
+        """See `SequenceModel.read`: the embedded token."""
+        return (torch.tanh(self.embed(x) + self.instrument(code)),)
+
+    def advance(
+        self, seen: tuple[Tensor, ...], masks: list[Tensor], *parts: Tensor
     ) -> tuple[Tensor, ...]:
-        """See `SequenceModel.step`."""
-        self.check_inputs(x, masks)
-        hidden, memory = state
-        found = torch.tanh(self.embed(x) + self.instrument(code))
-        parts = []
+        """See `SequenceModel.advance`."""
+        found, new = seen[0], []
         for place, layer in enumerate(cast("list[RecurrentLayer]", list(self.layers))):
-            pair = layer.step(found * masks[place], hidden[:, place], memory[:, place])
-            parts.append(pair)
-            found = pair[0]
-        new_hidden, new_memory = (torch.stack(part, dim=1) for part in zip(*parts, strict=True))
-        return self.head(found * masks[-1]), new_hidden, new_memory
+            hidden, memory = parts[2 * place : 2 * place + 2]
+            found, memory = layer.step(found * masks[place], hidden, memory)
+            new += [found, memory]
+        return self.head(found * masks[-1]), *new

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from catalog.arrays import Float64Array
 from catalog.errors import DataError
 from research.experts import ExpertOutput
 
@@ -58,9 +59,17 @@ def combine(
     freedom = np.exp(exact[:, :, LOG_NU])
     variance = np.exp(2.0 * exact[:, :, LOG_SIGMA]) * freedom / (freedom - 2.0)
     alone = len(exact) == (2 if pairs else 1)
+    prob_up = _mean(probabilities)
+    spread = np.sqrt(_mean((probabilities - prob_up) ** 2))
     return ExpertOutput(
-        prob_up=probabilities.mean(axis=0),
-        mu=exact[:, :, MU].mean(axis=0),
-        sigma=np.sqrt(variance.mean(axis=0)),
-        epistemic=np.full(exact.shape[1], np.nan) if alone else probabilities.std(axis=0),
+        prob_up=prob_up,
+        mu=_mean(exact[:, :, MU]),
+        sigma=np.sqrt(_mean(variance)),
+        epistemic=np.full(exact.shape[1], np.nan) if alone else spread,
     )
+
+
+def _mean(numbers: Float64Array) -> Float64Array:
+    """Return the mean over the members; numpy's own takes five times as long for a row."""
+    total: Float64Array = np.add.reduce(numbers, axis=0)
+    return total / len(numbers)

@@ -1,8 +1,9 @@
 """Sequence models in onnxruntime: bar by bar and for whole spans; no torch here.
 
-The network is one step: inputs, masks and state in, outputs and state out. Its batch axis holds
-lanes that know nothing of one another: in a stream (phase, instrument, member of the ensemble), in
-a batch (piece of history, member). One lane costs as much as another, wherever it comes from.
+The network is one step: inputs, masks and state in, outputs and what changes of the state out.
+Its lanes know nothing of one another: they are, in a stream, (phase, instrument, member of the
+ensemble), in a batch (piece of history, member). One costs as much as another, wherever it comes
+from; what they are shown is read once for all members.
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ from research.models.deep.mixture import combine
 from research.models.deep.sequences import Pieces, Tokens, answer_pieces
 from research.models.deep.session import (
     CODE,
+    COUNT,
     INPUTS,
+    LANE,
+    fitting,
     mask_name,
     network_file,
+    renewed,
     start_session,
     state_name,
 )
@@ -188,19 +193,22 @@ class OnnxExpert:
             for shape, kind in zip(spec.state_shapes, spec.state_types, strict=True)
         ]
         places, counted = group.tokens()
-        code = np.repeat(tokens.code[group.first], samples)
+        code, lane = np.repeat(tokens.code[group.first], spec.n_views), spec.lanes(len(group))
         outputs = np.empty((samples, int(counted.sum()), spec.n_outputs), dtype=np.float32)
         answered = np.empty(outputs.shape[1], dtype=np.int64)
         done = 0
         for step in range(places.shape[1]):
             alive = int(np.searchsorted(-group.length, -step))  # pieces longer than this
             row = tokens.row[places[:alive, step]]
-            inputs = spec.scaler.of_rows(matrix.values, row)
-            shown = spec.for_members(inputs).reshape(alive * samples, -1)
-            fed = {INPUTS: shown, CODE: code[: alive * samples]}
+            shown = spec.views(spec.scaler.of_rows(matrix.values, row))
+            shown = shown.reshape(-1, shown.shape[2])
+            state = [part[: alive * samples] for part in state]
+            fed = {INPUTS: shown, CODE: code[: len(shown)], COUNT: np.full(len(shown), step)}
+            fed[LANE] = lane[: alive * samples]
             fed |= {mask_name(at): mask[: alive * samples] for at, mask in enumerate(members)}
-            fed |= {state_name(at): part[: alive * samples] for at, part in enumerate(state)}
-            found, *state = self._session.run(None, fed)
+            fed |= {state_name(at): part for at, part in enumerate(state)}
+            found, *new = self._session.run(None, fitting(self._session, fed))
+            state = renewed(state, new, spec.rings, step)
             which = np.flatnonzero(counted[:alive, step])
             if len(which):
                 by_piece = found.reshape(alive, samples, -1)[which]
@@ -212,7 +220,9 @@ class OnnxExpert:
     def _check_network(self) -> None:
         """Refuse a network that takes something else than the specification says."""
         spec = self.spec
-        wanted = {INPUTS: [spec.scaler.n_inputs], CODE: []}
+        wanted: dict[str, list[int]] = {INPUTS: [spec.scaler.n_inputs], CODE: []}
+        wanted |= {COUNT: [], LANE: []}
+        wanted = fitting(self._session, wanted)
         wanted |= {mask_name(at): [mask.shape[1]] for at, mask in enumerate(spec.masks)}
         wanted |= {state_name(at): list(shape) for at, shape in enumerate(spec.state_shapes)}
         found = {entry.name: entry.shape for entry in self._session.get_inputs()}

@@ -293,7 +293,7 @@ class RunClock:
         count = len(self._slot)
         if len(codes) and (codes.min() < 0 or codes.max() >= count):
             raise DataError(f"instrument codes must be within [0, {count}), were {codes.tolist()}")
-        if len(np.unique(codes)) != len(codes):
+        if len(set(codes.tolist())) != len(codes):
             raise DataError(f"instrument codes of a time must be distinct, were {codes.tolist()}")
         if len(codes) and slot <= self._slot[codes].max():
             raise DataError(

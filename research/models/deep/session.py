@@ -1,15 +1,27 @@
-"""The network of a sequence model in onnxruntime: how its parts are called, and how it is run."""
+"""The network of a sequence model in onnxruntime: how its parts are called, and how it is run.
+
+It has two batch axes. Rows are what is shown: a time of an instrument, and its mirror image.
+Lanes are what is answered, each with masks and a state of its own; each is shown one row.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from catalog.errors import IntegrityError
 
 if TYPE_CHECKING:
     import onnxruntime  # type: ignore[import-untyped]
 
-INPUTS, CODE, OUTPUT = "inputs", "code", "output"
+INPUTS, CODE, COUNT = "inputs", "code", "count"
+"""What is shown, the instrument, and how many tokens have been before: row by row. A model that
+does not ask for the count has a network without it."""
+LANE = "lane"
+"""Which row is shown to each lane."""
+OUTPUT = "output"
 
 
 def mask_name(place: int) -> str:
@@ -23,8 +35,28 @@ def state_name(place: int) -> str:
 
 
 def new_state_name(place: int) -> str:
-    """Return the network's name of a part of the state that comes out."""
+    """Return the network's name of a part of the state that comes out: of a ring, a row."""
     return f"new_state_{place}"
+
+
+def write_row(ring: NDArray[Any], row: NDArray[Any], count: int) -> None:
+    """Write the row of a token, the one after `count`, into rings (..., places, width)."""
+    ring[..., count % ring.shape[-2], :] = row[..., 0, :]
+
+
+def fitting[Fed](session: onnxruntime.InferenceSession, fed: Mapping[str, Fed]) -> dict[str, Fed]:
+    """Return what is fed to a network without the count if it takes none."""
+    asks = any(entry.name == COUNT for entry in session.get_inputs())
+    return {name: array for name, array in fed.items() if asks or name != COUNT}
+
+
+def renewed(
+    parts: Sequence[NDArray[Any]], new: Sequence[NDArray[Any]], rings: int, count: int
+) -> list[NDArray[Any]]:
+    """Return the state of lanes after a token, the one after `count`; rings are written to."""
+    for ring, row in zip(parts[:rings], new[:rings], strict=True):
+        write_row(ring, row, count)
+    return [*parts[:rings], *new[rings:]]
 
 
 def network_file(kind: str) -> str:

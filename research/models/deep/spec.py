@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from catalog.arrays import Int64Array
 from catalog.errors import DataError, IntegrityError
 from research.models.deep.mixture import N_DISTRIBUTION
 from research.models.deep.scaling import FeatureScaler, Float32Array
 from research.models.deep.sequences import Memory
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +43,7 @@ class SequenceSpec:
     quantiles : tuple of float
         Levels of the output columns behind the first four.
     state_shapes : tuple of tuple of int
-        Shape of each part of a state without its leading axis.
+        Shape of each part of a state without its leading axis, rings first.
     state_types : tuple of str
         numpy's name of each part's type.
     masks : tuple of (n_samples, size) float32
@@ -51,6 +52,8 @@ class SequenceSpec:
         Numbers that were fitted.
     identity : str
         Hash of the settings fitted with.
+    rings : int
+        So many parts of a state are rings, of which a token changes one row.
     """
 
     kind: str
@@ -64,6 +67,7 @@ class SequenceSpec:
     masks: tuple[Float32Array, ...]
     n_parameters: int
     identity: str
+    rings: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,13 +85,21 @@ class SequenceSpec:
         turned = np.arange(self.n_samples) % 2 == 1
         return turned if len(self.scaler.partner) else np.zeros_like(turned)
 
-    def for_members(self, inputs: Float32Array) -> Float32Array:
-        """Return what each member is shown of inputs, (n_rows, n_samples, n_inputs)."""
-        shown = np.repeat(inputs[:, np.newaxis], self.n_samples, axis=1)
-        turned = self.turned
-        if turned.any():
-            shown[:, turned] = self.scaler.mirrored(inputs)[:, np.newaxis]
-        return shown
+    @property
+    def n_views(self) -> int:
+        """In how many ways a row is shown: as it is and, if members are turned, mirrored."""
+        return 2 if self.turned.any() else 1
+
+    def views(self, inputs: Float32Array) -> Float32Array:
+        """Return all views of inputs, (n_rows, n_views, n_inputs); `turned` see the second."""
+        if self.n_views == 1:
+            return inputs[:, np.newaxis]
+        return np.stack([inputs, self.scaler.mirrored(inputs)], axis=1)
+
+    def lanes(self, n_rows: int) -> Int64Array:
+        """Return which view each member of each row is shown, (n_rows * n_samples,), by number."""
+        first = np.arange(n_rows, dtype=np.int64)[:, np.newaxis] * self.n_views
+        return (first + self.turned).reshape(-1)
 
     @property
     def n_outputs(self) -> int:
@@ -108,6 +120,7 @@ class SequenceSpec:
             "quantiles": list(self.quantiles),
             "state_shapes": [list(shape) for shape in self.state_shapes],
             "state_types": list(self.state_types),
+            "rings": self.rings,
             "n_parameters": self.n_parameters,
             "identity": self.identity,
         }
@@ -192,4 +205,5 @@ class SequenceSpec:
             masks=tuple(arrays[f"mask_{place}"] for place in range(n_masks)),
             n_parameters=int(about["n_parameters"]),
             identity=str(about["identity"]),
+            rings=int(about["rings"]),
         )

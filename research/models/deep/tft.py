@@ -22,9 +22,11 @@ from research.models.deep.config import TFTConfig
 from research.models.deep.scaling import input_columns
 from research.models.deep.sequences import Memory
 from research.models.deep.tft_blocks import (
+    ELSEWHERE,
     GateAddNorm,
     GatedResidualNetwork,
     InterpretableAttention,
+    PastKeys,
     SequenceEncoder,
     StaticContexts,
     StaticEncoder,
@@ -95,7 +97,7 @@ class TemporalFusionTransformer(SequenceModel):
         width, steps = config.d_model, 2 * config.period_bars
         memory = Memory(phases=2, reach=steps - 1, period=config.period_bars)
         super().__init__(inputs, memory, [width] * 5, len(config.quantiles))
-        self.width, self.steps = width, steps
+        self.width, self.steps, self.rings = width, steps, 2
         past, known = variables_of(inputs.names)
         self.static = StaticEncoder(inputs.n_instruments, width)
         self.past = VariableSelection(past, width, _VARIABLE_RANK, width)
@@ -144,55 +146,70 @@ class TemporalFusionTransformer(SequenceModel):
         token = token * masks[0]
         encoded = self.encoder(token, contexts.hidden, contexts.cell)
         seen = torch.ones((n_steps, n_steps), dtype=torch.bool, device=x.device).tril()
-        temporal, enriched, asking = self._enrich(token, target, encoded, contexts, masks)
+        temporal, enriched, asking = self._enrich(
+            token, target, encoded, contexts.enrichment, masks
+        )
         found, weights = self.attention(asking, self.attention.remember(enriched), seen)
         outputs = self._finish(found, asking, temporal, masks)
         return Explanation(outputs, past, known, weights)
 
-    def initial_state(self, batch: int) -> tuple[Tensor, ...]:
-        """Return a state that has seen nothing.
+    def empty_parts(self, batch: int) -> tuple[Tensor, ...]:
+        """Return a state that has seen nothing; a state has at most two periods of tokens.
 
         Returns
         -------
+        keys : (batch, heads, 2 periods, part) float32
+            Of the tokens that have been.
+        values : (batch, 2 periods, part) float32
+            Theirs, which the heads share.
         hidden, cell : (batch, n_layers, d_model) float32
             Of the LSTM; what they are before the first token is the instrument's.
-        cache : (batch, 2 periods, d_model + d_model / n_heads) float32
-            Keys and values of the tokens that have been.
-        count : (batch,) int64
-            How many tokens have been.
         """
-        layers = len(self.encoder.layers)
+        layers, attention = len(self.encoder.layers), self.attention
         return (
+            torch.zeros(batch, attention.heads, self.steps, attention.part),
+            torch.zeros(batch, self.steps, attention.part),
             torch.zeros(batch, layers, self.width),
             torch.zeros(batch, layers, self.width),
-            torch.zeros(batch, self.steps, self.width + self.attention.part),
-            torch.zeros(batch, dtype=torch.int64),
         )
 
-    def step(
-        self, x: Tensor, code: Tensor, masks: list[Tensor], *state: Tensor
-    ) -> tuple[Tensor, ...]:
-        """See `SequenceModel.step`; at most two periods of tokens from an empty state."""
-        self.check_inputs(x, masks)
-        hidden, cell, cache, count = state
-        x, masks = x[:, None], [mask[:, None] for mask in masks]
-        contexts = self._contexts(code)
-        token, target, _, _ = self._select(x, contexts.selection)
-        token = token * masks[0]
-        begins = (count == 0)[:, None, None]
-        encoded, hidden, cell = self.encoder.step(
-            token[:, 0],
-            torch.where(begins, contexts.hidden, hidden),
-            torch.where(begins, contexts.cell, cell),
+    def read(self, x: Tensor, code: Tensor, count: Tensor) -> tuple[Tensor, ...]:
+        """See `SequenceModel.read`: most of the work.
+
+        Returns
+        -------
+        seen : (n_rows, 5 d_model)
+            What was selected of the time and of the time predicted; of the instrument the
+            enrichment's context and what the LSTM begins with, zero after the first token.
+        bias : (n_rows, 1, 1, 2 periods)
+            What is added to scores: tokens that have not been are out of sight.
+        """
+        # Of every instrument, so that a network that is served has them as constants.
+        everyone: StaticContexts = self.static(torch.arange(self.inputs.n_instruments))
+        contexts = torch.cat(everyone.parts, dim=-1)[code]
+        selection, enrichment, start = torch.split(
+            contexts, [self.width, self.width, 2 * self.width], dim=-1
         )
-        temporal, enriched, asking = self._enrich(token, target, encoded[:, None], contexts, masks)
-        places = torch.arange(self.steps, device=x.device)
-        here = (places == count[:, None])[:, :, None]
-        cache = torch.where(here, self.attention.remember(enriched), cache)
-        seen = (places <= count[:, None])[:, None]
-        found, _ = self.attention(asking, cache, seen)
-        outputs = self._finish(found, asking, temporal, masks)
-        return outputs[:, 0], hidden, cell, cache, count + 1
+        token, target, _, _ = self._select(x, selection)
+        start = start * (count == 0)[:, None]
+        there = torch.arange(self.steps) < count[:, None]
+        bias = torch.where(there, 0.0, ELSEWHERE)[:, None, None]
+        return torch.cat([token, target, enrichment, start], dim=-1), bias
+
+    def advance(
+        self, seen: tuple[Tensor, ...], masks: list[Tensor], *parts: Tensor
+    ) -> tuple[Tensor, ...]:
+        """See `SequenceModel.advance`."""
+        keys, values, hidden, cell = parts
+        token, target, enrichment, *start = torch.split(seen[0], self.width, dim=-1)
+        token = token * masks[0]
+        # An empty state is zero: what it begins with is added.
+        hidden, cell = hidden + start[0][:, None], cell + start[1][:, None]
+        encoded, hidden, cell = self.encoder.step(token, hidden, cell)
+        temporal, enriched, asking = self._enrich(token, target, encoded, enrichment, masks)
+        past = PastKeys(keys, values, seen[1])
+        found, key, value = self.attention.step(asking, enriched, past)
+        return self._finish(found, asking, temporal, masks), key, value, hidden, cell
 
     def _contexts(self, code: Tensor) -> StaticContexts:
         contexts: StaticContexts = self.static(code[:, None])  # one for all steps
@@ -209,24 +226,24 @@ class TemporalFusionTransformer(SequenceModel):
         token: Tensor,
         target: Tensor,
         encoded: Tensor,
-        contexts: StaticContexts,
+        enrichment: Tensor,
         masks: list[Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the time predicted, before and after its enrichment, and what is looked at.
 
-        All are (n_sequences, n_steps, d_model): `temporal` goes around attention to the end,
+        All are (n_sequences, ..., d_model): `temporal` goes around attention to the end,
         `enriched` are the past's tokens and `asking` those of the times predicted.
         """
         remembered = self.close_encoder(encoded * masks[1], token)
         temporal = self.close_decoder(target, remembered)
-        enriched = self.enrich(remembered, contexts.enrichment, masks[2])
-        asking = self.enrich(temporal, contexts.enrichment, masks[2])
+        enriched = self.enrich(remembered, enrichment, masks[2])
+        asking = self.enrich(temporal, enrichment, masks[2])
         return temporal, enriched, asking
 
     def _finish(
         self, found: Tensor, asking: Tensor, temporal: Tensor, masks: list[Tensor]
     ) -> Tensor:
-        """Return the outputs, (n_sequences, n_steps, n_outputs)."""
+        """Return the outputs, (n_sequences, ..., n_outputs)."""
         looked = self.close_attention(found * masks[3], asking)
         result: Tensor = self.head(self.close(self.feed(looked, mask=masks[4]), temporal))
         return result

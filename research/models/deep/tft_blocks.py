@@ -22,7 +22,8 @@ from torch.nn import functional
 from catalog.errors import ConfigError
 from research.models.deep.lstm import RecurrentLayer
 
-_ELSEWHERE = -1e9  # a score that leaves no weight
+ELSEWHERE = -1e9
+"""A score that leaves no weight."""
 
 
 class GatedLinearUnit(nn.Module):
@@ -262,6 +263,11 @@ class StaticContexts:
     hidden: Tensor
     cell: Tensor
 
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All four, in order."""
+        return self.selection, self.enrichment, self.hidden, self.cell
+
 
 class StaticEncoder(nn.Module):
     """Four contexts from the embedding of the instrument (section 4.3).
@@ -345,6 +351,25 @@ class SequenceEncoder(nn.Module):
         return cast("list[RecurrentLayer]", list(self.layers))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PastKeys:
+    """What attention knows of the tokens before.
+
+    Parameters
+    ----------
+    keys : (n_sequences, heads, n_tokens, part) float32
+        In any order.
+    values : (n_sequences, n_tokens, part) float32
+        In the same.
+    bias : (n_sequences, 1, 1, n_tokens) float32
+        What is added to their scores.
+    """
+
+    keys: Tensor
+    values: Tensor
+    bias: Tensor
+
+
 class InterpretableAttention(nn.Module):
     """Attention whose heads share their values, so that their mean says what was looked at.
 
@@ -390,8 +415,37 @@ class InterpretableAttention(nn.Module):
         # b sequence, h head, q asking, k looked at, d part of a head
         keys, values = cache[..., : -self.part], cache[..., -self.part :]
         key = keys.reshape(shape).permute(0, 2, 3, 1)
-        bias = torch.where(seen, 0.0, _ELSEWHERE)
+        bias = torch.where(seen, 0.0, ELSEWHERE)
         bias = bias if bias.ndim == 2 else bias[:, None]
         weights = torch.softmax(query @ key + bias, dim=-1).mean(dim=1)  # (b, q, k)
         found: Tensor = self.gather(weights @ values)
         return found.reshape(count, n_asking, -1), weights
+
+    def step(self, asking: Tensor, token: Tensor, past: PastKeys) -> tuple[Tensor, Tensor, Tensor]:
+        """Look back from one token at those before and at itself: `forward`, one at a time.
+
+        Parameters
+        ----------
+        asking, token : (n_sequences, width)
+            What asks, and what there is to remember of it.
+        past : PastKeys
+            The tokens before.
+
+        Returns
+        -------
+        found : (n_sequences, width)
+        key : (n_sequences, heads, 1, part)
+        value : (n_sequences, 1, part)
+        """
+        # (n_sequences, head, 1, part), and no word of how many sequences: it exports freely.
+        kept = self.remember(token).reshape(-1, self.heads + 1, 1, self.part)
+        key, value = torch.split(kept, [self.heads, 1], dim=1)
+        value = value[:, 0]
+        query = (self.query(asking) / math.sqrt(self.part)).reshape(-1, self.heads, 1, self.part)
+        # The token itself stands beside the past, which is not copied to put it behind.
+        own = (query * key).sum(dim=-1, keepdim=True)
+        scores = query @ past.keys.transpose(2, 3) + past.bias
+        weights = torch.softmax(torch.cat([scores, own], dim=-1), dim=-1).mean(dim=1)  # (b, 1, k)
+        before, now = torch.split(weights, [int(past.keys.shape[2]), 1], dim=-1)
+        found = (before @ past.values + now * value).reshape(-1, self.part)
+        return self.gather(found), key, value

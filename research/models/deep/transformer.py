@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -23,8 +24,8 @@ class CausalTransformer(SequenceModel):
     After Vaswani et al. (2017). Deviations: the norm comes first (Xiong et al., 2020); a token
     sees a window only (Beltagy et al., 2020), so that L layers reach ``L (window - 1)`` tokens
     back; positions enter as one fitted number per head and distance (Shaw et al., 2018; Raffel et
-    al., 2020), so that a cache can be shifted without touching what is in it; the instrument's
-    embedding is added to every token; dropout masks hold for a whole sequence.
+    al., 2020), so that what is kept of a token never changes; the instrument's embedding is added
+    to every token; dropout masks hold for a whole sequence.
 
     Parameters
     ----------
@@ -38,6 +39,7 @@ class CausalTransformer(SequenceModel):
         width, reach = config.d_model, config.layers * (config.window - 1)
         sizes = [width, *([width, config.feedforward] * config.layers)]
         super().__init__(inputs, Memory(phases=1, reach=reach), sizes)
+        self.rings = 2 * config.layers
         self.window = config.window
         self.width = width
         self.embed = nn.Linear(len(inputs.names), width)
@@ -54,39 +56,59 @@ class CausalTransformer(SequenceModel):
             hidden = layer(hidden, masks[1 + 2 * place], masks[2 + 2 * place])
         return self.head(self.norm(hidden))  # type: ignore[no-any-return]  # torch's modules
 
-    def initial_state(self, batch: int) -> tuple[Tensor, ...]:
-        """Return no keys and values at all, and how many of them count: none.
+    def empty_parts(self, batch: int) -> tuple[Tensor, ...]:
+        """Return rings without keys and values, those of each layer in turn.
 
-        Returns
-        -------
-        cache : (batch, n_layers, 2, window - 1, d_model) float32
-            Keys and values of the tokens before, the newest last.
-        count : (batch,) int64
-            How many of them count.
+        Each is (batch, heads, window - 1, d_model / heads).
         """
-        shape = (batch, len(self.layers), 2, self.window - 1, self.width)
-        return torch.zeros(shape), torch.zeros(batch, dtype=torch.int64)
+        heads = self._blocks()[0].heads
+        shape = (batch, heads, self.window - 1, self.width // heads)
+        return tuple(torch.zeros(shape) for _ in range(self.rings))
 
-    def step(
-        self, x: Tensor, code: Tensor, masks: list[Tensor], *state: Tensor
+    def read(self, x: Tensor, code: Tensor, count: Tensor) -> tuple[Tensor, ...]:
+        """See `SequenceModel.read`: the embedded token, and what is added to scores.
+
+        The latter is (n_rows, n_layers heads, 1, window - 1).
+        """
+        places = torch.arange(self.window - 1)
+        age = (count[:, None] - 1 - places) % (self.window - 1) + 1  # of the token at each place
+        is_there = age <= count[:, None]
+        distance = torch.cat([layer.distance for layer in self._blocks()])
+        bias = distance.T[self.window - 1 - age]  # (n_rows, window - 1, n_layers heads)
+        bias = bias.masked_fill(~is_there[:, :, None], -1e9).transpose(1, 2)
+        return self.embed(x) + self.instrument(code), bias[:, :, None]
+
+    def advance(
+        self, seen: tuple[Tensor, ...], masks: list[Tensor], *parts: Tensor
     ) -> tuple[Tensor, ...]:
-        """See `SequenceModel.step`."""
-        self.check_inputs(x, masks)
-        cache, count = state
-        ages = torch.arange(
-            self.window - 1, -1, -1, device=x.device
-        )  # of the tokens before, and of this one: 0
-        seen = ages[None] <= count[:, None]
-        hidden = (self.embed(x) + self.instrument(code)) * masks[0]
-        fresh = []
-        for place, layer in enumerate(cast("list[Block]", list(self.layers))):
-            hidden, pair = layer.step(
-                hidden, masks[1 + 2 * place], masks[2 + 2 * place], cache[:, place], seen
-            )
-            fresh.append(pair)
-        kept = torch.cat([cache[:, :, :, 1:], torch.stack(fresh, dim=1)], dim=3)
-        count = torch.clamp(count + 1, max=self.window - 1)
-        return self.head(self.norm(hidden)), kept, count
+        """See `SequenceModel.advance`."""
+        hidden, rows = seen[0] * masks[0], []
+        biases = torch.split(seen[1], self._blocks()[0].heads, dim=1)
+        for place, layer in enumerate(self._blocks()):
+            past = PastTokens(parts[2 * place], parts[2 * place + 1], biases[place])
+            hidden, *pair = layer.step(hidden, masks[1 + 2 * place], masks[2 + 2 * place], past)
+            rows += pair
+        return self.head(self.norm(hidden)), *rows
+
+    def _blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.layers))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PastTokens:
+    """What a layer knows of the tokens before.
+
+    Parameters
+    ----------
+    keys, values : (n_sequences, heads, n_tokens, part)
+        In any order.
+    bias : (n_sequences, heads, 1, n_tokens)
+        What is added to their scores.
+    """
+
+    keys: Tensor
+    values: Tensor
+    bias: Tensor
 
 
 class Block(nn.Module):
@@ -102,6 +124,7 @@ class Block(nn.Module):
         super().__init__()
         width = config.d_model
         self.heads, self.window = config.heads, config.window
+        self.part = width // config.heads
         self.attention_norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, 3 * width)
         self.gather = nn.Linear(width, width)
@@ -132,9 +155,8 @@ class Block(nn.Module):
         hidden: Tensor,
         attention_mask: Tensor,
         feedforward_mask: Tensor,
-        cache: Tensor,
-        seen: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+        past: PastTokens,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the next hidden token and this one's key and value.
 
         Parameters
@@ -143,29 +165,30 @@ class Block(nn.Module):
             One token.
         attention_mask, feedforward_mask : (n_sequences, size)
             Masks.
-        cache : (n_sequences, 2, window - 1, width)
-            Keys and values of the tokens before.
-        seen : (n_sequences, window) bool
-            Which of those and the token itself count.
+        past : PastTokens
+            The tokens before.
 
         Returns
         -------
         hidden : (n_sequences, width)
-        fresh : (n_sequences, 2, 1, width)
+        key, value : (n_sequences, heads, 1, part)
         """
-        query, key, value = self.project(self.attention_norm(hidden)).chunk(3, dim=-1)
-        fresh = torch.stack([key, value], dim=1)[:, :, None]
-        keys, values = torch.cat([cache, fresh], dim=2).unbind(dim=1)
-        # (n_sequences, window, head, part), and no word of how many sequences: it exports freely.
-        keys, values, asked = (
-            each.unflatten(-1, (self.heads, -1)) for each in (keys, values, query[:, None])
-        )
-        scores = (asked * keys).sum(dim=-1) / math.sqrt(asked.shape[-1])
-        scores = scores + self.distance.T
-        weights = torch.softmax(scores.masked_fill(~seen[:, :, None], -1e9), dim=1)
-        found = (weights[..., None] * values).sum(dim=1).flatten(1)
+        projected = self.project(self.attention_norm(hidden))
+        # (n_sequences, head, 1, part), and no word of how many sequences: it exports freely.
+        parts = projected.reshape(-1, 3 * self.heads, 1, self.part)
+        # Before the split: onnxruntime would draw a scale of the query alone into the product
+        # with the keys, which then takes twice as long.
+        scale = torch.ones(3 * self.heads, 1, 1)
+        scale[: self.heads] /= math.sqrt(self.part)
+        query, key, value = torch.split(parts * scale, self.heads, dim=1)
+        # The token itself stands beside the past, which is not copied to put it behind.
+        own = (query * key).sum(dim=-1, keepdim=True) + self.distance[:, -1:, None]
+        scores = query @ past.keys.transpose(2, 3) + past.bias
+        weights = torch.softmax(torch.cat([scores, own], dim=-1), dim=-1)
+        before, now = torch.split(weights, [self.window - 1, 1], dim=-1)
+        found = (before @ past.values + now * value).reshape(-1, self.heads * self.part)
         hidden = hidden + self.gather(found) * attention_mask
-        return hidden + self._feed(hidden, feedforward_mask), fresh
+        return hidden + self._feed(hidden, feedforward_mask), key, value
 
     def _feed(self, hidden: Tensor, mask: Tensor) -> Tensor:
         inner = functional.relu(self.widen(self.feedforward_norm(hidden)))

@@ -140,10 +140,10 @@ def test_a_damaged_or_foreign_specification_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(IntegrityError, match="cannot be read"):
         SequenceSpec.load(tmp_path, "transformer", NAMES)
-    text = (tmp_path / "transformer.json").read_text().replace('"schema": 1', '"schema": 2')
+    text = (tmp_path / "transformer.json").read_text().replace('"schema": 2', '"schema": 3')
     spec().save(tmp_path)
     (tmp_path / "transformer.json").write_text(text)
-    with pytest.raises(IntegrityError, match="schema 1, was transformer and 2"):
+    with pytest.raises(IntegrityError, match="schema 2, was transformer and 3"):
         SequenceSpec.load(tmp_path, "transformer", NAMES)
 
 

@@ -35,13 +35,17 @@ class Sum(SequenceModel):
         self.scale = nn.Parameter(torch.ones(4))
         self.fault = fault
 
-    def initial_state(self, batch: int) -> tuple[Tensor, ...]:
+    def empty_parts(self, batch: int) -> tuple[Tensor, ...]:
         return (torch.full((batch, 1), 1.0 if self.fault == "state" else 0.0),)
 
-    def step(
-        self, x: Tensor, code: Tensor, masks: list[Tensor], *state: Tensor
+    def read(self, x: Tensor, code: Tensor, count: Tensor) -> tuple[Tensor, ...]:
+        return x, code
+
+    def advance(
+        self, seen: tuple[Tensor, ...], masks: list[Tensor], *parts: Tensor
     ) -> tuple[Tensor, ...]:
-        total = state[0] + (x * masks[0]).sum(dim=1, keepdim=True) + code[:, None]
+        x, code = seen
+        total = parts[0] + (x * masks[0]).sum(dim=1, keepdim=True) + code[:, None]
         count = len(x) if self.fault == "batch" else x.shape[0]
         if self.fault == "value" and torch.jit.is_tracing():
             total = total + 1e-3

@@ -7,6 +7,7 @@ whole or not at all, and the same question gives the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -136,7 +137,8 @@ class FoldStore:
                 os.fsync(file.fileno())
             partial.replace(beside)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
             raise DataError(
                 f"fold {index} could not be kept in {self.folder}: {error}; make room or choose "
                 "another folder, then go on"

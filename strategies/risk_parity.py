@@ -17,9 +17,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from catalog.errors import DataError
+from strategies.kelly import shrunk_covariance
 
 type FloatArray = NDArray[np.float64]
 
@@ -29,13 +29,12 @@ _TOLERANCE = 1e-12
 _LOG_PENALTY = (-60.0, 20.0)
 
 
-def shrunk_covariance(returns: FloatArray, names: Sequence[str]) -> FloatArray:
-    """Return the covariance of returns with correlations shrunk towards none.
+def risk_covariance(returns: FloatArray, names: Sequence[str]) -> FloatArray:
+    """Return the covariance of returns with variances as measured and correlations shrunk.
 
-    Ledoit and Wolf shrink a covariance towards equal variances. Risk parity lives on how the
-    variances differ, so they are kept as measured: returns are divided by their root mean square
+    Ledoit and Wolf shrink a covariance towards equal variances (`strategies.kelly` does). Risk
+    parity lives on how the variances differ, so returns are divided by their standard deviation
     first, which leaves only the correlations to be shrunk, and multiplied by it afterwards.
-    Means are taken to be 0: over the weeks that are looked back at, they are noise.
 
     Parameters
     ----------
@@ -47,27 +46,23 @@ def shrunk_covariance(returns: FloatArray, names: Sequence[str]) -> FloatArray:
     Returns
     -------
     ndarray of shape (n_instruments, n_instruments)
-        Per bar; positive definite.
+        Per bar.
 
     Raises
     ------
     DataError
         If a return is missing, there are fewer than 2 bars, or an instrument never moves.
     """
-    # Imported here: it costs two seconds, and only a rebalancing needs it.
-    from sklearn.covariance import ledoit_wolf
-
     returns = np.asarray(returns, dtype=np.float64)
     _check_returns(returns, names)
-    scale = np.sqrt(np.mean(returns**2, axis=0))
+    scale = np.std(returns, axis=0)
     for name, value in zip(names, scale.tolist(), strict=True):
         if not value > 0.0:
             raise DataError(
-                f"returns of {name} must not all be 0, were for {len(returns)} bars: its risk is "
-                "unknown; leave it out, or look back further"
+                f"returns of {name} must not all be equal, were for {len(returns)} bars: its risk "
+                "is unknown; leave it out, or look back further"
             )
-    correlation, _ = ledoit_wolf(returns / scale, assume_centered=True)
-    covariance: FloatArray = correlation * np.outer(scale, scale)
+    covariance: FloatArray = shrunk_covariance(returns / scale) * np.outer(scale, scale)
     return covariance
 
 
@@ -127,6 +122,9 @@ def equal_risk_weights(
 
 def _of_gross(correlation: FloatArray, bounds: FloatArray, gross: float) -> FloatArray:
     """Return the solution y (weight times volatility) whose weights ``y / bounds`` sum to gross."""
+    # Imported here: it costs a live process memory that only a rebalancing needs.
+    from scipy.optimize import brentq
+
     free = _descend(correlation, 1.0, np.full(len(bounds), math.inf), np.ones(len(bounds)))
     free *= gross / float((free / bounds).sum())
     if np.all(free <= bounds):

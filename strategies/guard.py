@@ -36,7 +36,7 @@ from functools import update_wrapper
 from typing import Concatenate
 
 from catalog.errors import ConfigError
-from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND, format_time
+from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND
 from strategies.guard_holds import Holds
 from strategies.guard_orders import (
     Allowed,
@@ -46,6 +46,8 @@ from strategies.guard_orders import (
     Ruling,
     faulty,
     fit,
+    outdated,
+    stale,
     too_many,
     unusable,
 )
@@ -96,15 +98,14 @@ class Guard:
     """
 
     def __init__(self, policy: RiskPolicy, state: GuardState | None = None) -> None:
-        self.policy = policy
         self.state = GuardState() if state is None else state
         # What was open when the process before this one ended is for the account to say.
         self.state.exposed = True
-        self._named = tuple(frozenset(names) for names in policy.correlation_groups.values())
         self._found: tuple[frozenset[str], ...] = ()
         # By instrument; "" for a record that speaks for all of them.
         self._data: dict[str, int] = {}
         self._holds = Holds(self.state)
+        self._take(policy)
 
     @property
     def level(self) -> Level:
@@ -131,7 +132,7 @@ class Guard:
         day_end = (state.day + 1) * NS_PER_DAY
         if self._holds.newest_data is None or "stale_data" in state.holds:
             return day_end
-        return min(day_end, self._holds.newest_data + self._data_age_ns() + 1)
+        return min(day_end, self._holds.newest_data + self._age_ns + 1)
 
     # ---- what happens
 
@@ -143,7 +144,7 @@ class Guard:
             # Nothing has come yet: what is waited for counts from now.
             self._holds.newest_data = now
         age = now - self._holds.newest_data
-        if age > self._data_age_ns() and "stale_data" not in self.state.holds:
+        if age > self._age_ns and "stale_data" not in self.state.holds:
             self._holds.hold(
                 "stale_data",
                 f"data must be at most {self.policy.max_data_age_secs:g} s old, "
@@ -180,21 +181,7 @@ class Guard:
         if unusable(equity) or (peak is not None and unusable(peak)):
             self._holds.hold("bad_equity", f"equity must be finite and positive, was {equity}")
             return
-        state = self.state
-        state.equity = equity
-        highest = equity if peak is None else max(peak, equity)
-        if state.peak_equity is None or highest > state.peak_equity:
-            state.peak_equity = highest
-        if state.start_day != state.day:
-            self._open_day(equity)
-        self._check_daily_loss(equity)
-        lost = state.peak_equity - equity
-        if lost >= self.policy.max_drawdown * state.peak_equity:
-            self._holds.hold(
-                "drawdown",
-                f"equity must stay above {1.0 - self.policy.max_drawdown:.2%} of its peak "
-                f"{state.peak_equity:.2f} USDT, was {equity:.2f}",
-            )
+        self._mark(equity, equity if peak is None else max(peak, equity))
 
     @_fails_safe
     def on_fill(self, ts: int, instrument_id: str, quantity: float, price: float) -> None:
@@ -255,7 +242,7 @@ class Guard:
         state.exposed = exposed
         if became_flat and state.holds:
             self._holds.tell("flat", self.reasons, "nothing is open any more")
-            self._holds.reopen(self._data_age_ns())
+            self._holds.reopen(self._age_ns)
 
     @_fails_safe
     def on_kill_switch(self, ts: int, present: bool = True, detail: str = "") -> None:
@@ -280,8 +267,7 @@ class Guard:
     def adopt(self, ts: int, policy: RiskPolicy) -> None:
         """Let another policy count from now on; holds stay."""
         self._advance(ts)
-        self._named = tuple(frozenset(names) for names in policy.correlation_groups.values())
-        self.policy = policy
+        self._take(policy)
         self._holds.tell("policy", "", f"policy {policy.content_hash()[:12]} counts from now on")
 
     def set_found_groups(self, groups: Iterable[frozenset[str]]) -> None:
@@ -298,6 +284,7 @@ class Guard:
             ruling = self._ruling(intent, book)
             if not isinstance(ruling, Refused):
                 self.state.orders.append(self.state.ts)
+                self.state.exposed = True
         except Exception as error:
             self._holds.fail(f"check: {error!r}")
             return Refused("guard_failure", self._holds.failed)
@@ -327,7 +314,7 @@ class Guard:
         Raises
         ------
         ConfigError
-            If something is open, the kill-switch file is there, or there is no usable equity.
+            If something is open, or the kill-switch file is there.
         """
         state = self.state
         if state.exposed:
@@ -350,24 +337,22 @@ class Guard:
     def _ruling(self, intent: OrderIntent, book: Book) -> Ruling:
         if self.level != "normal":
             return Refused("halted", f"trading has ended: {self.reasons}")
-        if intent.ts < self.state.ts - self._lag_ns():
-            return Refused(
-                "clock",
-                f"an order must not be stamped more than {self.policy.max_clock_lag_secs:g} s "
-                f"before {format_time(self.state.ts)}, was {format_time(intent.ts)}",
-            )
+        late = outdated(self.policy, intent, self.state.ts)
+        if late is not None:
+            return late
         now = self._advance(max(intent.ts, self.state.ts))
         wrong = faulty(intent, book)
         if wrong is not None:
             return self._refused_for_good(wrong)
+        # The account may have lost since it was last marked.
+        self._mark(book.equity, book.equity)
+        if self.state.holds:
+            return Refused("halted", f"trading has ended: {self.reasons}")
         # An instrument of which nothing has come yet is as stale as can be.
         seen = max(self._data.get(intent.instrument_id, 0), self._data.get("", 0))
-        if now - seen > self._data_age_ns():
-            return Refused(
-                "stale_data",
-                f"data of {intent.instrument_id} must be at most "
-                f"{self.policy.max_data_age_secs:g} s old, were of {format_time(seen)}",
-            )
+        old = stale(self.policy, intent, seen, now)
+        if old is not None:
+            return old
         ruling = fit(self.policy, intent, book, (*self._named, *self._found))
         if isinstance(ruling, Refused):
             return ruling
@@ -382,8 +367,31 @@ class Guard:
             self._holds.hold(refused.why, refused.detail)
         return refused
 
+    def _take(self, policy: RiskPolicy) -> None:
+        # All of it, or nothing if the policy is none.
+        named = tuple(frozenset(names) for names in policy.correlation_groups.values())
+        age_ns = int(policy.max_data_age_secs * NS_PER_SECOND)
+        lag_ns = int(policy.max_clock_lag_secs * NS_PER_SECOND)
+        self.policy, self._named, self._age_ns, self._lag_ns = policy, named, age_ns, lag_ns
+
     def _advance(self, ts: int) -> int:
-        return self._holds.advance(ts, self._lag_ns(), self._data_age_ns())
+        return self._holds.advance(ts, self._lag_ns, self._age_ns)
+
+    def _mark(self, equity: float, highest: float) -> None:
+        state = self.state
+        state.equity = equity
+        if state.peak_equity is None or highest > state.peak_equity:
+            state.peak_equity = highest
+        if state.start_day != state.day:
+            self._open_day(equity)
+        self._check_daily_loss(equity)
+        lost = state.peak_equity - equity
+        if lost >= self.policy.max_drawdown * state.peak_equity:
+            self._holds.hold(
+                "drawdown",
+                f"equity must stay above {1.0 - self.policy.max_drawdown:.2%} of its peak "
+                f"{state.peak_equity:.2f} USDT, was {equity:.2f}",
+            )
 
     def _open_day(self, equity: float) -> None:
         """Close the day before with this mark, and start the new one with it."""
@@ -403,9 +411,3 @@ class Guard:
             f"equity must stay above {1.0 - self.policy.max_daily_loss:.2%} of the day's start "
             f"{start:.2f} USDT, was {equity:.2f}",
         )
-
-    def _data_age_ns(self) -> int:
-        return int(self.policy.max_data_age_secs * NS_PER_SECOND)
-
-    def _lag_ns(self) -> int:
-        return int(self.policy.max_clock_lag_secs * NS_PER_SECOND)

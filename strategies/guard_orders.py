@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_FLOOR, Decimal
 from typing import NamedTuple
 
-from catalog.timestamps import NS_PER_SECOND
+from catalog.timestamps import NS_PER_SECOND, format_time
 from strategies.execution import InstrumentTerms, Side, exact_decimal
 from strategies.risk_policy import RiskPolicy
 
@@ -214,6 +214,28 @@ def faulty(intent: OrderIntent, book: Book) -> Refused | None:
             "bad_quantity", f"size in {name} must be finite and positive, was {quantity}"
         )
     return None
+
+
+def outdated(policy: RiskPolicy, intent: OrderIntent, now: int) -> Refused | None:
+    """Return why an order is refused that is stamped before `now`; None if it is not too early."""
+    if intent.ts >= now - policy.max_clock_lag_secs * NS_PER_SECOND:
+        return None
+    return Refused(
+        "clock",
+        f"an order must not be stamped more than {policy.max_clock_lag_secs:g} s before "
+        f"{format_time(now)}, was {format_time(intent.ts)}",
+    )
+
+
+def stale(policy: RiskPolicy, intent: OrderIntent, seen: int, now: int) -> Refused | None:
+    """Return why nothing is opened on data of the time `seen`; None if they are recent enough."""
+    if now - seen <= policy.max_data_age_secs * NS_PER_SECOND:
+        return None
+    return Refused(
+        "stale_data",
+        f"data of {intent.instrument_id} must be at most {policy.max_data_age_secs:g} s old, "
+        f"were of {format_time(seen)}",
+    )
 
 
 def too_many(policy: RiskPolicy, sent: Sequence[int], now: int) -> Refused | None:

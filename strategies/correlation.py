@@ -1,0 +1,150 @@
+"""Which instruments move together: groups from the correlation of their returns.
+
+Two instruments whose correlation reaches the limit are linked, and a group is what links connect
+(connected components; single linkage). Complete linkage would make tighter groups, but it may put
+two instruments that do move together into different ones, and which two depends on the order of
+merging where correlations tie: a limit on a group would then not limit them. Connected components
+keep every pair that reaches the limit together, whatever the order. The price: a chain of pairs
+becomes one group, and a limit may bind earlier than it had to.
+
+What cannot be computed (too few shared bars, a price that did not move) counts as correlated.
+Strongly negative correlation is no link: two such positions of one side offset each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalog.timestamps import NS_PER_DAY
+from strategies.risk_policy import FoundGroups
+
+
+def correlated_groups(
+    returns: NDArray[np.float64], names: Sequence[str], limit: float, min_bars: int = 3
+) -> tuple[frozenset[str], ...]:
+    """Return the groups of at least two instruments, in the order of their first members.
+
+    Parameters
+    ----------
+    returns : array of shape (n_bars, n_instruments)
+        One-bar log returns, the newest included: usable from the close of the last bar on. NaN
+        where a bar is missing.
+    names : sequence of str
+        Of the instruments, one per column.
+    limit : float
+        Smallest correlation of two that belong together, in (0, 1].
+    min_bars : int
+        Bars that two instruments must share for a correlation to be known.
+
+    Raises
+    ------
+    ValueError
+        If there is not one name for each column.
+    """
+    if returns.ndim != 2 or returns.shape[1] != len(names):
+        raise ValueError(
+            f"returns must have the shape (n_bars, {len(names)}), was {returns.shape}: "
+            f"one column for each of {', '.join(names)}"
+        )
+    known = correlations(returns, min_bars)
+    linked = ~(known < limit)
+    groups: list[frozenset[str]] = []
+    left = set(range(len(names)))
+    for start in range(len(names)):
+        if start not in left:
+            continue
+        members, edge = {start}, [start]
+        while edge:
+            found = {int(one) for one in np.flatnonzero(linked[edge.pop()])} - members
+            members |= found
+            edge += found
+        left -= members
+        if len(members) > 1:
+            groups.append(frozenset(names[member] for member in members))
+    return tuple(groups)
+
+
+def correlations(returns: NDArray[np.float64], min_bars: int) -> NDArray[np.float64]:
+    """Return Pearson's correlations over the bars that each two columns share; NaN unknown.
+
+    Parameters
+    ----------
+    returns : array of shape (n_bars, n_instruments)
+        NaN where a bar is missing.
+    min_bars : int
+        With fewer shared bars the correlation is unknown.
+
+    Returns
+    -------
+    array of shape (n_instruments, n_instruments)
+        Symmetric.
+    """
+    there = np.isfinite(returns)
+    values, mask = np.where(there, returns, 0.0), there.astype(np.float64)
+    count = mask.T @ mask
+    # Sums of column i over the bars that i and j share: (n_instruments, n_instruments).
+    total, square = values.T @ mask, (values * values).T @ mask
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cross = values.T @ values / count - (total / count) * (total.T / count)
+        variance = square / count - (total / count) ** 2
+        # Returns are about 1e-3: below this the price stood still, and the rest is rounding.
+        variance = np.where(variance > 1e-18, variance, np.nan)
+        found = cross / np.sqrt(variance * variance.T)
+    return np.where(count >= min_bars, np.clip(found, -1.0, 1.0), np.nan)
+
+
+class GroupFinder:
+    """Keep a window of returns, and find the groups anew at the first bar of each UTC day.
+
+    The answer depends on the closes of the window only, so that a stream which began earlier or
+    later finds the same groups once its window is full.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Instruments.
+    config : FoundGroups
+        Window and limit.
+    """
+
+    def __init__(self, names: Sequence[str], config: FoundGroups) -> None:
+        self._names = tuple(names)
+        self._config = config
+        self._returns = np.full((config.window_bars, len(self._names)), np.nan)
+        self._at = 0
+        self._last: dict[str, float] = {}
+        self._day: int | None = None
+
+    def update(self, ts: int, closes: Mapping[str, float]) -> tuple[frozenset[str], ...] | None:
+        """Take the closes of one bar; return the groups where they were found anew, else None.
+
+        Parameters
+        ----------
+        ts : int
+            Close of the bar, UTC nanoseconds; each time once, in order.
+        closes : mapping of str to float
+            Of the instruments that have this bar. A return over missing bars is left out: it
+            would be one of another length.
+        """
+        row = [_log_return(self._last.get(name), closes.get(name)) for name in self._names]
+        self._last = dict(closes)
+        self._returns[self._at] = row
+        self._at = (self._at + 1) % len(self._returns)
+        day = ts // NS_PER_DAY
+        if day == self._day:
+            return None
+        self._day = day
+        config = self._config
+        # Summed in the order of time: where the ring begins must not change the last bit.
+        window = np.roll(self._returns, -self._at, axis=0)
+        return correlated_groups(window, self._names, config.limit, config.min_bars)
+
+
+def _log_return(before: float | None, now: float | None) -> float:
+    if before is None or now is None or not 0.0 < before < math.inf or not 0.0 < now < math.inf:
+        return math.nan
+    return math.log(now / before)

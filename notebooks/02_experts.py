@@ -142,8 +142,8 @@ axes.plot(date_numbers(bars.ts_init[daily]), bars.close[daily], color="#111827",
 axes.margins(x=0.0)
 axes.set(ylabel="close [USDT]", xlabel="time (UTC)")
 time_axis(axes)
-axes.legend(loc="upper left", bbox_to_anchor=(0.0, 1.0))
-_ = axes.set_title(f"{SYNTHETIC}{bars.instrument_id}, daily closes, and the fold")
+axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3)
+_ = figure.suptitle(f"{SYNTHETIC}{bars.instrument_id}, daily closes, and the fold")
 
 # %% [markdown]
 # ## What was fitted
@@ -397,7 +397,7 @@ for axes, (kind, (scale, name)) in zip(panels, doubts.items(), strict=True):
     axes.set_xticks(range(5), ["least", "2", "3", "4", "most"])
     axes.set_xlabel(f"fifth by {kind} uncertainty")
 panels[0].set_ylabel("right answers [fraction]")
-panels[0].legend(loc="lower left", bbox_to_anchor=(0.0, 0.12))
+figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 _ = figure.suptitle(f"{SYNTHETIC}Does accuracy fall where doubt is large? TFT, {OUT_OF_SAMPLE}")
 
 # %%

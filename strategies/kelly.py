@@ -133,7 +133,8 @@ def shrunk_covariance(returns: Array) -> Array:
     Parameters
     ----------
     returns : Array, shape (n_bars, n_instruments)
-        One-bar log returns, known at the last bar's close; finite, at least two bars.
+        One-bar log returns, known at the last bar's close; finite, at least three
+        bars: two lie on a line through their mean, from which nothing can be told about error.
 
     Returns
     -------
@@ -145,9 +146,9 @@ def shrunk_covariance(returns: Array) -> Array:
     ValueError
         Where the returns are too few or not finite.
     """
-    if returns.ndim != 2 or returns.shape[0] < 2 or returns.shape[1] < 1:
+    if returns.ndim != 2 or returns.shape[0] < 3 or returns.shape[1] < 1:
         raise ValueError(
-            "returns must have the shape (n_bars >= 2, n_instruments >= 1), "
+            "returns must have the shape (n_bars >= 3, n_instruments >= 1), "
             f"was {returns.shape}: give more history"
         )
     if not np.isfinite(returns).all():

@@ -90,7 +90,7 @@ def is_due(text: str, ts_ns: int, last_ns: int) -> bool:
     last_ns : int
         When it was last acted upon, or the start of the run where it never was.
     """
-    return ts_ns > last_ns and next_time(text, last_ns) <= ts_ns
+    return next_time(text, last_ns) <= ts_ns
 
 
 def _refused(text: str) -> ConfigError:

@@ -273,6 +273,17 @@ def test_a_band_between_two_steps_is_left_and_named() -> None:
     assert (planned.trades, planned.moves[0].note) == ((), "step")
 
 
+def test_positions_are_rounded_towards_zero() -> None:
+    # The target of 20 % is 200 units, between 196 and 203.
+    coarse = terms("A", step="7")
+    grown = holding("A", 0.105, terms=coarse, quantity=105.0, cost_frac=0.0)
+    lowered = grown._replace(quantity=301.0)
+    for sign in (1, -1):
+        for one in (grown, lowered):
+            state = book(one._replace(quantity=sign * one.quantity))
+            assert weights(applied(state, plan(FREE, state, {"A": sign * 0.2}))) == [sign * 0.196]
+
+
 def test_given_up_increases_are_named() -> None:
     state = book(holding("A", 0.30), holding("B", 0.10))
     config = FREE.model_copy(update={"max_gross": 0.40})

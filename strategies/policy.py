@@ -57,6 +57,7 @@ OPEN_AT_END = "open_at_end"
 NEVER = 1 << 62
 """Bars since what never happened."""
 _BPS = 10_000.0
+_RATIO_FLOOR = 1e-9
 _ROUNDING = 1e-12
 """What binary sums may be off: 0.55 and 0.02 make more than 0.57, which must still be enough."""
 
@@ -331,7 +332,10 @@ def _volatility_scale(policy: FusionPolicy, market: MarketView | None) -> float:
     if not 0.0 < volatility < math.inf:
         return math.nan
     highest = policy.max_volatility_scale
-    scale: float = (volatility / base) ** policy.volatility_exponent
+    ratio = volatility / base
+    # The power of a ratio that is far out would not be a number that a machine holds.
+    ratio = _RATIO_FLOOR if ratio < _RATIO_FLOOR else ratio
+    scale: float = ratio**policy.volatility_exponent
     if scale > highest:
         return highest
     return scale if scale * highest > 1.0 else 1.0 / highest

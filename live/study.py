@@ -126,6 +126,7 @@ def run_study(
     """
     keep_large_blocks_apart()
     job = _Study.open(profile, catalog, out, request, tell)
+    job.load()
     # A report of what is there writes no fold, and may be made while another process does.
     with contextlib.nullcontext() if request.report_only else alone(out):
         if request.fresh:
@@ -214,6 +215,18 @@ class _Study:
             session.note(sum(keep.holds_fold(index) for index in range(count)))
             release_memory()
         return keep
+
+    def load(self) -> None:
+        """Read all data: what is missing for the last walk-forward is told before the first."""
+        for variant in self.plan.variants:
+            try:
+                self._panel(variant)
+            except LeviBotError as error:
+                error.add_note(
+                    f"the walk-forward {variant.name} needs it; change the profile, or leave its "
+                    "input out of --ablations"
+                )
+                raise
 
     def _panel(self, variant: Variant) -> Panel:
         """Return a walk-forward's data, read once for all that look at the same."""

@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from adapters.synthetic import SyntheticConfig
-from catalog.errors import ConfigError
+from catalog.errors import ConfigError, DataError
 from live.cli import app
 from live.profile import load_profile
 from live.study import run_study
@@ -445,6 +445,21 @@ def test_a_request_of_nothing_is_refused_in_python_too() -> None:
         StudyRequest(StudyConfig(), "", fresh=True, report_only=True)
 
 
+def test_data_that_a_later_walk_forward_lacks_are_told_before_the_first(
+    catalog: Path, tmp_path: Path
+) -> None:
+    # It is stored, but begins a day after the bars.
+    config = StudyConfig(horizons=(1,), inputs=("onchain",), onchain="synthetic.btc")
+    profile = load_profile("synthetic", [word.removeprefix("--set=") for word in SMALL])
+    with pytest.raises(DataError, match=r"synthetic\.btc must begin no later") as caught:
+        run_study(profile, catalog, tmp_path / "study", StudyRequest(config, ""))
+    assert caught.value.__notes__ == [
+        "the walk-forward h1-with-onchain needs it; change the profile, or leave its input out of "
+        "--ablations"
+    ]
+    assert list((tmp_path / "study").iterdir()) == []
+
+
 TINY = "d_model: 8, samples: 2, epochs: 1, chunk_bars: 64, batch_bars: 2048"
 
 
@@ -458,6 +473,7 @@ def test_all_experts_fusions_and_inputs_in_small(
     make_market(catalog, SyntheticConfig(instruments=(BTC, ETH), end="2024-02-20"))
     overrides = [
         *(word.removeprefix("--set=") for word in SMALL),
+        "data.start=2024-01-03",  # on-chain metrics begin a day after the market
         "data.end=2024-02-20",
         "features.regime=true",
         "experts.lightgbm.n_trees=15",

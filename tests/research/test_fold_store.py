@@ -40,7 +40,8 @@ def frame_of(fold: int) -> pd.DataFrame:
 
 
 def kept(folder: Path, told: list[str] | None = None, **parts: str) -> FoldStore:
-    return FoldStore(folder / "h1", question(**parts), [].append if told is None else told.append)
+    remarks: list[str] = [] if told is None else told
+    return FoldStore(folder / "h1", question(**parts), remarks.append)
 
 
 @pytest.fixture

@@ -191,6 +191,18 @@ def test_all_pairs_and_judges_are_counted_together() -> None:
     assert found[0]["p_holm"] > found[0]["p"]
 
 
+def test_verdicts_are_by_the_corrected_p() -> None:
+    pairs = pairs_of({"smc": (0.72, 0.7), "slow": (0.6, 0.61), "flow": (0.75, 0.65)})
+    p = [one["p"] for one in input_effects(pairs, FAST, VALUES)]
+    between = FAST.model_copy(update={"alpha": 2.0 * min(p)})
+    assert [one["verdict"] for one in input_effects(pairs, between, VALUES)] == [NOT_SHOWN] * 3
+    names = ["lightgbm", "lstm", "tft"]
+    frame = planted({"prob_up": 0.9, **{f"fusion_without_{name}": 0.65 for name in names}})
+    p = [one["p"] for one in expert_effects(frame, names, FAST)]
+    between = FAST.model_copy(update={"alpha": 2.0 * min(p)})
+    assert [one["verdict"] for one in expert_effects(frame, names, between)] == [NOT_SHOWN] * 3
+
+
 def test_a_judge_that_never_answered_shows_nothing_and_is_not_counted() -> None:
     pairs = pairs_of({"smc": (0.9, 0.2), "regime": (0.9, 0.2)})
     pairs["regime"][0][f"without {COLUMN}"] = np.nan

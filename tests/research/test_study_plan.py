@@ -99,7 +99,7 @@ def base(
         features=FeatureConfig(lead=BTC) if feature is None else feature,
         label=LabelConfig(horizon_bars=1),
         experts=ExpertsConfig() if expert is None else expert,
-        validation=ValidationConfig(n_folds=2, test_start="2024-01-01"),
+        validation=ValidationConfig(n_folds=2, test_start=parse_time("2024-01-01")),
     )
 
 
@@ -349,7 +349,9 @@ def test_news_is_tested_in_its_own_span_with_its_own_expert() -> None:
 def test_subsets_leave_one_out_or_take_a_stand_in_along(
     names: list[str], default: tuple[str, ...] | None, subsets: dict[str, tuple[str, ...]]
 ) -> None:
-    chosen = {name: {} if name in names else None for name in ExpertsConfig.model_fields}
+    chosen: dict[str, Any] = {
+        name: {} if name in names else None for name in ExpertsConfig.model_fields
+    }
     config = base(expert=ExpertsConfig.model_validate(chosen))
     study = StudyConfig(horizons=(1,), inputs=(), input_experts=(names[0],))
     (main,) = plan_study(config, MARKET, study, STORED, default).variants
@@ -385,4 +387,5 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], told: st
 
 
 def test_the_year_of_the_news_is_that_of_its_test() -> None:
-    assert NewsSpan(test_start="2022-12-31", end="2023-03-01").year == "2022"
+    span = {"test_start": "2022-12-31", "end": "2023-03-01"}
+    assert NewsSpan.model_validate(span).year == "2022"

@@ -38,6 +38,7 @@ from typing import Concatenate
 from catalog.errors import ConfigError
 from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND
 from strategies.guard_holds import Holds
+from strategies.guard_losses import mark
 from strategies.guard_orders import (
     Allowed,
     Book,
@@ -159,6 +160,8 @@ class Guard:
         """
         now = self._advance(ts)
         self._holds.newest_data = self._data[instrument_id] = now
+        if "stale_data" in self.state.holds:
+            self._holds.reopen(self._age_ns)
         if price is not None and unusable(price):
             self._holds.hold(
                 "bad_price", f"price of {instrument_id} must be finite and positive, was {price}"
@@ -181,7 +184,8 @@ class Guard:
         if unusable(equity) or (peak is not None and unusable(peak)):
             self._holds.hold("bad_equity", f"equity must be finite and positive, was {equity}")
             return
-        self._mark(equity, equity if peak is None else max(peak, equity))
+        highest = equity if peak is None else max(peak, equity)
+        mark(self.policy, self._holds, equity, highest)
 
     @_fails_safe
     def on_fill(self, ts: int, instrument_id: str, quantity: float, price: float) -> None:
@@ -329,6 +333,7 @@ class Guard:
         reasons = self.reasons
         # A person's word about the time as well: the clock may have been a day ahead.
         self._holds.clear(ts)
+        self._data = {name: min(seen, ts) for name, seen in self._data.items()}
         self._holds.tell("release", reasons, f"released by {who}")
         return reasons
 
@@ -345,7 +350,7 @@ class Guard:
         if wrong is not None:
             return self._refused_for_good(wrong)
         # The account may have lost since it was last marked.
-        self._mark(book.equity, book.equity)
+        mark(self.policy, self._holds, book.equity, book.equity)
         if self.state.holds:
             return Refused("halted", f"trading has ended: {self.reasons}")
         # An instrument of which nothing has come yet is as stale as can be.
@@ -376,38 +381,3 @@ class Guard:
 
     def _advance(self, ts: int) -> int:
         return self._holds.advance(ts, self._lag_ns, self._age_ns)
-
-    def _mark(self, equity: float, highest: float) -> None:
-        state = self.state
-        state.equity = equity
-        if state.peak_equity is None or highest > state.peak_equity:
-            state.peak_equity = highest
-        if state.start_day != state.day:
-            self._open_day(equity)
-        self._check_daily_loss(equity)
-        lost = state.peak_equity - equity
-        if lost >= self.policy.max_drawdown * state.peak_equity:
-            self._holds.hold(
-                "drawdown",
-                f"equity must stay above {1.0 - self.policy.max_drawdown:.2%} of its peak "
-                f"{state.peak_equity:.2f} USDT, was {equity:.2f}",
-            )
-
-    def _open_day(self, equity: float) -> None:
-        """Close the day before with this mark, and start the new one with it."""
-        state = self.state
-        if state.daily_loss_day is None or state.daily_loss_day != state.start_day:
-            self._check_daily_loss(equity)
-        state.start_day = state.day
-        state.day_start_equity = equity
-
-    def _check_daily_loss(self, equity: float) -> None:
-        start = self.state.day_start_equity
-        if start is None or start - equity < self.policy.max_daily_loss * start:
-            return
-        self.state.daily_loss_day = self.state.start_day
-        self._holds.hold(
-            "daily_loss",
-            f"equity must stay above {1.0 - self.policy.max_daily_loss:.2%} of the day's start "
-            f"{start:.2f} USDT, was {equity:.2f}",
-        )

@@ -47,7 +47,7 @@ WARMUP_BARS = kernels.WARMUP_SLOTS + kernel_tools.MAX_CARRIED
 """History after which a stream equals a run over everything, whatever bars are missing."""
 
 _ROWS_PER_REPORT = 50_000  # often enough for a progress bar, seldom enough to cost nothing
-_ROW_BYTES = 2**19
+_ROW_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ from research.groups.registry import GroupUse
 
 VALUES = 5
 """How many numbers a record has that is no bar; those an input does not use are NaN."""
+RECORDS_AHEAD = 4_096
+"""Records of a group that are laid out beyond what is needed: as many as stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class GroupBatch:
         self._feed = (recorded.ts_init, recorded.bars)
         self._interval_ns = recorded.interval_ns
         self._cursors = np.stack([ends - recorded.counts, ends])
-        self._others = _RecordFeed([records[name] for name, _ in layout.inputs], layout.inputs)
+        self._others = RecordFeed([records[name] for name, _ in layout.inputs], layout.inputs)
         self._rest = (
             layout.state(),
             layout.settings,
@@ -135,60 +137,73 @@ class GroupBatch:
         self._run(limit, self._interval_ns, self._feed, others, self._cursors, cursors, *self._rest)
 
 
-class _RecordFeed:
-    """Hands a group's records over as its loop takes them, as far as they are known by a time.
+class RecordFeed:
+    """Hands a group's records over as its loop takes them: those known by a time, and some more.
 
-    A year of minutes laid out at once would be gigabytes; a stretch of them stays in the cache.
+    A year of minutes laid out at once would be gigabytes; some thousand records stay in the cache.
+    To lay out a few for every stretch of bars would take as long as to work with them.
     """
 
     def __init__(self, parts: Sequence[Records], inputs: Sequence[tuple[str, int]]) -> None:
         self._parts = parts
-        self._done = [0] * len(parts)
-        self._next_ts = [_stamp(part, 0) for part in parts]
         self._rows = np.array([row for _, row in inputs], dtype=np.int64)
         self._ts_init = np.empty(0, dtype=np.int64)
-        self._values = np.empty((0, VALUES))
+        self._columns = np.empty((VALUES, 0))
+        # Where each input's records begin in its part, and in what is laid out of all of them.
+        self._skipped = np.zeros(len(parts), dtype=np.int64)
+        self._first = np.zeros(len(parts), dtype=np.int64)
+        self._cursors = np.zeros((2, len(parts)), dtype=np.int64)
+        known = [part.ts_init for part in parts if len(part.ts_init)]
+        self._known_by = kernel_tools.NEVER if known else _FAR
+        self._ahead = 0
+        if known:
+            span = max(int(ts[-1]) for ts in known) - min(int(ts[0]) for ts in known)
+            self._ahead = span * RECORDS_AHEAD // sum(len(ts) for ts in known)
 
     def until(self, ts: int) -> tuple[tuple[Int64Array, Float64Array, Int64Array], Int64Array]:
-        """Return the records since the last call that are known by `ts`, and their cursors."""
-        counts = [0] * len(self._parts)
+        """Return records that hold all that are known by `ts` and not taken, and their cursors."""
+        if ts > self._known_by:
+            self._known_by = ts + self._ahead
+            self._lay_out()
+        return (self._ts_init, self._columns, self._rows), self._cursors
+
+    def _lay_out(self) -> None:
+        """Lay out what is known by then, behind what the loop has taken."""
+        self._skipped += self._cursors[0] - self._first
+        ends = [np.searchsorted(part.ts_init, self._known_by, "right") for part in self._parts]
+        counts = np.array(ends, dtype=np.int64) - self._skipped
+        np.cumsum(counts, out=self._cursors[1])
+        self._first = self._cursors[1] - counts
+        self._cursors[0] = self._first
+        total = int(counts.sum())
+        if total > len(self._ts_init):
+            self._ts_init = np.empty(2 * total, dtype=np.int64)
+            self._columns = np.empty((VALUES, 2 * total))
         for place, part in enumerate(self._parts):
-            if self._next_ts[place] <= ts:
-                end = int(np.searchsorted(part.ts_init, ts, side="right"))
-                counts[place] = end - self._done[place]
-                self._next_ts[place] = _stamp(part, end)
-        cursors = np.zeros((2, len(counts)), dtype=np.int64)
-        if any(counts):
-            np.cumsum(counts, out=cursors[1])
-            cursors[0] = cursors[1] - counts
-            self._copy(counts)
-        return (self._ts_init, self._values, self._rows), cursors
-
-    def _copy(self, counts: Sequence[int]) -> None:
-        """Lay the next so many records of each input out."""
-        if sum(counts) > len(self._ts_init):
-            self._ts_init = np.empty(2 * sum(counts), dtype=np.int64)
-            self._values = np.empty((2 * sum(counts), VALUES))
-        start = 0
-        for place, part in enumerate(self._parts):
-            room = slice(start, start + counts[place])
-            fresh = slice(self._done[place], self._done[place] + counts[place])
-            self._ts_init[room] = part.ts_init[fresh]
-            for column, numbers in enumerate(part.columns):
-                self._values[room, column] = numbers[fresh]
-            self._values[room, len(part.columns) :] = np.nan
-            self._done[place], start = fresh.stop, room.stop
-
-
-def _stamp(part: Records, place: int) -> int:
-    """Return when a record became known; later than ever if there is none."""
-    return int(part.ts_init[place]) if place < len(part.ts_init) else _FAR
+            if counts[place]:
+                room = slice(int(self._first[place]), int(self._cursors[1, place]))
+                fresh = slice(int(self._skipped[place]), int(ends[place]))
+                self._ts_init[room] = part.ts_init[fresh]
+                for column, numbers in enumerate(part.columns):
+                    self._columns[column, room] = numbers[fresh]
+                self._columns[len(part.columns) :, room] = np.nan
 
 
 _FAR = int(np.iinfo(np.int64).max)
 
 
 type _Pending = tuple[int, int, int, tuple[float, ...]]
+
+
+def _by_row(due: Sequence[_Pending]) -> dict[int, tuple[list[int], list[tuple[float, ...]]]]:
+    """Return stamps and numbers of the records of each row, in their order."""
+    found: dict[int, tuple[list[int], list[tuple[float, ...]]]] = {}
+    for ts, _, row, values in due:
+        stamps, records = found.setdefault(row, ([], []))
+        stamps.append(ts)
+        records.append(values)
+    return found
+
 
 _BEGIN_AND_END = np.array([[0], [1]])
 _STAMP, _BY_TIME = itemgetter(0), itemgetter(0, 1)
@@ -259,9 +274,14 @@ class GroupStream:
         floats, ints = (array.tolist() for array in self.layout.state())
         settings, at = self.layout.settings.tolist(), list(range(self.layout.count))
         take = getattr(module, "take", driver.take_nothing)
+        take_run = getattr(module, "take_run", None)
 
         def advance(slot: int, present: Any, bars: Any, rows: Any, valid: Any) -> None:
-            if self._pending:
+            if self._pending and take_run is not None:
+                for row, (stamps, records) in _by_row(self._due(slot * interval_ns)).items():
+                    columns = list(zip(*records, strict=True))
+                    take_run(stamps, columns, 0, len(stamps), row, floats, ints, settings)
+            elif self._pending:
                 for ts, _, row, values in self._due(slot * interval_ns):
                     take(ts, row, values, floats, ints, settings)
             module.step(slot, interval_ns, present, bars, floats, ints, settings, rows, at, valid)
@@ -278,7 +298,7 @@ class GroupStream:
         first, cursors = np.arange(width), np.zeros((2, width), dtype=np.int64)
         # Each record is an input of its own: the loop takes them in the order of `_due`.
         no_cursors = np.zeros((2, 0), dtype=np.int64)
-        nothing = (np.empty(0, np.int64), np.empty((0, VALUES)), np.empty(0, np.int64))
+        nothing = (np.empty(0, np.int64), np.empty((VALUES, 0)), np.empty(0, np.int64))
 
         def advance(slot: int, present: Any, bars: Any, rows: Any, valid: Any) -> None:
             ts_init[:] = slot * self.interval_ns
@@ -287,10 +307,12 @@ class GroupStream:
             records, record_cursors = nothing, no_cursors
             if self._pending and (due := self._due(slot * self.interval_ns)):
                 count = len(due)
-                numbers = chain.from_iterable([values for _, _, _, values in due])
+                columns = chain.from_iterable(
+                    zip(*[values for _, _, _, values in due], strict=True)
+                )
                 records = (
                     np.fromiter([ts for ts, _, _, _ in due], np.int64, count),
-                    np.fromiter(numbers, np.float64, VALUES * count).reshape(count, VALUES),
+                    np.fromiter(columns, np.float64, VALUES * count).reshape(VALUES, count),
                     np.fromiter([row for _, _, row, _ in due], np.int64, count),
                 )
                 record_cursors = np.arange(count) + _BEGIN_AND_END

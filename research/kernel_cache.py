@@ -131,12 +131,14 @@ def compiled_group(name: str) -> Callable[..., int]:
     use = GroupUse(name, ())
     module = use.module
     take = getattr(module, "take", driver.take_nothing)
-    run = driver.make_run(take, module.step)
+    run = driver.make_run(take, getattr(module, "take_run", driver.take_no_run), module.step)
     helpers: Sequence[Callable[..., Any]] = (
         kernels.gather,
         kernels.passed,
         driver.next_input,
+        driver.known_end,
         driver.take_nothing,
+        driver.take_no_run,
         *module.HELPERS,
     )
     compiled: Callable[..., int] = _compiled((run,), helpers, use.sources, is_counted=False)["run"]

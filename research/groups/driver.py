@@ -13,6 +13,27 @@ def take_nothing(ts: int, row: int, values: Row, floats: Table, ints: Table, set
     """Stand in for the `take` of groups that listen to bars alone."""
 
 
+def take_no_run(
+    record_ts: Row,
+    record_columns: Table,
+    first: int,
+    end: int,
+    row: int,
+    floats: Table,
+    ints: Table,
+    settings: Row,
+) -> None:
+    """Stand in for the `take_run` of groups that take one record at a time."""
+
+
+def known_end(record_ts: Row, first: int, end: int, ts: int) -> int:
+    """Return the first of the records `first` to `end` that is later than `ts`, else `end`."""
+    at = first
+    while at < end and record_ts[at] <= ts:
+        at += 1
+    return at
+
+
 def next_input(record_ts: Row, cursors: Table, ts: int) -> int:
     """Return the input with the earliest record known by `ts`, NEVER if there is none left.
 
@@ -28,8 +49,18 @@ def next_input(record_ts: Row, cursors: Table, ts: int) -> int:
     return found
 
 
-def make_run(take: Callable[..., None], step: Callable[..., None]) -> Callable[..., int]:
-    """Return the loop for one group; `take` and `step` are inlined when it is compiled."""
+def make_run(
+    take: Callable[..., None], take_run: Callable[..., None], step: Callable[..., None]
+) -> Callable[..., int]:
+    """Return the loop for one group; its functions are inlined when it is compiled.
+
+    Parameters
+    ----------
+    take, take_run, step : callable
+        See `research.groups.registry.Group`; one of the first two is `take_nothing` or
+        `take_no_run`.
+    """
+    in_runs = take_run is not take_no_run
 
     def run(
         limit: int,
@@ -54,8 +85,8 @@ def make_run(take: Callable[..., None], step: Callable[..., None]) -> Callable[.
             Length of a bar in nanoseconds.
         feed : tuple of (n_rows,) int64 and (n_rows, 5) float64
             `ts_init` and the bars, instrument after instrument.
-        records : tuple of (n,) int64, (n, 5) float64 and (n_inputs,) int64
-            What is no bar: `ts_init` and values, input after input and sorted by time within;
+        records : tuple of (n,) int64, (5, n) float64 and (n_inputs,) int64
+            What is no bar: `ts_init` and columns, input after input and sorted by time within;
             the row of the state that each input belongs to.
         cursors : (2, n_instruments) int64
             Next row and end of each instrument's bars; changed in place.
@@ -71,7 +102,7 @@ def make_run(take: Callable[..., None], step: Callable[..., None]) -> Callable[.
             Receive the group's columns; say which rows are warm. One row per bar.
         """
         ts_init, recorded = feed
-        record_ts, record_values, record_row = records
+        record_ts, record_columns, record_row = records
         floats, ints = state
         present, bars = scratch
         done = 0
@@ -80,12 +111,20 @@ def make_run(take: Callable[..., None], step: Callable[..., None]) -> Callable[.
             if ts == NEVER:
                 break
             # What became known at the bar's own stamp counts.
-            source = next_input(record_ts, record_cursors, ts)
-            while source != NEVER:
-                at = record_cursors[0][source]
-                take(record_ts[at], record_row[source], record_values[at], floats, ints, settings)
-                record_cursors[0][source] = at + 1
+            if in_runs:
+                for source in range(len(record_row)):
+                    at, row = record_cursors[0][source], record_row[source]
+                    end = known_end(record_ts, at, record_cursors[1][source], ts)
+                    if end > at:
+                        take_run(record_ts, record_columns, at, end, row, floats, ints, settings)
+                        record_cursors[0][source] = end
+            else:
                 source = next_input(record_ts, record_cursors, ts)
+                while source != NEVER:
+                    at, row = record_cursors[0][source], record_row[source]
+                    take(record_ts[at], row, record_columns[:, at], floats, ints, settings)
+                    record_cursors[0][source] = at + 1
+                    source = next_input(record_ts, record_cursors, ts)
             slot = ts // interval_ns
             step(slot, interval_ns, present, bars, floats, ints, settings, rows, cursors[0], valid)
             done += passed(cursors, present)

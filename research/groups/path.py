@@ -79,36 +79,60 @@ def inputs(instruments: Sequence[str], options: Any) -> tuple[Input, ...]:
     return tuple((minute_input(name), row) for row, name in enumerate(instruments))
 
 
-def take(ts: int, row: int, values: Row, floats: Table, ints: Table, settings: Row) -> None:
-    """Take in the minute (open, high, low, close, volume) that closes at `ts`."""
+def take_run(
+    record_ts: Row,
+    record_columns: Table,
+    first: int,
+    end: int,
+    row: int,
+    floats: Table,
+    ints: Table,
+    settings: Row,
+) -> None:
+    """Take in the minutes (open, high, low, close, volume) from `first` to before `end`.
+
+    See `research.groups.registry.TakeRun`. What changes with every minute is kept in locals: in
+    registers when it is compiled, and without look-ups when it is not.
+    """
     f, k = floats[row], ints[row]
     minutes = settings[INTERVAL_MINUTES]
-    if ts > k[BAR_TS]:
-        interval = minutes * MINUTE_NS
-        k[BAR_TS] = -(-ts // interval) * interval
-        k[NEXT_TS] = k[BAR_TS] - interval + MINUTE_NS
-        k[MINUTES] = 0
-        f[CLOSE] = f[HIGH] = f[LOW] = values[0]
-        f[RISES] = f[FALLS] = f[VOLUME] = f[LATE_VOLUME] = f[HIGH_AT] = f[LOW_AT] = 0.0
-    if ts != k[NEXT_TS]:
-        return  # one before it is missing, or it is there already
-    place = k[MINUTES]
-    k[MINUTES] = place + 1
-    k[NEXT_TS] = ts + MINUTE_NS
-    change = math.log(values[3] / f[CLOSE])
-    # Selections rather than branches, which a processor cannot foresee.
-    rise, fall = max(change, 0.0), min(change, 0.0)
-    f[RISES] += rise * rise
-    f[FALLS] += fall * fall
-    f[CLOSE] = values[3]
-    f[VOLUME] += values[4]
-    f[LATE_VOLUME] += values[4] if 5 * place >= 4 * minutes else 0.0
-    # A minute counts with its middle; that the bar's open is an extreme is place 0.
-    middle = place + 0.5
-    f[HIGH_AT] = middle if values[1] > f[HIGH] else f[HIGH_AT]
-    f[LOW_AT] = middle if values[2] < f[LOW] else f[LOW_AT]
-    f[HIGH] = max(values[1], f[HIGH])
-    f[LOW] = min(values[2], f[LOW])
+    interval = minutes * MINUTE_NS
+    late = (4 * minutes + 4) // 5  # the first minute of the last fifth
+    bar_ts, next_ts, place = k[BAR_TS], k[NEXT_TS], k[MINUTES]
+    before, rises, falls = f[CLOSE], f[RISES], f[FALLS]
+    volume, late_volume = f[VOLUME], f[LATE_VOLUME]
+    top, bottom, top_at, bottom_at = f[HIGH], f[LOW], f[HIGH_AT], f[LOW_AT]
+    opens, highs, lows = record_columns[0], record_columns[1], record_columns[2]
+    closes, volumes = record_columns[3], record_columns[4]
+    for at in range(first, end):
+        ts = record_ts[at]
+        if ts > bar_ts:
+            bar_ts = -(-ts // interval) * interval
+            next_ts = bar_ts - interval + MINUTE_NS
+            place = 0
+            before = top = bottom = opens[at]
+            rises = falls = volume = late_volume = top_at = bottom_at = 0.0
+        if ts == next_ts:  # else one before it is missing, or it is there already
+            # A minute counts with its middle; that the bar's open is an extreme is place 0.
+            middle = place + 0.5
+            high, low, close, traded = highs[at], lows[at], closes[at], volumes[at]
+            change = math.log(close / before)
+            # Selections rather than branches, which a processor cannot foresee.
+            rise, fall = max(change, 0.0), min(change, 0.0)
+            rises += rise * rise
+            falls += fall * fall
+            before = close
+            volume += traded
+            late_volume += traded if place >= late else 0.0
+            top_at = middle if high > top else top_at
+            bottom_at = middle if low < bottom else bottom_at
+            top, bottom = max(high, top), min(low, bottom)
+            place += 1
+            next_ts = ts + MINUTE_NS
+    k[BAR_TS], k[NEXT_TS], k[MINUTES] = bar_ts, next_ts, place
+    f[CLOSE], f[RISES], f[FALLS] = before, rises, falls
+    f[VOLUME], f[LATE_VOLUME] = volume, late_volume
+    f[HIGH], f[LOW], f[HIGH_AT], f[LOW_AT] = top, bottom, top_at, bottom_at
 
 
 def step(
@@ -144,5 +168,5 @@ def step(
                 row[to + LOW_PLACE] = f[LOW_AT] / settings[INTERVAL_MINUTES]
 
 
-HELPERS = (take, step)
+HELPERS = (take_run, step)
 SOURCES: tuple[ModuleType, ...] = ()

@@ -29,7 +29,8 @@ class Group(Protocol):
     Where a group defines ``inputs(instruments, options)``, it listens to those as well as to
     bars: ``take(ts, row, values, floats, ints, settings)`` is called for each record, in the order
     of `ts`, before the step of the first bar whose ``ts_init`` is not earlier. `values` has five
-    numbers, of which an input uses the first few.
+    numbers, of which an input uses the first few. A group of which each input has a row of its own
+    and which takes in much may define `take_run` instead; see `TakeRun`.
     """
 
     NAME: str
@@ -67,6 +68,27 @@ class Take(Protocol):
         self, ts: int, row: int, values: Any, floats: Any, ints: Any, settings: Any
     ) -> None:
         """Take in the five `values` known at `ts`, for one row of the state."""
+
+
+class TakeRun(Protocol):
+    """How a group takes in several records of one row, of which the other rows know nothing."""
+
+    def __call__(
+        self,
+        record_ts: Any,
+        record_columns: Any,
+        first: int,
+        end: int,
+        row: int,
+        floats: Any,
+        ints: Any,
+        settings: Any,
+    ) -> None:
+        """Take in the records from `first` to before `end`, in their order, for one row.
+
+        `record_ts` and the five `record_columns` may hold more. However many come at a time, the
+        state must be the same to the bit.
+        """
 
 
 @dataclass(frozen=True, slots=True)

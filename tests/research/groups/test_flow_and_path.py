@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from catalog.arrays import BarArrays, Ohlcv
 from catalog.timestamps import NS_PER_MINUTE
 from research.features import FeatureConfig, FeatureMatrix, FeatureStream, compute_features
+from research.groups import path
 from research.groups.path import MINUTE_NS
 from research.panel import Panel
 from tests.research.markets import BTC, Market, bars_by_time, furnished, take, told
@@ -182,3 +186,24 @@ def test_the_path_of_a_bar_of_five_minutes_has_a_last_minute() -> None:
     bars: BarArrays = panel.minutes[BTC]
     share = bars.volume[4::5] / bars.volume.reshape(-1, 5).sum(axis=1)
     np.testing.assert_allclose(column(matrix, "path_late_volume")[960:], share[960:], rtol=1e-12)
+
+
+@given(seed=st.integers(0, 2**31 - 1))
+@settings(max_examples=25, deadline=None)
+def test_however_many_minutes_come_at_a_time_the_state_is_the_same(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    # A minute may be missing, and one comes twice.
+    minutes = np.sort([*random.choice(60, 59, replace=False).tolist(), random.integers(60)])
+    stamps = (1_900_000 * 15 + minutes) * MINUTE_NS
+    close = np.exp(0.01 * random.normal(size=60).cumsum())
+    columns = [close * scale for scale in (1.0, 1.01, 0.99, 1.0, 5.0)]
+    state = [path.settings((BTC,), 15 * MINUTE_NS, ()), [0.0] * path.FLOATS, [-1] * path.INTS]
+    results = []
+    for cuts in (set[int](), set(random.choice(60, 9).tolist()), set(range(60))):
+        rules, floats, ints = (list(part) for part in state)
+        ends = sorted({0, *cuts, 60})
+        for first, end in pairwise(ends):
+            path.take_run(stamps, columns, first, end, 0, [floats], [ints], rules)
+        results.append((floats, ints))
+    assert results[0] == results[1] == results[2]
+    assert results[0][1][path.BAR_TS] > 0

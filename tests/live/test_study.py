@@ -484,7 +484,7 @@ def test_all_experts_fusions_and_inputs_in_small(
     experts = ("lightgbm", "transformer", "tft", "lstm", "heuristic")
     inputs = ("smc", "timeframes", "cross", "relations", "slow", "funding", "funding_terms")
     news = {
-        "series": ("synthetic_news",),
+        "series": ("synthetic_news.btc",),
         "test_start": "2024-01-24",
         "end": "2024-02-16",
         "n_folds": 1,

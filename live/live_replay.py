@@ -18,7 +18,7 @@ from catalog.progress import Progress, no_progress
 from live.node import fence_answer, run_node
 from live.paper import PaperExecutionClient, PaperWiring
 from research.predictor import Predictor
-from strategies.backtest import BacktestOutcome, Replay, ReplayInputs
+from strategies.backtest import BacktestOutcome, Replay, ReplayInputs, expected_costs
 from strategies.execution import ExecutionConfig
 from strategies.fusion import FusionPolicy, FusionStrategy, StrategySettings
 from strategies.outcome import close_books, run_frames
@@ -119,6 +119,7 @@ class LiveReplay:
             instruments=inputs.instruments,
             interval_ns=inputs.bars[0].interval_ns,
             books_funding=self.backtest.execution.funding == "recorded",
+            costs=expected_costs(self.backtest.execution, inputs.bars[0].interval_ns),
         )
         return FusionStrategy(self.backtest.policy, settings, self.recorder)
 

@@ -142,6 +142,7 @@ class PaperExecutionClient(ExecutionClient):
         prices = (price_number(bar.open), price_number(bar.high), price_number(bar.low))
         name = str(bar.bar_type.instrument_id)
         self._publish(self.book.on_bar(name, prices, bar.ts_init))
+        self.book.on_volume(name, price_number(bar.volume))
 
     def on_funding(self, funding: FundingRateUpdate) -> None:
         """Take a settlement, where the execution settings say so.

@@ -9,6 +9,7 @@ same functions as the replay's fill model.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -22,6 +23,7 @@ from strategies.execution import (
     stop_is_triggered,
     stop_reference,
 )
+from strategies.impact import fill_slippage_bps
 from strategies.ledger import FundingRow, Ledger, LedgerFill
 
 
@@ -113,6 +115,7 @@ class PaperBook:
         self._markets: dict[str, list[PaperOrder]] = {name: [] for name in terms}
         self._stops: dict[str, list[PaperOrder]] = {name: [] for name in terms}
         self._known: dict[str, PaperOrder] = {}
+        self._volumes = dict.fromkeys(terms, math.nan)
         self.ledger = Ledger(execution.starting_balance)
         self.filled: dict[str, float] = {}
 
@@ -168,6 +171,10 @@ class PaperBook:
         """Take a complete bar's open, high and low: its range fills the stops that it reached."""
         events = self._arrive(instrument_id, ts_event)
         return events + self._trigger_stops(instrument_id, *prices, ts_event)
+
+    def on_volume(self, instrument_id: str, volume: float) -> None:
+        """Take note, after `on_bar`, of what was traded in the bar: later fills are sized by it."""
+        self._volumes[instrument_id] = volume
 
     def on_mark(self, instrument_id: str, price: float) -> None:
         """Take note of the mark price, at which settlements are paid."""
@@ -226,7 +233,8 @@ class PaperBook:
             if quantity == 0.0:
                 return PaperReject(order, ts_event, _would_increase(order))
         terms, execution = self._terms[order.instrument_id], self._execution
-        price = slipped_price(order.side, reference, execution.slippage_bps, terms.tick)
+        slippage = fill_slippage_bps(execution, quantity, self._volumes[order.instrument_id])
+        price = slipped_price(order.side, reference, slippage, terms.tick)
         fee = commission(quantity, price, execution.taker_fee_bps)
         self.ledger.apply_fill(
             LedgerFill(ts_event, order.instrument_id, order.side, quantity, price, fee, "")

@@ -79,6 +79,7 @@ _KINDS = (
         ("instrument_id",),
         ("side", "regime", "degraded", "entry_threshold"),
     ),
+    _Kind("guard", "guard", "ts", ("kind", "reason"), None),
     _Kind("decisions", "decisions", "ts_init", ("instrument_id",), ("prob_up",), leeway=1.0),
     _Kind("sides", "decisions", "ts_init", ("instrument_id",), ("side",)),
     # A weight follows the probability, at most as many times as `position_frac` may be large.

@@ -29,7 +29,7 @@ from research.settings import WalkForwardConfig
 from research.splits import Time, ValidationConfig
 from research.staleness import StalenessConfig
 from strategies.execution import ExecutionConfig
-from strategies.policy import FusionPolicy
+from strategies.policy_config import FusionPolicy
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 
@@ -121,7 +121,7 @@ class Profile(Config):
         parts = {name: getattr(self, name) for name in WalkForwardConfig.model_fields}
         if self.strategy.entry_threshold == "swept" and self.thresholds.cost_bps is None:
             execution = self.execution
-            cost = 2.0 * (execution.taker_fee_bps + execution.slippage_bps)
+            cost = 2.0 * (execution.taker_fee_bps + execution.base_slippage_bps)
             parts["thresholds"] = self.thresholds.model_copy(update={"cost_bps": max(cost, 0.0)})
         return WalkForwardConfig(**parts)
 

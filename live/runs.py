@@ -41,7 +41,7 @@ RUN_FILE = "run.json"
 PROFILE_FILE = "profile.yaml"
 PREDICTIONS_FILE = "predictions.parquet"
 TEARSHEET_FILE = "tearsheet.html"
-TABLES = ("decisions", "orders", "fills", "positions", "funding", "equity")
+TABLES = ("decisions", "orders", "fills", "positions", "funding", "equity", "guard")
 """The frames of a replay that are saved, each as NAME.parquet."""
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # glibc, malloc.h
 _PACKAGES = ("catalog", "adapters", "research", "strategies", "live")

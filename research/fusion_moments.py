@@ -88,12 +88,14 @@ def mixture_epistemic(
     Returns
     -------
     (n_rows,) float64
-        NaN where one expert without members is all that there is.
+        NaN where one expert without members is all that counts.
     """
     mean = _mixture_mean(weights, probabilities)
     inner = np.where(np.isnan(epistemic), 0.0, epistemic) ** 2
     apart = (probabilities - mean[:, np.newaxis]) ** 2
-    present = ~np.isnan(probabilities)
+    # One without weight says nothing, unless none has any: then all count alike.
+    counts = (weights != 0.0) | ~(weights != 0.0).any(axis=1, keepdims=True)
+    present = ~np.isnan(probabilities) & counts
     known = (present & ~np.isnan(epistemic)).any(axis=1) | (present.sum(axis=1) > 1)
     return np.where(known, np.sqrt(_mixture_mean(weights, inner + apart)), np.nan)
 

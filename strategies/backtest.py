@@ -7,6 +7,7 @@ ends with a reconciliation that fails it rather than let a silent fault pass (NA
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from decimal import Decimal
@@ -23,16 +24,19 @@ from nautilus_trader.risk import RiskEngineConfig
 from catalog.errors import RunFailedError
 from catalog.progress import Progress, no_progress
 from research.predictor import Predictor
+from strategies.edge import round_trip_cost_frac
 from strategies.execution import ExecutionConfig, InstrumentTerms
 from strategies.fill_check import FillCheck, FillRules
 from strategies.fill_model import ReplayFeeModel, ReplayFillModel, ReplayMarket
-from strategies.fusion import FusionStrategy, StrategySettings
+from strategies.fusion import FUNDING_NS, FusionStrategy, StrategySettings
+from strategies.intent import TradeCosts
 from strategies.market_data import (
+    BarVolumes,
     open_quotes,
     price_number,
 )
 from strategies.outcome import BacktestOutcome, close_books, run_frames
-from strategies.policy import FusionPolicy
+from strategies.policy_config import FusionPolicy
 from strategies.predictor_actor import PredictorActor, PredictorActorConfig
 from strategies.reconciliation import Reconciliation
 from strategies.recorder import FINAL_STATUSES, RunRecorder
@@ -132,6 +136,7 @@ class Replay:
             instruments=self.inputs.instruments,
             interval_ns=self.inputs.bars[0].interval_ns,
             books_funding=self.execution.funding == "recorded",
+            costs=expected_costs(self.execution, self.inputs.bars[0].interval_ns),
             settle_after_ns=self.execution.latency_ns + 1,
             send_at=self.send_at,
         )
@@ -150,7 +155,10 @@ class Replay:
     def add_venue(self, engine: BacktestEngine, now: Callable[[], int]) -> None:
         """Add the exchange: latency, fills, fees, account."""
         execution = self.execution
-        market = ReplayMarket(execution, self.quotes, now)
+        volumes = {
+            one.instrument_id: BarVolumes(one.ts_init, one.volume) for one in self.inputs.bars
+        }
+        market = ReplayMarket(execution, self.quotes, volumes, now)
         currency = Currency.from_str("USDT")
         engine.add_venue(
             self.inputs.instruments[0].id.venue,
@@ -240,8 +248,7 @@ class Replay:
 
     def fill_check(self) -> FillCheck:
         """Return the check of the run's fills against its bars."""
-        stop = self.policy.stop_loss_frac
-        rules = FillRules(self.inputs.bars, self.terms, self.execution, stop)
+        rules = FillRules(self.inputs.bars, self.terms, self.execution, self.policy.stop_fracs)
         return FillCheck(self.recorder, rules)
 
     def settlements_due(self) -> int:
@@ -258,6 +265,13 @@ class Replay:
             row = np.searchsorted(times, series.ts_init, side="right")
             due += int(np.count_nonzero(held[row]))
         return due
+
+
+def expected_costs(execution: ExecutionConfig, interval_ns: int) -> TradeCosts:
+    """Return what a trade is expected to cost, for rules and sizes that ask."""
+    funding = FUNDING_NS / interval_ns if execution.funding == "recorded" else math.nan
+    paid = round_trip_cost_frac(execution.taker_fee_bps, execution.base_slippage_bps)
+    return TradeCosts(paid, funding)
 
 
 def engine_config() -> BacktestEngineConfig:

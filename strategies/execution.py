@@ -29,9 +29,10 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import lru_cache
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from catalog.config import Config
+from strategies.fees import EXPLICIT, fee_fault
 
 type Side = Literal[-1, 1]
 """The direction of an order: +1 buys, -1 sells."""
@@ -41,6 +42,14 @@ SELL: Side = -1
 MONEY_DECIMALS = 8
 """Decimals of a USDT amount: every booking is rounded to them, as the engine's account does."""
 _BPS = Decimal(10_000)
+_COSTS = (
+    "maker_fee_bps",
+    "taker_fee_bps",
+    "slippage_bps",
+    "latency_slippage_bps",
+    "impact_bps",
+    "impact_cap_bps",
+)
 
 
 class ExecutionConfig(Config):
@@ -48,14 +57,27 @@ class ExecutionConfig(Config):
 
     Parameters
     ----------
+    fee_tier : str
+        Whose fees they are, a name in `strategies.fees.FEE_TIERS`: the fees must then be those of
+        the tier. ``explicit`` for fees that belong to none.
     maker_fee_bps, taker_fee_bps : float
         Fee in basis points of the traded value. Market and stop orders take.
     latency_ms : int
         Time from decision to arrival at the exchange, milliseconds, at least 1: without a delay
         the engine would fill at the very close on which the decision was made.
+    latency_slippage_bps : float
+        What the spread of the latency costs on average, basis points: the engine knows only a
+        constant one. `strategies.impact.latency_spread_bps` works it out.
     slippage_bps : float
-        How much worse than the reference price a market or stop order fills, basis points; the
-        result is rounded to the tick against us.
+        How much worse than the reference price the smallest market or stop order fills, basis
+        points: half of the spread.
+    impact_bps : float
+        How much worse still an order fills that is as large as the volume of the last completed
+        bar, basis points; a smaller one by the square root of its part (`strategies.impact`). 0
+        for none.
+    impact_cap_bps : float
+        Largest impact, basis points. With the rest of the slippage it is rounded to the tick
+        against us.
     funding : {"recorded", "none"}
         Whether the recorded settlements are booked. ``recorded`` without records fails the run.
     starting_balance : float
@@ -64,10 +86,14 @@ class ExecutionConfig(Config):
         Largest gross exposure in multiples of equity.
     """
 
+    fee_tier: str
     maker_fee_bps: float = Field(ge=-10, le=100)
     taker_fee_bps: float = Field(ge=-10, le=100)
     latency_ms: int = Field(ge=1, le=60_000)
+    latency_slippage_bps: float = Field(ge=0, le=1_000)
     slippage_bps: float = Field(ge=0, le=1_000)
+    impact_bps: float = Field(ge=0, le=10_000)
+    impact_cap_bps: float = Field(ge=0, le=1_000)
     funding: Literal["recorded", "none"]
     starting_balance: float = Field(gt=0)
     leverage: float = Field(gt=0, le=125)
@@ -77,10 +103,39 @@ class ExecutionConfig(Config):
     def _whole_cents(cls, value: float) -> float:
         return round(value, MONEY_DECIMALS)
 
+    @model_validator(mode="after")
+    def _check_fees(self) -> Self:
+        fault = fee_fault(self.fee_tier, self.maker_fee_bps, self.taker_fee_bps)
+        if fault is not None:
+            raise ValueError(fault)
+        return self
+
     @property
     def latency_ns(self) -> int:
         """Latency in nanoseconds."""
         return self.latency_ms * 1_000_000
+
+    @property
+    def base_slippage_bps(self) -> float:
+        """Slippage of an order that is too small to move the market, basis points."""
+        return self.slippage_bps + self.latency_slippage_bps
+
+    @property
+    def worst_slippage_bps(self) -> float:
+        """Largest slippage of any order, basis points."""
+        return self.base_slippage_bps + (self.impact_cap_bps if self.impact_bps else 0.0)
+
+    def with_costs(self, multiple: float) -> Self:
+        """Return the settings with fees, slippage and impact so many times as large.
+
+        Rebates, which are negative fees, are not multiplied above 1: more of them is no stress.
+        """
+        scaled = {name: multiple * getattr(self, name) for name in _COSTS}
+        for name in ("maker_fee_bps", "taker_fee_bps"):
+            if getattr(self, name) < 0.0:
+                scaled[name] = min(multiple, 1.0) * getattr(self, name)
+        tier = self.fee_tier if multiple == 1.0 else EXPLICIT
+        return type(self).model_validate({**self.model_dump(), **scaled, "fee_tier": tier})
 
 
 @dataclass(frozen=True, slots=True)

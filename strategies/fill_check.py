@@ -7,6 +7,7 @@ clock or fill model: each must have happened when and for what it should, and no
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ from strategies.execution import (
     stop_reference,
     stop_trigger,
 )
+from strategies.impact import fill_slippage_bps
+from strategies.market_data import BarVolumes
 from strategies.policy import STOP_LOSS
 from strategies.recorder import FINAL_STATUSES, FillRow, OrderRow, RunRecorder
 
@@ -48,14 +51,14 @@ class FillRules:
         Ticks.
     execution : ExecutionConfig
         Latency and slippage.
-    stop_loss_frac : float or None
-        The policy's stop.
+    stop_fracs : (float, float), optional
+        Least and largest distance of a stop that the policy knows; None if it has no stops.
     """
 
     bars: Sequence[BarArrays]
     terms: Mapping[str, InstrumentTerms]
     execution: ExecutionConfig
-    stop_loss_frac: float | None
+    stop_fracs: tuple[float, float] | None
 
 
 class _Moments:
@@ -125,9 +128,20 @@ class FillCheck:
         self._rules = rules
         latency = rules.execution.latency_ns
         self._moments = {one.instrument_id: _Moments(one, latency) for one in rules.bars}
+        self._volumes = {
+            one.instrument_id: BarVolumes(one.ts_init, one.volume) for one in rules.bars
+        }
         self._fills: dict[str, list[FillRow]] = defaultdict(list)
         for fill in recorder.fills:
             self._fills[fill.client_order_id].append(fill)
+        opening = (
+            (fill, recorder.orders[fill.client_order_id])
+            for fill in recorder.fills
+            if not recorder.orders[fill.client_order_id].reduce_only
+        )
+        self._entries = {
+            (fill.instrument_id, fill.ts_event): row.stop_frac for fill, row in opening
+        }
 
     def meets_no_price(self, row: OrderRow) -> bool:
         """Return whether an order was sent when its instrument had no further open to come."""
@@ -145,10 +159,18 @@ class FillCheck:
             if row.type == "STOP_MARKET":
                 stops[row.instrument_id, row.ts_init].append(row)
         found: list[str] = []
-        if self._rules.stop_loss_frac is not None:
+        known = self._rules.stop_fracs
+        if known is not None:
             for held in self._positions():
+                fraction = self._entries.get((held.instrument_id, held.ts_opened), math.nan)
                 own = stops.pop((held.instrument_id, held.ts_opened), [])
-                found += self._stop_faults(held, own, self._rules.stop_loss_frac)
+                if known[0] <= fraction <= known[1]:
+                    found += self._stop_faults(held, own, fraction)
+                else:
+                    found.append(
+                        f"the entry of the {held} must ask for a stop between {known[0]:g} and "
+                        f"{known[1]:g} of its price away, asked for {fraction:g}"
+                    )
         found += [
             f"stop {row.client_order_id} belongs to no position"
             for left in stops.values()
@@ -198,7 +220,7 @@ class FillCheck:
             yield f"{_described(row)} must fill at {format_time(ts)}, was still {row.status}"
         for fill in fills:
             reference = self._recorder.references.get(fill.client_order_id, float("nan"))
-            exact = self._slipped(row, price)
+            exact = self._slipped(fill, price, ts)
             if (fill.ts_event, reference, fill.price) != (ts, price, exact):
                 yield (
                     f"{_described(row)} must fill at {format_time(ts)} for {exact} (the next open, "
@@ -206,9 +228,12 @@ class FillCheck:
                     f"{fill.price} (from {reference})"
                 )
 
-    def _slipped(self, row: OrderRow, reference: float) -> float:
-        tick = self._rules.terms[row.instrument_id].tick
-        return slipped_price(row.side, reference, self._rules.execution.slippage_bps, tick)
+    def _slipped(self, fill: FillRow, reference: float, ts: int) -> float:
+        """Return the price of a fill that must happen at `ts`."""
+        name = fill.instrument_id
+        volume = self._volumes[name].before(ts)
+        slippage = fill_slippage_bps(self._rules.execution, fill.quantity, volume)
+        return slipped_price(fill.side, reference, slippage, self._rules.terms[name].tick)
 
     def _positions(self) -> Iterator[_Held]:
         ledger = self._recorder.ledger
@@ -260,18 +285,20 @@ class FillCheck:
         elif reached is None and stopped:
             yield f"{held} never reached its trigger {stop.trigger_price}, but {_closed(held)}"
         elif reached is not None:
-            yield from self._stop_price(stop, float(moments.price[reached // 2]))
+            yield from self._stop_price(stop, reached)
 
     def _bar_of(self, held: _Held, moment: int) -> str:
         moments = self._moments[held.instrument_id]
         where = "within the bar that closes" if moment % 2 else "with the bar's open"
         return f"{where} at {format_time(int(moments.times[moment]))}"
 
-    def _stop_price(self, stop: OrderRow, open_price: float) -> Iterator[str]:
+    def _stop_price(self, stop: OrderRow, moment: int) -> Iterator[str]:
+        moments = self._moments[stop.instrument_id]
+        open_price = float(moments.price[moment // 2])
         wanted = stop_reference(stop.side, stop.trigger_price, open_price)
-        price = self._slipped(stop, wanted)
         reference = self._recorder.references.get(stop.client_order_id, float("nan"))
         for fill in self._fills.get(stop.client_order_id, []):
+            price = self._slipped(fill, wanted, int(moments.times[moment]))
             if (fill.price, reference) != (price, wanted):
                 yield (
                     f"stop {stop.client_order_id} of {stop.instrument_id} must fill for {price} "

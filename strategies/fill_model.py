@@ -2,7 +2,8 @@
 
 The engine asks for a book to fill an order against. It gets one level, at the reference price
 moved by the slippage, deep enough for any order. The engine shows this model neither time nor the
-bar's open (its best bid is the bar's extreme), so both are looked up by the clock.
+bar's open (its best bid is the bar's extreme) nor what was traded, so all are looked up by the
+clock.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from strategies.execution import (
     slipped_price,
     stop_reference,
 )
-from strategies.market_data import OpenQuotes, price_number
+from strategies.impact import fill_slippage_bps
+from strategies.market_data import BarVolumes, OpenQuotes, price_number
 from strategies.recorder import RunRecorder
 
 _DEPTH = 1e9
@@ -51,12 +53,15 @@ class ReplayMarket:
         Fees and slippage.
     quotes : mapping of instrument id to OpenQuotes
         The prices at which market orders fill.
+    volumes : mapping of instrument id to BarVolumes
+        What was traded in each bar.
     now : callable
         The replay's time, UTC nanoseconds.
     """
 
     execution: ExecutionConfig
     quotes: Mapping[str, OpenQuotes]
+    volumes: Mapping[str, BarVolumes]
     now: Callable[[], int]
 
 
@@ -96,7 +101,10 @@ class ReplayFillModel(FillModel):
             raise RunFailedError(
                 f"order type must be MARKET or STOP_MARKET, was {order.order_type}"
             )
-        price = slipped_price(side, reference, self._market.execution.slippage_bps, terms.tick)
+        volume = self._market.volumes[terms.instrument_id].before(now)
+        quantity = price_number(order.quantity)
+        slippage = fill_slippage_bps(self._market.execution, quantity, volume)
+        price = slipped_price(side, reference, slippage, terms.tick)
         self.recorder.reference(order.client_order_id.value, reference)
         level = BookOrder(
             OrderSide.SELL if side == BUY else OrderSide.BUY,

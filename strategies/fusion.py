@@ -2,89 +2,58 @@
 
 It decides by the stamps of data and never by the clock, takes its equity from its own ledger, and
 waits until it has seen every bar of a time itself before it acts on that time's predictions, so
-that the order in which the engine calls actor and strategy does not matter.
+that the order in which the engine calls actor and strategy does not matter. Every order that adds
+risk is shown to the risk guard first, where there is one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Self
+import math
+from typing import Any, NamedTuple, Self
 
-from nautilus_trader.model import (
-    BarType,
-    ClientOrderId,
-    InstrumentId,
-    OrderSide,
-    Price,
-    Quantity,
-    StrategyId,
-)
+from nautilus_trader.model import StrategyId
 from nautilus_trader.trading import Strategy, StrategyConfig
 
-from catalog.instruments import bar_type
-from catalog.timestamps import interval_name
+from catalog.timestamps import NS_PER_HOUR
 from catalog.types import register_types
-from strategies.callbacks import guarded, nothing
-from strategies.execution import BUY, SELL, InstrumentTerms, Side, stop_trigger
+from strategies.callbacks import guarded
+from strategies.execution import BUY, SELL, stop_trigger
+from strategies.guard_desk import GuardDesk
+from strategies.intent import MarketView
 from strategies.market_data import price_number
-from strategies.order_ids import OrderKind, check_tag, order_id
-from strategies.policy import STOP_LOSS, FusionPolicy, Held, Verdict, decide
+from strategies.order_desk import InstrumentState, OrderDesk, StrategySettings
+from strategies.policy import (
+    NEVER,
+    STOP_LOSS,
+    STOP_REFUSED,
+    DecidedBars,
+    Held,
+    Verdict,
+    decide,
+)
+from strategies.policy_config import FusionPolicy
 from strategies.predictor_actor import PREDICTION_TYPE
-from strategies.recorder import FINAL_STATUSES, Decision, FillRow, OrderRow, RunRecorder
-from strategies.sizing import confidence, order_quantity, target_fraction
+from strategies.recorder import FINAL_STATUSES, Decision, FillRow, RunRecorder
+from strategies.sizing import Size, confidence, order_quantity, size, target_fraction
+from strategies.stops import stop_fraction
 
 type _Record = Any
 """A `FusionPrediction`, whose decorator hides `ts_init` from the type checker."""
 
 __all__ = ["FusionPolicy", "FusionStrategy", "StrategySettings"]
 
-
-@dataclass(frozen=True, slots=True)
-class StrategySettings:
-    """Where a strategy trades.
-
-    Parameters
-    ----------
-    instruments : tuple of Nautilus instruments
-        What is traded, in the profile's order.
-    interval_ns : int
-        Length of a bar, nanoseconds.
-    tag : str
-        Part of every order's identifier, 1 to 6 letters or digits, different for each strategy
-        of an account.
-    books_funding : bool
-        Whether settlements are booked in the ledger.
-    settle_after_ns : int
-        If positive, a clock alert that long after a stop or a cancel is sent. A replay looks at
-        orders under way only when something happens, so without it a stop would be dead for
-        the whole entry bar. A live engine needs none.
-    send_at : callable, optional
-        For a replay, whose engine would fill an order without a price at the last one that there
-        was: told instrument and decision time, says when a market order goes to the engine, or
-        None for never. Where the instrument's next bar is missing that is later than the decision,
-        so that the order waits for the next open as it would in a live market that pauses.
-    """
-
-    instruments: tuple[Any, ...]
-    interval_ns: int
-    tag: str = "F1"
-    books_funding: bool = True
-    settle_after_ns: int = 0
-    send_at: Callable[[str, int], int | None] | None = None
+FUNDING_NS = 8 * NS_PER_HOUR
+"""Between settlements of a perpetual on the reference venue."""
+_REFUSED = ("REJECTED", "DENIED")
 
 
-@dataclass(slots=True)
-class _State:
-    """One instrument: its terms, the orders under way, and since when the position is wanted."""
+class _Wanted(NamedTuple):
+    """A position to be opened: signed base units, what that is of equity, and its stop."""
 
-    terms: InstrumentTerms
-    identity: InstrumentId
-    precision: tuple[int, int]
-    since: int = 0
-    weight: float = 0.0
-    under_way: set[str] = field(default_factory=set)
-    stop_id: str = ""
+    quantity: float
+    fraction: float
+    bound_by: str
+    stop_frac: float
 
 
 class FusionStrategy(Strategy):
@@ -115,28 +84,21 @@ class FusionStrategy(Strategy):
         self.policy = policy
         self.settings = settings
         self.recorder = recorder
-        interval = interval_name(settings.interval_ns)
-        self._states: dict[str, _State] = {}
-        self._instrument_of: dict[BarType, str] = {}
-        for instrument in settings.instruments:
-            terms = InstrumentTerms.of(instrument)
-            precision = (instrument.price_precision, instrument.size_precision)
-            self._states[terms.instrument_id] = _State(terms, instrument.id, precision)
-            kind = BarType.from_str(bar_type(terms.instrument_id, interval))
-            self._instrument_of[kind] = terms.instrument_id
-        check_tag(settings.tag, tuple(self._states))
+        self.desk = OrderDesk(self, settings, recorder)
+        self.guard = GuardDesk.of(policy.risk, self.desk, recorder)
+        self._states = self.desk.states
+        self._decided = DecidedBars(settings.interval_ns)
         self._interval_ns = settings.interval_ns
         self._count = len(self._states)
         self._ts = 0
         self._seen = 0
         self._pending: list[_Record] = []
         self._due: list[tuple[str, float, int]] = []
-        self._held_back: dict[str, list[Any]] = {}
 
     @guarded
     def on_start(self) -> None:
         """Subscribe to bars, predictions and, where funding is booked, marks and settlements."""
-        for kind in self._instrument_of:
+        for kind in self.desk.instrument_of:
             self.subscribe_bars(kind)
         if self.settings.books_funding:
             for state in self._states.values():
@@ -154,7 +116,9 @@ class FusionStrategy(Strategy):
             return
         if self._due:
             self._pay(ts - 1)
-        recorder.ledger.mark(self._instrument_of[bar.bar_type], price_number(bar.close))
+        name = self.desk.instrument_of[bar.bar_type]
+        recorder.ledger.mark(name, price_number(bar.close))
+        self._states[name].bar_ts = ts
         if ts > self._ts:
             self._ts, self._seen = ts, 0
         self._seen += 1
@@ -162,6 +126,8 @@ class FusionStrategy(Strategy):
             return
         if self._due:
             self._pay(ts)
+        if self.guard is not None:
+            self.guard.watch(ts)
         if self._pending:
             waiting, self._pending = self._pending, []
             for prediction in waiting:
@@ -196,6 +162,8 @@ class FusionStrategy(Strategy):
         is held any more, and nothing is paid. The engine has the same order.
         """
         name = str(funding_rate.instrument_id)
+        if name in self._states:
+            self._states[name].funding_rate = float(funding_rate.rate)
         self._due.append((name, float(funding_rate.rate), funding_rate.ts_event))
 
     @guarded
@@ -205,18 +173,24 @@ class FusionStrategy(Strategy):
         order_id_ = event.client_order_id.value
         row = self.recorder.orders[order_id_]
         fee = event.commission
+        quantity, price = price_number(event.last_qty), price_number(event.last_px)
         self.recorder.fill(
             FillRow(
                 ts_event=event.ts_event,
                 client_order_id=order_id_,
                 instrument_id=row.instrument_id,
                 side=row.side,
-                quantity=price_number(event.last_qty),
-                price=price_number(event.last_px),
+                quantity=quantity,
+                price=price,
                 commission=0.0 if fee is None else float(fee.as_decimal()),
                 reason=row.reason,
             )
         )
+        if row.reason == STOP_LOSS:
+            bars = -(-event.ts_event // self._interval_ns)
+            self._states[row.instrument_id].stopped_at = bars * self._interval_ns
+        if self.guard is not None:
+            self.guard.on_fill(event.ts_event, row.instrument_id, quantity, price)
         self._ended(order_id_)
 
     @guarded
@@ -252,21 +226,15 @@ class FusionStrategy(Strategy):
     @guarded
     def on_position_opened(self, event: Any) -> None:
         """Protect a new position by a stop, if the policy has one."""
-        fraction = self.policy.stop_loss_frac
-        if fraction is None:
-            return
         name = str(event.instrument_id)
         state = self._states[name]
+        fraction = state.stop_frac
+        if math.isnan(fraction):
+            return
         position = self.recorder.ledger.positions[name]
         side = SELL if position.quantity > 0.0 else BUY
         trigger = stop_trigger(side, position.average_open, fraction, state.terms.tick)
-        # Named after the decision that it protects, as its entry is.
-        stop_id = order_id(self.settings.tag, "S", name, state.since)
-        row = OrderRow(stop_id, event.ts_event, name, side, abs(position.quantity), STOP_LOSS)
-        row.type, row.trigger_price, row.reduce_only = "STOP_MARKET", trigger, True
-        state.stop_id = stop_id
-        self._submit(row)
-        self._settle()
+        self.desk.stop(name, event.ts_event, -position.quantity, trigger, STOP_LOSS)
 
     @guarded
     def on_position_closed(self, event: Any) -> None:
@@ -274,8 +242,9 @@ class FusionStrategy(Strategy):
         state = self._states[str(event.instrument_id)]
         stop_id, state.stop_id = state.stop_id, ""
         if stop_id and self.recorder.orders[stop_id].status not in FINAL_STATUSES:
-            self.cancel_order(ClientOrderId(stop_id))
-            self._settle()
+            self.desk.cancel(stop_id)
+        if self.guard is not None:
+            self.guard.on_closed(event.ts_event)
 
     @guarded
     def on_stop(self) -> None:
@@ -287,49 +256,122 @@ class FusionStrategy(Strategy):
         while self._due and self._due[0][2] <= until:
             self.recorder.ledger.apply_funding(*self._due.pop(0))
 
+    @guarded
+    def on_held_back(self, event: Any) -> None:
+        """Send what waited for the next open of its instrument."""
+        self.desk.send_held_back(event.name)
+
     def _decide(self, prediction: _Record) -> None:
         recorder = self.recorder
-        name = prediction.instrument_id
+        name, ts = prediction.instrument_id, prediction.ts_init
         state = self._states[name]
         position = recorder.ledger.positions.get(name)
         held = 0.0 if position is None else position.quantity
         side = (held > 0.0) - (held < 0.0)
+        if not self._decided.first(name, ts):
+            recorder.unchanged(prediction, side, state.weight, "already_decided")
+            return
+        state.degraded_bars = state.degraded_bars + 1 if prediction.degraded else 0
+        if self.guard is not None:
+            self.guard.watch(ts)
         if state.under_way:
             recorder.unchanged(prediction, side, state.weight, "order_pending")
             return
-        bars = (prediction.ts_init - state.since) // self._interval_ns if side else 0
-        verdict = decide(self.policy, prediction, Held(side, bars))
+        bars = (ts - state.since) // self._interval_ns if side else 0
+        stopped = (ts - state.stopped_at) // self._interval_ns if state.stopped_at else NEVER
+        market = self._market_view(prediction, state)
+        verdict = decide(
+            self.policy,
+            prediction,
+            Held(side, bars, stopped, state.degraded_bars),
+            market,
+            self.settings.costs,
+        )
         wanted, reason, renew = verdict
         if wanted == side:
             if renew:
-                state.since = prediction.ts_init
+                state.since = ts
             recorder.unchanged(prediction, side, state.weight if side else 0.0, reason)
         else:
-            self._change(prediction, verdict, held)
+            self._change(prediction, verdict, held, market)
 
-    def _change(self, prediction: _Record, verdict: Verdict, held: float) -> None:
+    def _market_view(self, prediction: _Record, state: InstrumentState) -> MarketView:
+        """Return the instrument at the close of the bar; the volume is nobody's question here."""
+        price = self.recorder.ledger.marks.get(prediction.instrument_id, math.nan)
+        ahead = math.nan
+        if self.settings.books_funding:
+            ts = prediction.ts_init
+            ahead = (FUNDING_NS - ts % FUNDING_NS) / self._interval_ns
+        return MarketView(price, prediction.volatility, math.nan, state.funding_rate, ahead)
+
+    def _change(
+        self, prediction: _Record, verdict: Verdict, held: float, market: MarketView
+    ) -> None:
         """Order what turns the position into the one wanted, and record the decision."""
         name, ts = prediction.instrument_id, prediction.ts_init
         state = self._states[name]
-        quantity = fraction = 0.0
+        wanted = _Wanted(0.0, 0.0, "", math.nan)
         if verdict.side != 0:
-            ledger = self.recorder.ledger
-            fraction = target_fraction(self.policy.position_frac, confidence(prediction.prob_up))
-            price = ledger.marks[name]
-            quantity = order_quantity(ledger.equity(), fraction, price, state.terms)
-            if quantity == 0.0:
-                fraction = 0.0
-                verdict = Verdict(0, "exit_opposite" if held else "below_minimum")
-        state.weight = verdict.side * fraction
+            wanted = self._size(prediction, verdict.side, market, state)
+            why = "below_minimum"
+            if wanted.quantity != 0.0 and self.guard is not None:
+                wanted, why = self._guarded(wanted, name, ts, market.price)
+            if wanted.quantity == 0.0:
+                verdict = Verdict(0, "exit_opposite" if held else why)
+        state.weight = verdict.side * wanted.fraction
         last_id = ""
         if held != 0.0:
-            closing = SELL if held > 0.0 else BUY
-            last_id = self._market("X", prediction, closing, abs(held), verdict.reason)
-        if quantity > 0.0:
-            state.since = ts
-            opening = BUY if verdict.side > 0 else SELL
-            last_id = self._market("E", prediction, opening, quantity, verdict.reason)
-        self._record(prediction, verdict, state.weight, verdict.side * quantity - held, last_id)
+            last_id = self.desk.market("X", name, ts, -held, verdict.reason)
+        if wanted.quantity != 0.0:
+            state.since, state.stop_frac = ts, wanted.stop_frac
+            last_id = self.desk.market(
+                "E",
+                name,
+                ts,
+                wanted.quantity,
+                verdict.reason,
+                bound_by=wanted.bound_by,
+                stop_frac=wanted.stop_frac,
+            )
+        self._record(prediction, verdict, state.weight, wanted.quantity - held, last_id)
+
+    def _size(
+        self, prediction: _Record, side: int, market: MarketView, state: InstrumentState
+    ) -> _Wanted:
+        """Return how much to hold on a side, by the policy's sizing or by its confidence."""
+        policy = self.policy
+        fixed = policy.stop_loss_frac
+        stop_frac = math.nan if fixed is None else fixed
+        if policy.stops is not None:
+            stop_frac = stop_fraction(policy.stops, prediction.volatility, prediction.horizon_bars)
+        if policy.sizing is not None:
+            account = self.desk.account(prediction.instrument_id)
+            direction = BUY if side > 0 else SELL
+            found = size(
+                policy.sizing,
+                prediction,
+                direction,
+                market,
+                account,
+                state.terms,
+                stop_frac,
+                self.settings.costs,
+            )
+        else:
+            fraction = target_fraction(policy.position_frac, confidence(prediction.prob_up))
+            equity = self.recorder.ledger.equity()
+            quantity = order_quantity(equity, fraction, market.price, state.terms)
+            found = Size(quantity, fraction if quantity else 0.0, "", "position_frac")
+        return _Wanted(side * found.quantity, found.fraction, found.bound_by, stop_frac)
+
+    def _guarded(self, wanted: _Wanted, name: str, ts: int, price: float) -> tuple[_Wanted, str]:
+        """Return what the risk guard leaves of an entry, and why if that is nothing."""
+        assert self.guard is not None
+        quantity, why = self.guard.allowed(name, ts, wanted.quantity, price)
+        if quantity == wanted.quantity:
+            return wanted, ""
+        share = quantity / wanted.quantity
+        return _Wanted(quantity, share * wanted.fraction, why, wanted.stop_frac), "risk_guard"
 
     def _record(
         self,
@@ -353,82 +395,29 @@ class FusionStrategy(Strategy):
             )
         )
 
-    def _market(
-        self,
-        kind: OrderKind,
-        prediction: _Record,
-        side: Side,
-        quantity: float,
-        reason: str,
-    ) -> str:
-        name, ts = prediction.instrument_id, prediction.ts_init
-        identity = order_id(self.settings.tag, kind, name, ts)
-        row = OrderRow(identity, ts, name, side, quantity, reason, reduce_only=kind == "X")
-        self._states[name].under_way.add(identity)
-        self._submit(row)
-        return identity
-
-    def _submit(self, row: OrderRow) -> None:
-        self.recorder.order(row)
-        state = self._states[row.instrument_id]
-        price_decimals, size_decimals = state.precision
-        quantity = Quantity(row.quantity, size_decimals)
-        side = OrderSide.BUY if row.side == BUY else OrderSide.SELL
-        identity = ClientOrderId(row.client_order_id)
-        if row.type == "STOP_MARKET":
-            order = self.order_factory.stop_market(
-                state.identity,
-                side,
-                quantity,
-                Price(row.trigger_price, price_decimals),
-                reduce_only=row.reduce_only,
-                client_order_id=identity,
-            )
-        else:
-            order = self.order_factory.market(
-                state.identity,
-                side,
-                quantity,
-                reduce_only=row.reduce_only,
-                client_order_id=identity,
-            )
-        self._send(row, order)
-
-    def _send(self, row: OrderRow, order: Any) -> None:
-        """Submit an order, in a replay no earlier than it can meet a price."""
-        ts = row.ts_init
-        due: int | None = ts
-        if self.settings.send_at is not None and row.type == "MARKET":
-            due = self.settings.send_at(row.instrument_id, ts)
-        if due is None:
-            return
-        if due <= ts:
-            self.submit_order(order)
-            return
-        name = f"send-{due}-{row.instrument_id}"
-        if name not in self._held_back:
-            self._held_back[name] = []
-            self.clock.set_time_alert_ns(name, due, self._send_held_back)
-        self._held_back[name].append(order)
-
-    @guarded
-    def _send_held_back(self, event: Any) -> None:
-        for order in self._held_back.pop(event.name):
-            self.submit_order(order)
-
-    def _settle(self) -> None:
-        after = self.settings.settle_after_ns
-        if after > 0:
-            due = self.clock.timestamp_ns() + after
-            self.clock.set_time_alert_ns(f"settle-{due}", due, nothing)
-
     def _status(self, event: Any, status: str, detail: str = "") -> None:
         order_id_ = event.client_order_id.value
         self.recorder.order_status(order_id_, status, detail)
         if status in FINAL_STATUSES:
             self._ended(order_id_)
+        if status in _REFUSED:
+            self._refused(order_id_, event.ts_event, detail)
+
+    def _refused(self, order_id_: str, ts: int, detail: str) -> None:
+        """Leave no position naked whose stop was refused; tell the guard of refused entries."""
+        row = self.recorder.orders.get(order_id_)
+        if row is None:
+            return
+        if self.guard is not None and not row.reduce_only:
+            self.guard.on_reject(ts, detail)
+        state = self._states[row.instrument_id]
+        held = self.recorder.ledger.quantity(row.instrument_id)
+        if order_id_ == state.stop_id and held != 0.0:
+            state.stop_id = ""
+            if not state.under_way:
+                self.desk.market("X", row.instrument_id, ts, -held, STOP_REFUSED)
 
     def _ended(self, order_id_: str) -> None:
         row = self.recorder.orders.get(order_id_)
         if row is not None and row.status in FINAL_STATUSES:
-            self._states[row.instrument_id].under_way.discard(order_id_)
+            self.desk.ended(order_id_)

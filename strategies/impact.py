@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from decimal import ROUND_FLOOR, Decimal
 
-from strategies.execution import exact_decimal
+from strategies.execution import ExecutionConfig, exact_decimal
 
 
 def participation(quantity: float, volume: float) -> float:
@@ -49,6 +49,20 @@ def impact_bps(quantity: float, volume: float, coefficient_bps: float, cap_bps: 
     if coefficient_bps == 0.0:
         return 0.0
     return min(cap_bps, coefficient_bps * math.sqrt(participation(quantity, volume)))
+
+
+def fill_slippage_bps(execution: ExecutionConfig, quantity: float, volume: float) -> float:
+    """Return how much worse than its reference price a market or stop order fills, basis points.
+
+    Parameters
+    ----------
+    execution : ExecutionConfig
+        Half spread, cost of the latency's spread, impact.
+    quantity, volume : float
+        What fills, and the volume of the last completed bar; as for `participation`.
+    """
+    moved = impact_bps(quantity, volume, execution.impact_bps, execution.impact_cap_bps)
+    return execution.base_slippage_bps + moved
 
 
 def takes(quantity: float, volume: float, max_participation: float | None, step: Decimal) -> float:

@@ -7,6 +7,7 @@ the engine's own wranglers make the objects.
 from __future__ import annotations
 
 import io
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -98,6 +99,30 @@ class OpenQuotes:
         if row < 0:
             raise LookupError(f"{self.instrument_id} has no quote until {format_time(ts)}")
         return float(self.price[row])
+
+
+@dataclass(frozen=True, slots=True)
+class BarVolumes:
+    """What was traded in each bar of one instrument, of which fills know the completed ones.
+
+    Parameters
+    ----------
+    ts_init : (n_bars,) int64
+        Close of each bar, UTC nanoseconds.
+    volume : (n_bars,) float64
+        Base units.
+    """
+
+    ts_init: Int64Array
+    volume: Float64Array
+
+    def before(self, ts: int) -> float:
+        """Return the volume of the last bar that closed before `ts`, NaN if there is none.
+
+        A stop that a bar's range reached is stamped with that bar's close, but filled within it.
+        """
+        row = bisect_left(self.ts_init.data, ts) - 1
+        return float(self.volume[row]) if row >= 0 else math.nan
 
 
 def exact_bars(bars: BarArrays, instrument: Any) -> BarArrays:

@@ -20,6 +20,7 @@ from strategies.execution import (
     slippage_cost,
     slipped_price,
 )
+from strategies.impact import fill_slippage_bps
 from strategies.ledger import LedgerPoint, OpenPosition, PositionRow
 from strategies.policy import OPEN_AT_END
 from strategies.reconciliation import Reconciliation
@@ -59,6 +60,9 @@ class RunFrames:
         prob_high, entry_threshold, side (-1, 0, 1), regime, degraded,
         degraded_reason; then, where there are any, ``expert_<name>`` and ``weight_<name>`` of each
         expert and ``age_<name>`` (bars) of each slow input. NaN where unknown.
+    guard : DataFrame
+        What the risk guard had to say: ts, kind (hold, release, flat, clock, policy), level
+        (normal, reducing, halted), reason, detail.
     """
 
     decisions: pd.DataFrame
@@ -68,6 +72,7 @@ class RunFrames:
     funding: pd.DataFrame
     equity: pd.DataFrame
     predictions: pd.DataFrame
+    guard: pd.DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,7 @@ def run_frames(
         funding=recorder.funding_frame(),
         equity=equity_frame(recorder, bars),
         predictions=recorder.predictions.frame(),
+        guard=recorder.guard_frame(),
     )
 
 
@@ -138,7 +144,8 @@ def _open_row(
     side = 1 if position.quantity > 0.0 else -1
     left = abs(position.quantity)
     closing = SELL if side > 0 else BUY
-    price = slipped_price(closing, last, execution.slippage_bps, terms.tick)
+    slippage = fill_slippage_bps(execution, left, float(bars.volume[-1]))
+    price = slipped_price(closing, last, slippage, terms.tick)
     cost = commission(left, price, execution.taker_fee_bps)
     cost += slippage_cost(closing, left, price, last)
     average = last

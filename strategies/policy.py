@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Annotated, Literal, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 
-from pydantic import Field, model_validator
-
-from catalog.config import Config
 from catalog.errors import ConfigError
 from strategies.edge import expected_return, horizon_sigma, trade_cost_frac
 from strategies.intent import MarketView, TradeCosts
+from strategies.policy_config import FusionPolicy
 
 REASONS = (
     "enter_long",
@@ -48,10 +46,15 @@ REASONS = (
     "stale_input",
     "edge_too_small",
     "already_decided",
+    "risk_guard",
 )
 """Every reason a decision can carry. Codes are places here and are stored: only ever append."""
 STOP_LOSS = "stop_loss"
 """The reason of a fill that no decision caused."""
+RISK_GUARD = "risk_guard"
+"""The reason of an exit that the risk guard asked for, and of an entry that it did not let pass."""
+STOP_REFUSED = "stop_refused"
+"""The reason of an exit whose position could not be protected."""
 OPEN_AT_END = "open_at_end"
 """The reason of a position that the end of the data found open."""
 NEVER = 1 << 62
@@ -60,115 +63,6 @@ _BPS = 10_000.0
 _RATIO_FLOOR = 1e-9
 _ROUNDING = 1e-12
 """What binary sums may be off: 0.55 and 0.02 make more than 0.57, which must still be enough."""
-
-type Probability = Annotated[float, Field(gt=0.5, lt=1.0)]
-"""A threshold for a side: above a coin's, below certainty."""
-
-
-class FusionPolicy(Config):
-    """When to enter, how much, and when to leave.
-
-    Both thresholds are for the base volatility and a neutral market. They move together, so the
-    gap between them, which keeps a probability that trembles from trading, never closes.
-
-    Parameters
-    ----------
-    entry_threshold : float or "swept"
-        Go long at ``prob_up >= entry_threshold``, short at ``prob_up <= 1 - entry_threshold``.
-        ``swept``: the prediction's own, found inside the training span of its model; where a
-        prediction has none, nothing is opened.
-    exit_threshold : float
-        Leave a long when ``prob_up < exit_threshold``, a short when
-        ``prob_up > 1 - exit_threshold``; at most `entry_threshold` less `hysteresis`.
-    position_frac : float
-        Fraction of equity in one instrument at full confidence; half of it at none.
-    allow_short : bool
-        Whether a position may be short.
-    stop_loss_frac : float or None
-        Distance of a stop from the entry price, as a fraction of it; None for no stop.
-    min_holding_bars : int or None
-        Bars that a position is kept whatever the exit threshold says; only the opposite entry
-        signal (or the stop) ends it earlier. None: the prediction's own horizon.
-    exit_after_horizon : bool
-        Leave once the prediction's horizon has passed, unless the same entry signal stands
-        again, which starts the horizon anew and saves a round trip.
-    hysteresis : float
-        Least gap between the two thresholds; a swept threshold lowers the exit's where needed.
-    regime_shift : float
-        How much lower both thresholds are in a trend, and higher in a mean-reverting market: 0.02
-        turns 0.55 into 0.53 and 0.57. In a trend at most half of the entry's distance from 0.5.
-    volatility_exponent : float
-        The thresholds' distance from 0.5 is multiplied by ``(volatility / base_volatility) **
-        volatility_exponent``. -1 keeps the expected return at the threshold the same in calm and
-        wild markets, because it is proportional to both (see `edge.expected_return`); positive
-        values are more careful in wild ones; 0 does not scale. Where the volatility is unknown,
-        nothing is opened and the exit's threshold is that of the base.
-    base_volatility : float or None
-        Root mean square of one-bar log returns at which the thresholds stand as written, a
-        fraction. Must be stated where `volatility_exponent` is not 0.
-    max_volatility_scale : float
-        Bound of that factor, which stays in ``[1 / max_volatility_scale, max_volatility_scale]``.
-    cooldown_bars : int
-        Bars after a stop during which nothing is opened: 1 leaves out the bar that stopped.
-    max_degraded_bars : int or None
-        Leave, whatever the minimum holding says, when more than this many predictions in a row
-        were degraded; None: hold on. A degraded prediction opens nothing in any case.
-    max_epistemic : float or None
-        Open nothing where the standard deviation of `prob_up` is above it, or unknown: a limit
-        that cannot be checked is not kept. None: no limit.
-    input_period_bars : dict of float
-        Bars between two values of a slow input in the ordinary course, by its name among the
-        prediction's `input_ages`, such as ``onchain_flows: 96`` for a daily one and bars of 15
-        minutes. Only inputs named here are watched: a quiet hour without news is not an outage.
-    max_input_age_bars : float
-        Open nothing when a watched input is overdue by more than this, has no value yet, or is
-        not among the prediction's inputs at all.
-    edge_margin_bps : float or None
-        Open nothing unless the expected log return over the horizon, less fees and slippage of the
-        round trip and funding, is above this many basis points. Where neither the prediction nor
-        the market has a volatility there is no expected return, and nothing is opened. Holding on
-        beyond the horizon costs no round trip and need not earn one. None: no such rule.
-    """
-
-    entry_threshold: Probability | Literal["swept"]
-    exit_threshold: float = Field(gt=0.0, lt=1.0)
-    position_frac: float = Field(gt=0.0, le=10.0)
-    allow_short: bool = True
-    stop_loss_frac: float | None = Field(default=None, gt=0.0, lt=1.0)
-    min_holding_bars: int | None = Field(default=None, ge=0)
-    exit_after_horizon: bool = False
-    hysteresis: float = Field(default=0.0, ge=0.0, lt=0.5)
-    regime_shift: float = Field(default=0.0, ge=0.0, lt=0.5)
-    volatility_exponent: float = Field(default=0.0, ge=-2.0, le=2.0)
-    base_volatility: float | None = Field(default=None, gt=0.0, lt=1.0)
-    max_volatility_scale: float = Field(default=2.0, ge=1.0, le=10.0)
-    cooldown_bars: int = Field(default=0, ge=0)
-    max_degraded_bars: int | None = Field(default=None, ge=0)
-    max_epistemic: float | None = Field(default=None, gt=0.0, le=0.5)
-    input_period_bars: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
-    max_input_age_bars: float = Field(default=2.0, ge=0.0)
-    edge_margin_bps: float | None = Field(default=None, ge=0.0, le=1_000.0)
-
-    @model_validator(mode="after")
-    def _exit_below_entry(self) -> Self:
-        entry = self.entry_threshold
-        if isinstance(entry, float) and self.exit_threshold > entry - self.hysteresis:
-            gap = f" less hysteresis ({self.hysteresis})" if self.hysteresis else ""
-            raise ValueError(
-                f"exit_threshold must be at most entry_threshold ({entry}){gap}, "
-                f"was {self.exit_threshold}: a position would be left the moment it is entered"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _volatility_has_a_base(self) -> Self:
-        if self.volatility_exponent != 0.0 and self.base_volatility is None:
-            raise ValueError(
-                f"base_volatility must be stated where volatility_exponent is not 0 (was "
-                f"{self.volatility_exponent:g}): the one-bar volatility at which the thresholds "
-                f"stand as written"
-            )
-        return self
 
 
 class Signal(Protocol):

@@ -7,6 +7,7 @@ identifier is kept, so two runs over the same data give equal frames.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from strategies.execution import MONEY_DECIMALS, Side, slippage_cost
+from strategies.guard_state import GuardEvent
 from strategies.ledger import FundingRow, Ledger, LedgerFill
 from strategies.policy import REASONS
 from strategies.prediction_log import PredictionLog
@@ -41,6 +43,8 @@ ORDER_COLUMNS = (
     "filled_quantity",
     "reduce_only",
     "reason",
+    "bound_by",
+    "stop_frac",
     "detail",
 )
 FILL_COLUMNS = (
@@ -55,13 +59,16 @@ FILL_COLUMNS = (
     "slippage_cost",
     "reason",
 )
+GUARD_COLUMNS = ("ts", "kind", "level", "reason", "detail")
 EQUITY_COLUMNS = ("ts_init", "equity", "cash", "gross_exposure", "net_exposure")
 FINAL_STATUSES = ("FILLED", "CANCELED", "REJECTED", "DENIED", "EXPIRED")
 """An order with another status at the end of a run is not closed."""
 _TYPES = {
-    **dict.fromkeys(("ts_init", "ts_event", "ts_opened", "ts_closed", "side"), "int64"),
+    **dict.fromkeys(("kind", "level"), "object"),
+    **dict.fromkeys(("ts", "ts_init", "ts_event", "ts_opened", "ts_closed", "side"), "int64"),
     **dict.fromkeys(
-        ("instrument_id", "client_order_id", "type", "status", "reason", "detail"), "object"
+        ("instrument_id", "client_order_id", "type", "status", "reason", "bound_by", "detail"),
+        "object",
     ),
     "reduce_only": "bool",
 }
@@ -90,7 +97,11 @@ class Decision(NamedTuple):
 
 @dataclass(slots=True)
 class OrderRow:
-    """One order; `status` and `filled_quantity` follow its events, `detail` is a refusal's text."""
+    """One order; `status` and `filled_quantity` follow its events, `detail` is a refusal's text.
+
+    Of an entry `bound_by` says what decided its size, and `stop_frac` how far from its price the
+    stop is to stand, as a fraction (NaN for none).
+    """
 
     client_order_id: str
     ts_init: int
@@ -103,6 +114,8 @@ class OrderRow:
     reduce_only: bool = False
     status: str = "INITIALIZED"
     filled_quantity: float = 0.0
+    bound_by: str = ""
+    stop_frac: float = math.nan
     detail: str = ""
 
 
@@ -137,6 +150,7 @@ class RunRecorder:
         self.orders: dict[str, OrderRow] = {}
         self.fills: list[FillRow] = []
         self.references: dict[str, float] = {}
+        self.guard_events: list[GuardEvent] = []
         self.errors: list[str] = []
         self.actor_bars = 0
         self.strategy_bars = 0
@@ -287,6 +301,11 @@ class RunRecorder:
             cost = slippage_cost(fill.side, fill.quantity, fill.price, reference)
             rows.append((*fill[:6], reference, fill.commission, cost, fill.reason))
         return frame_of(rows, FILL_COLUMNS)
+
+    def guard_frame(self) -> pd.DataFrame:
+        """Return what the risk guard had to say."""
+        rows = [(one.ts, one.kind, one.level, one.reason, one.detail) for one in self.guard_events]
+        return frame_of(rows, GUARD_COLUMNS)
 
     def funding_frame(self) -> pd.DataFrame:
         """Return the settlements that were booked."""

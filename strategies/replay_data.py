@@ -23,7 +23,7 @@ from strategies.market_data import (
     open_quotes,
     quote_records,
 )
-from strategies.policy import FusionPolicy
+from strategies.policy_config import FusionPolicy
 from strategies.slow_data import SlowInputs
 from strategies.slow_records import slow_records, subscriptions
 
@@ -167,20 +167,27 @@ def check_inputs(
             f"latency_ms must be less than half a bar, was {execution.latency_ms}: "
             f"lower it or take longer bars"
         )
-    stop = policy.stop_loss_frac
-    if stop is not None and stop * 10_000 <= execution.slippage_bps:
+    stop = policy.stop_loss_frac if policy.stops is None else policy.stops.min_frac
+    if stop is not None and stop * 10_000 <= execution.worst_slippage_bps:
+        key = "stop_loss_frac" if policy.stops is None else "stops.min_frac"
         raise ConfigError(
-            f"stop_loss_frac must be more than the slippage of the entry "
-            f"({execution.slippage_bps:g} bp), was {stop:g}: its stop would be on the wrong side "
-            f"of the market as soon as it was sent; widen it"
+            f"{key} must be more than the slippage of the entry "
+            f"({execution.worst_slippage_bps:g} bp), was {stop:g}: its stop would be on the wrong "
+            f"side of the market as soon as it was sent; widen it"
         )
     # A reversal is sent before the margin of the old position is free.
-    needed = policy.position_frac * len(names) * (2 if policy.allow_short else 1)
+    sizing = policy.sizing
+    name, largest = ("position_frac", policy.position_frac)
+    gross = largest * len(names)
+    if sizing is not None:
+        name, largest = ("sizing.max_position", sizing.max_position)
+        gross = min(largest * len(names), sizing.max_gross)
+    needed = gross * (2 if policy.allow_short else 1)
     if needed > execution.leverage:
         raise ConfigError(
-            f"leverage must be at least {needed:g} (position_frac {policy.position_frac:g} x "
+            f"leverage must be at least {needed:g} ({name} {largest:g} x "
             f"{len(names)} instruments{', twice for reversals' if policy.allow_short else ''}), "
-            f"was {execution.leverage:g}: raise it or lower position_frac"
+            f"was {execution.leverage:g}: raise it or lower {name}"
         )
 
 

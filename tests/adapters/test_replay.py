@@ -22,7 +22,7 @@ from adapters.replay import ReplayConfig, ReplayFeed, ReplaySession
 from catalog.errors import DataError, RunFailedError
 from live.node import fence_answer, run_node
 from live.paper import PaperWiring
-from strategies.execution import ExecutionConfig
+from tests.strategies.settings import plain_execution
 
 MINUTE = 60 * 10**9
 START = 1_700_000_000 * 10**9 // MINUTE * MINUTE
@@ -109,7 +109,7 @@ def wiring(session: ReplaySession, **changes: Any) -> PaperWiring:
         "venue": "BINANCE",
         "account_id": "BINANCE-001",
         "instruments": (BTC, ETH),
-        "execution": ExecutionConfig(
+        "execution": plain_execution(
             maker_fee_bps=2,
             taker_fee_bps=5,
             latency_ms=100,

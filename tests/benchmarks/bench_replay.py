@@ -21,10 +21,10 @@ from catalog.timestamps import NS_PER_HOUR
 from research.predictions import stamp_predictions
 from research.predictor import PrecomputedPredictions, PredictorSpec
 from strategies.backtest import FusionPolicy, Replay, ReplayInputs, engine_config
-from strategies.execution import ExecutionConfig
 from strategies.predictor_actor import PREDICTION_TYPE
 from strategies.replay_data import record_groups
 from tests.benchmarks.harness import BenchmarkResult, main
+from tests.strategies.settings import plain_execution
 
 INTERVAL = 900 * 10**9
 START = 1_672_531_200 * 10**9
@@ -35,7 +35,7 @@ PRICES = {
 }
 BARS = 83_000
 REPEATS = 3
-EXECUTION = ExecutionConfig(
+EXECUTION = plain_execution(
     maker_fee_bps=2,
     taker_fee_bps=5,
     latency_ms=50,

@@ -20,6 +20,7 @@ from strategies.backtest import BacktestOutcome, ReplayInputs, run_backtest
 from strategies.execution import ExecutionConfig
 from strategies.fill_check import FillCheck
 from strategies.fusion import FusionPolicy
+from tests.strategies.settings import plain_execution
 
 INTERVAL = 900 * 10**9
 START = 1_704_067_200 * 10**9
@@ -32,11 +33,13 @@ POLICY = FusionPolicy(
     stop_loss_frac=0.012,
     min_holding_bars=2,
 )
-EXECUTION = ExecutionConfig(
+EXECUTION = plain_execution(
     maker_fee_bps=2,
     taker_fee_bps=5,
     latency_ms=250,
     slippage_bps=1,
+    impact_bps=20,
+    impact_cap_bps=15,
     funding="recorded",
     starting_balance=100_000,
     leverage=5,

@@ -20,14 +20,14 @@ from adapters.replay import ReplayConfig, ReplayFeed, ReplaySession
 from catalog.instruments import instrument
 from live.node import fence_answer, run_node
 from live.paper import PaperExecutionClient, PaperWiring
-from strategies.execution import ExecutionConfig
+from tests.strategies.settings import plain_execution
 
 MINUTE = 60 * 10**9
 START = 1_704_067_200 * 10**9
 LATENCY = 100 * 10**6
 BTC = instrument("BTCUSDT-PERP.BINANCE")
 BAR_TYPE = BarType.from_str(f"{BTC.id}-1-MINUTE-LAST-EXTERNAL")
-EXECUTION = ExecutionConfig(
+EXECUTION = plain_execution(
     maker_fee_bps=2,
     taker_fee_bps=5,
     latency_ms=100,

@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from live.paper_book import PaperBook, PaperCancel, PaperEvent, PaperFill, PaperOrder, PaperReject
-from strategies.execution import ExecutionConfig, InstrumentTerms, commission, slipped_price
+from strategies.execution import InstrumentTerms, commission, slipped_price
+from tests.strategies.settings import plain_execution
 
 BTC, ETH = "BTCUSDT-PERP.BINANCE", "ETHUSDT-PERP.BINANCE"
 LATENCY = 200 * 10**6
 TICK = Decimal("0.1")
-EXECUTION = ExecutionConfig(
+EXECUTION = plain_execution(
     maker_fee_bps=2,
     taker_fee_bps=5,
     latency_ms=200,

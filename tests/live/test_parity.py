@@ -24,6 +24,7 @@ class Frames:
     funding: pd.DataFrame
     equity: pd.DataFrame
     predictions: pd.DataFrame
+    guard: pd.DataFrame
 
 
 def outcome(size: int = 6) -> Frames:
@@ -70,6 +71,15 @@ def outcome(size: int = 6) -> Frames:
         ),
         funding=pd.DataFrame({"ts_event": ts, "instrument_id": name, "payment": np.ones(size)}),
         equity=pd.DataFrame({"ts_init": ts, "equity": np.linspace(1e4, 1.1e4, size)}),
+        guard=pd.DataFrame(
+            {
+                "ts": ts,
+                "kind": ["hold"] * size,
+                "level": ["reducing"] * size,
+                "reason": ["daily_loss"] * size,
+                "detail": [""] * size,
+            }
+        ),
         predictions=pd.DataFrame(
             {
                 "ts_init": ts,
@@ -104,7 +114,7 @@ def test_equal_runs_are_identical_and_every_row_is_counted() -> None:
     assert report.identical
     assert report.first is None
     assert set(report.compared.values()) == {6}
-    assert len(report.compared) == 16
+    assert len(report.compared) == 17
     assert str(report).endswith("identical")
     report.require_identical()
 
@@ -125,6 +135,7 @@ def test_equal_runs_are_identical_and_every_row_is_counted() -> None:
         ("predictions", "expert_lstm", 0.1, "experts"),
         ("predictions", "weight_lstm", 0.9, "experts"),
         ("decisions", "prob_up", 0.47, "decisions"),
+        ("guard", "level", "halted", "guard"),
         ("decisions", "side", 5, "sides"),
         ("decisions", "target_weight", 0.2, "target weights"),
         ("decisions", "reason", "no_signal", "reasons"),

@@ -7,6 +7,7 @@ import pytest
 from catalog.errors import ConfigError
 from catalog.timestamps import parse_time
 from live.profile import dump_profile, load_profile, profile_names
+from tests.strategies.settings import PLAIN, execution_yaml
 
 MINIMAL = """
 name: small
@@ -19,15 +20,7 @@ features: {funding: false}
 label: {kind: forward_sign, horizon_bars: 1}
 validation: {n_folds: 2, test_start: 2024-02-01}
 strategy: {entry_threshold: 0.6, exit_threshold: 0.5, position_frac: 0.2}
-execution:
-  maker_fee_bps: 2
-  taker_fee_bps: 5
-  latency_ms: 250
-  slippage_bps: 1
-  funding: none
-  starting_balance: 100000
-  leverage: 3
-"""
+""" + execution_yaml(latency_ms=250, slippage_bps=1.0, leverage=3)
 
 
 def write(folder: Path, text: str) -> str:
@@ -57,9 +50,7 @@ def test_dates_become_nanoseconds(tmp_path: Path) -> None:
     assert profile.data.start == parse_time("2024-01-01")
 
 
-@pytest.mark.parametrize(
-    "key", ["maker_fee_bps", "taker_fee_bps", "latency_ms", "slippage_bps", "funding"]
-)
+@pytest.mark.parametrize("key", list(PLAIN))
 def test_every_cost_must_be_stated(tmp_path: Path, key: str) -> None:
     lines = [line for line in MINIMAL.splitlines() if not line.strip().startswith(f"{key}:")]
     with pytest.raises(ConfigError, match=rf"execution\.{key}: must be given"):

@@ -22,9 +22,9 @@ from live.warm_start import feed_history
 from research.predictor import Prediction, PredictorSpec
 from strategies import predictor_actor
 from strategies.backtest import BacktestOutcome, ReplayInputs, run_backtest
-from strategies.execution import ExecutionConfig
 from strategies.fusion import FusionPolicy
 from strategies.slow_data import SlowInputs
+from tests.strategies.settings import plain_execution
 
 MINUTE = 60 * 10**9
 INTERVAL = 15 * MINUTE
@@ -44,7 +44,7 @@ SPEC = PredictorSpec(
     uses_minutes=True,
 )
 POLICY = FusionPolicy(entry_threshold=0.55, exit_threshold=0.5, position_frac=0.3)
-EXECUTION = ExecutionConfig(
+EXECUTION = plain_execution(
     maker_fee_bps=2,
     taker_fee_bps=5,
     latency_ms=250,

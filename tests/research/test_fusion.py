@@ -407,6 +407,16 @@ def test_mixture_moments_are_those_of_the_mixture(seed: int) -> None:
         assert scale[row] == pytest.approx(np.sqrt(second - first**2))
 
 
+def test_experts_without_weight_neither_know_nor_doubt() -> None:
+    said = np.array([[0.6, 0.4, 0.5]] * 3)
+    members = np.array([[np.nan, 0.02, 0.03]] * 3)
+    weights = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    alone, one, none = mixture_epistemic(weights, said, members)
+    assert np.isnan(alone)
+    assert one == pytest.approx(0.02)
+    assert none == pytest.approx(np.sqrt(np.mean([0.01, 0.01 + 0.02**2, 0.03**2])))
+
+
 def test_disagreement_is_epistemic_and_one_voice_without_members_knows_nothing_of_it() -> None:
     weights = np.array([[0.5, 0.5], [0.5, 0.5], [1.0, 0.0], [1.0, 0.0]])
     said = np.array([[0.4, 0.6], [0.4, 0.6], [0.4, np.nan], [0.4, np.nan]])

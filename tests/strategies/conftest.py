@@ -14,7 +14,7 @@ from catalog.instruments import instrument
 from research.predictions import stamp_predictions
 from research.predictor import PrecomputedPredictions, PredictorSpec
 from strategies.backtest import ReplayInputs
-from strategies.execution import ExecutionConfig
+from tests.strategies.settings import plain_execution
 
 INTERVAL = 900 * 10**9
 START = 1_704_067_200 * 10**9  # 2024-01-01 00:00, a settlement and a bar boundary
@@ -34,6 +34,7 @@ def make_bars(
     *,
     missing: Sequence[int] = (),
     interval_ns: int = INTERVAL,
+    volumes: Sequence[float] | None = None,
 ) -> BarArrays:
     kept = [index for index in range(len(rows)) if index not in missing]
     columns = np.array([rows[index] for index in kept], dtype=np.float64)
@@ -46,7 +47,7 @@ def make_bars(
         columns[:, 1].copy(),
         columns[:, 2].copy(),
         columns[:, 3].copy(),
-        np.full(len(kept), 10.0),
+        np.array([10.0 if volumes is None else volumes[index] for index in kept]),
     )
 
 
@@ -101,19 +102,6 @@ def make_inputs(
     return ReplayInputs(instruments, tuple(bars), funding or {}, **keywords)
 
 
-def make_execution(**changes: object) -> ExecutionConfig:
-    fields = {
-        "maker_fee_bps": 2.0,
-        "taker_fee_bps": 5.0,
-        "latency_ms": 50,
-        "slippage_bps": 0.0,
-        "funding": "none",
-        "starting_balance": 100_000.0,
-        "leverage": 10.0,
-    }
-    return ExecutionConfig(**{**fields, **changes})
-
-
 @pytest.fixture(scope="session")
 def market() -> SimpleNamespace:
     """The builders above: test modules cannot import from here."""
@@ -130,5 +118,5 @@ def market() -> SimpleNamespace:
         spec=make_spec,
         predictor=make_predictor,
         inputs=make_inputs,
-        execution=make_execution,
+        execution=plain_execution,
     )

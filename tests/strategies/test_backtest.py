@@ -45,6 +45,23 @@ def test_a_market_order_fills_at_the_next_open_plus_slippage(market):
     assert fill.commission == pytest.approx(1.166 * 30_506.1 * 5e-4, abs=1e-8)
 
 
+def test_a_large_order_pays_for_its_part_of_the_last_completed_bar(market):
+    # What is traded in the bar of the fill is not known when the order is sent.
+    rows = [(30_000, 30_000, 30_000, 30_000), (30_500, 30_900, 30_400, 30_800)]
+    bars = market.bars(rows, volumes=[4.664, 1_000.0])
+    execution = market.execution(slippage_bps=2.0, impact_bps=16.0, impact_cap_bps=100.0)
+    out = run_backtest(market.inputs(bars), market.predictor({0: 0.7}), policy(), execution)
+    fill = only(out.fills)
+    # A quarter of the volume: half of the impact of all of it. 30,500 x 10 bp = 30.5.
+    assert (fill.quantity, fill.price) == (1.166, 30_530.5)
+    assert fill.slippage_cost == pytest.approx(1.166 * 30.5, abs=1e-8)
+    # Closing it at the end would take a thousandth and a bit of the last bar: 16 x 0.034 bp.
+    closing = only(out.positions).closing_cost
+    fee = 1.166 * 30_800 * 5e-4
+    slip = 1.166 * 30_800 * (2 + 16 * (1.166 / 1_000) ** 0.5) / 1e4
+    assert closing == pytest.approx(fee + slip, abs=0.15)
+
+
 def test_an_exit_fills_at_the_next_open_and_the_position_tells_its_costs(market):
     bars = market.bars(
         [(100, 100, 100, 100), (101, 101, 101, 101), (103, 103, 103, 103), (104, 104, 104, 104)],

@@ -19,7 +19,9 @@ from strategies.execution import (
     stop_reference,
     stop_trigger,
 )
+from strategies.fees import EXPLICIT
 from strategies.sizing import confidence, order_quantity, target_fraction
+from tests.strategies.settings import PLAIN, plain_execution
 
 TICK = Decimal("0.1")
 prices = st.integers(1, 10**7).map(lambda units: units / 10)
@@ -76,31 +78,36 @@ def test_costs_by_hand():
 
 @pytest.mark.parametrize("field", list(ExecutionConfig.model_fields))
 def test_every_execution_setting_must_be_stated(field):
-    stated = {
-        "maker_fee_bps": 2,
-        "taker_fee_bps": 5,
-        "latency_ms": 50,
-        "slippage_bps": 1,
-        "funding": "none",
-        "starting_balance": 1_000,
-        "leverage": 2,
-    }
-    del stated[field]
+    stated = {name: value for name, value in PLAIN.items() if name != field}
     with pytest.raises(ValidationError, match=field):
         ExecutionConfig(**stated)
 
 
 def test_zero_latency_is_refused():
     with pytest.raises(ValidationError, match="latency_ms"):
-        ExecutionConfig(
-            maker_fee_bps=2,
-            taker_fee_bps=5,
-            latency_ms=0,
-            slippage_bps=1,
-            funding="none",
-            starting_balance=1_000,
-            leverage=2,
-        )
+        plain_execution(latency_ms=0)
+
+
+def test_fees_that_are_not_those_of_their_tier_are_refused():
+    assert plain_execution(fee_tier="binance-usdm-regular").taker_fee_bps == 5.0
+    with pytest.raises(ValidationError, match=r"must be 1\.6 bp to make and 4 bp to take, were 2"):
+        plain_execution(fee_tier="binance-usdm-vip1")
+
+
+def test_stressed_costs_are_multiples_and_belong_to_no_tier():
+    regular = plain_execution(
+        fee_tier="binance-usdm-regular",
+        slippage_bps=1.0,
+        latency_slippage_bps=0.5,
+        impact_bps=20.0,
+        impact_cap_bps=30.0,
+    )
+    assert regular.with_costs(1.0) == regular
+    tripled = regular.with_costs(3.0)
+    assert (tripled.fee_tier, tripled.taker_fee_bps, tripled.maker_fee_bps) == (EXPLICIT, 15.0, 6.0)
+    assert (tripled.base_slippage_bps, tripled.worst_slippage_bps) == (4.5, 94.5)
+    assert regular.with_costs(0.0).worst_slippage_bps == 0.0
+    assert plain_execution(maker_fee_bps=-1.0).with_costs(3.0).maker_fee_bps == -1.0
 
 
 TERMS = InstrumentTerms("X", TICK, Decimal("0.001"), Decimal("0.001"), Decimal("100"))

@@ -40,7 +40,7 @@ def replay(market):
         market.inputs(*arrays),
         market.predictor(probs, names),
         POLICY,
-        market.execution(slippage_bps=1.5),
+        market.execution(slippage_bps=1.5, impact_bps=3.0, impact_cap_bps=5.0),
     )
     done.run(no_progress)
     return done
@@ -53,7 +53,7 @@ def altered(replay):
     def call(alter):
         recorder = copy.deepcopy(replay.recorder)
         alter(recorder)
-        rules = FillRules(replay.inputs.bars, replay.terms, replay.execution, POLICY.stop_loss_frac)
+        rules = FillRules(replay.inputs.bars, replay.terms, replay.execution, POLICY.stop_fracs)
         check = FillCheck(recorder, rules)
         return check.market_faults() + check.stop_faults() + check.refusals()[1]
 
@@ -211,3 +211,13 @@ def test_a_true_run_has_no_faults_and_every_sort_of_ending(replay, altered):
 def test_an_alteration_is_found(altered, alter, message):
     found = altered(alter)
     assert any(message in text for text in found), found
+
+
+def test_an_entry_that_asks_for_another_stop_is_found(altered):
+    def alter(recorder):
+        entry = next(row for row in recorder.orders.values() if not row.reduce_only)
+        entry.stop_frac = 0.5
+
+    (fault,) = altered(alter)[:1]
+    assert "must ask for a stop between" in fault
+    assert fault.endswith("asked for 0.5")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from decimal import Decimal
 
@@ -59,7 +60,7 @@ def test_a_varying_delay_costs_the_move_that_happens_meanwhile():
 def test_standard_fees_fall_with_the_tier_and_makers_pay_less():
     tiers = list(FEE_TIERS.values())
     assert tiers[0] == (2.0, 5.0)
-    assert all(later < earlier for earlier, later in zip(tiers[:-1], tiers[1:], strict=True))
+    assert all(later < earlier for earlier, later in itertools.pairwise(tiers))
     assert all(one.maker_bps < one.taker_bps for one in tiers)
     # The announcement of 2026-02-02 has half of each taker fee.
     halves = [2.5, 2.0, 1.75, 1.6, 1.5, 1.35, 1.25, 1.1, 1.0, 0.85]

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from strategies.policy import REASONS, FusionPolicy, Held, decide, entry_side
+from strategies.policy import REASONS, Held, decide, entry_side
+from strategies.policy_config import FusionPolicy
 
 
 class Signal(NamedTuple):

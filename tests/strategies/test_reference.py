@@ -30,8 +30,10 @@ def frac(value):
 class Reference:
     """One account, one loop over bars."""
 
-    def __init__(self, bars, probs, rates, policy, execution):
+    def __init__(self, bars, volumes, probs, rates, policy, execution):
         self.bars = bars  # name -> {index: (open, high, low, close)}
+        self.volumes = volumes  # name -> [volume of each index]
+        self.traded = {}
         self.probs, self.rates = probs, rates
         self.policy, self.execution = policy, execution
         self.cash = frac(execution.starting_balance)
@@ -56,7 +58,7 @@ class Reference:
         return name[:3]
 
     def trade(self, name, side, quantity, reference, ts, reason):
-        bps = frac(self.execution.slippage_bps) / 10_000
+        bps = frac(self.execution.slippage_bps + self.impact(name, quantity)) / 10_000
         tick = TICKS[self.key(name)]
         exact = reference * (1 + side * bps) / tick
         price = (math.ceil(exact) if side > 0 else math.floor(exact)) * tick
@@ -67,6 +69,13 @@ class Reference:
         if self.held[name] == 0:
             self.stop.pop(name, None)
         return price
+
+    def impact(self, name, quantity):
+        full, cap = self.execution.impact_bps, self.execution.impact_cap_bps
+        if full == 0.0:
+            return 0.0
+        volume = self.traded.get(name, 0.0)
+        return min(cap, full * math.sqrt(float(quantity) / volume)) if volume else cap
 
     def at_open(self, name, index, ts):
         if index not in self.bars[name]:
@@ -100,6 +109,7 @@ class Reference:
         open_, high, low, close = (frac(value) for value in self.bars[name][index])
         self.check_stop(name, open_, high, low, ts)
         self.last[name] = close
+        self.traded[name] = self.volumes[name][index]
         # What a stop of this bar has closed is not held at the settlement that ends it.
         self.settle(name, ts)
 
@@ -166,11 +176,11 @@ class Reference:
 
 
 def scenario(seed, market):
-    draw = random.Random(seed)
+    draw, more = random.Random(seed), random.Random(1_000 + seed)
     names = [market.BTC, market.ETH, market.SOL][: draw.randint(1, 3)]
     decimals = {"BTC": 1, "ETH": 2, "SOL": 3}
     count = 80
-    bars, probs, rates, arrays = {}, {}, {}, []
+    bars, volumes, probs, rates, arrays = {}, {}, {}, {}, []
     for name in names:
         price = {"BTC": 30_000.0, "ETH": 2_000.0, "SOL": 100.0}[name[:3]]
         rows = []
@@ -184,7 +194,10 @@ def scenario(seed, market):
             price = close
         missing = [i for i in range(1, count) if len(names) > 1 and draw.random() < 0.03]
         bars[name] = {i: row for i, row in enumerate(rows) if i not in missing}
-        arrays.append(market.bars(rows, name, missing=missing))
+        # Of an order's own size, and now and then nothing at all.
+        size = 10_000.0 / rows[0][0]
+        volumes[name] = [round(more.choice([0, 1, 1, 1]) * size * more.random(), 2) for _ in rows]
+        arrays.append(market.bars(rows, name, missing=missing, volumes=volumes[name]))
         for index in range(count):
             if draw.random() < 0.9:
                 probs[name, index] = draw.uniform(0.02, 0.98)
@@ -203,13 +216,15 @@ def scenario(seed, market):
         taker_fee_bps=draw.choice([0.0, 4.0, 5.5]),
         starting_balance=draw.choice([5_000.0, 100_000.0]),
         funding="recorded",
+        impact_bps=more.choice([0.0, 15.0, 40.0]),
+        impact_cap_bps=more.choice([5.0, 35.0]),
     )
-    return names, bars, arrays, probs, rates, policy, execution
+    return names, bars, volumes, arrays, probs, rates, policy, execution
 
 
 @pytest.mark.parametrize("seed", range(50))
 def test_engine_and_reference_agree(market, seed):
-    names, bars, arrays, probs, rates, policy, execution = scenario(seed, market)
+    names, bars, volumes, arrays, probs, rates, policy, execution = scenario(seed, market)
     by_index = {}
     for (name, index), prob in probs.items():
         by_index.setdefault(index, {})[name] = prob
@@ -219,7 +234,7 @@ def test_engine_and_reference_agree(market, seed):
         policy,
         execution,
     )
-    reference = Reference(bars, probs, rates, policy, execution)
+    reference = Reference(bars, volumes, probs, rates, policy, execution)
     reference.run(80, market.START, market.INTERVAL)
 
     decided = out.decisions.sort_values(["ts_init", "instrument_id"], kind="stable")
@@ -247,7 +262,7 @@ def test_engine_and_reference_agree(market, seed):
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("records", [1, 50])
 def test_a_replay_in_parts_is_that_in_one_piece(market, monkeypatch, seed, records):
-    names, _, arrays, probs, rates, policy, execution = scenario(seed, market)
+    names, _, _, arrays, probs, rates, policy, execution = scenario(seed, market)
     by_index = {}
     for (name, index), prob in probs.items():
         by_index.setdefault(index, {})[name] = prob

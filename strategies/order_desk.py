@@ -1,0 +1,283 @@
+"""From a decision to an order at the exchange: what the strategy sends, and what is on its way.
+
+The desk knows the engine's orders; what to send is decided elsewhere. It also says what is held
+and under way in the words of sizing and risk guard.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from nautilus_trader.model import BarType, ClientOrderId, OrderSide, Price, Quantity
+
+from catalog.instruments import bar_type
+from catalog.timestamps import interval_name
+from strategies.callbacks import nothing
+from strategies.execution import BUY, InstrumentTerms, Side
+from strategies.guard_orders import Book
+from strategies.intent import AccountView, TradeCosts
+from strategies.order_ids import OrderKind, check_tag, order_id
+from strategies.recorder import OrderRow, RunRecorder
+
+NO_COSTS = TradeCosts(round_trip_frac=0.0, funding_interval_bars=math.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class StrategySettings:
+    """Where a strategy trades.
+
+    Parameters
+    ----------
+    instruments : tuple of Nautilus instruments
+        What is traded, in the profile's order.
+    interval_ns : int
+        Length of a bar, nanoseconds.
+    tag : str
+        Part of every order's identifier, 1 to 6 letters or digits, different for each strategy
+        of an account.
+    books_funding : bool
+        Whether settlements are booked in the ledger.
+    costs : TradeCosts
+        What a trade is expected to cost, for rules and sizes that ask.
+    settle_after_ns : int
+        If positive, a clock alert that long after a stop or a cancel is sent. A replay looks at
+        orders under way only when something happens, so without it a stop would be dead for
+        the whole entry bar. A live engine needs none.
+    send_at : callable, optional
+        For a replay, whose engine would fill an order without a price at the last one that there
+        was: told instrument and decision time, says when a market order goes to the engine, or
+        None for never. Where the instrument's next bar is missing that is later than the decision,
+        so that the order waits for the next open as it would in a live market that pauses.
+    """
+
+    instruments: tuple[Any, ...]
+    interval_ns: int
+    tag: str = "F1"
+    books_funding: bool = True
+    costs: TradeCosts = NO_COSTS
+    settle_after_ns: int = 0
+    send_at: Callable[[str, int], int | None] | None = None
+
+
+@dataclass(slots=True)
+class InstrumentState:
+    """One instrument: its terms, the orders under way, and since when the position is wanted.
+
+    `stop_frac` is the distance of the stop that the entry last sent is to have (NaN for none),
+    `stopped_at` the close of the bar in which a stop last filled (0 for never), `degraded_bars`
+    how many predictions in a row were degraded, `bar_ts` the stamp of the last bar.
+    """
+
+    terms: InstrumentTerms
+    identity: Any
+    precision: tuple[int, int]
+    since: int = 0
+    weight: float = 0.0
+    under_way: set[str] = field(default_factory=set)
+    stop_id: str = ""
+    stop_frac: float = math.nan
+    stopped_at: int = 0
+    degraded_bars: int = 0
+    funding_rate: float = 0.0
+    bar_ts: int = 0
+
+
+class OrderDesk:
+    """Sends orders, and knows what is under way.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        In whose name; its clock and its order factory are used.
+    settings : StrategySettings
+        Where.
+    recorder : RunRecorder
+        Takes the orders down, and holds the ledger.
+
+    Attributes
+    ----------
+    states : dict of InstrumentState
+        By instrument id, in the profile's order.
+    instrument_of : dict of str
+        Instrument id by bar type.
+    """
+
+    def __init__(self, strategy: Any, settings: StrategySettings, recorder: RunRecorder) -> None:
+        self._strategy = strategy
+        self._settings = settings
+        self._recorder = recorder
+        self._held_back: dict[str, list[Any]] = {}
+        self.states: dict[str, InstrumentState] = {}
+        self.instrument_of: dict[BarType, str] = {}
+        interval = interval_name(settings.interval_ns)
+        for instrument in settings.instruments:
+            terms = InstrumentTerms.of(instrument)
+            precision = (instrument.price_precision, instrument.size_precision)
+            self.states[terms.instrument_id] = InstrumentState(terms, instrument.id, precision)
+            kind = BarType.from_str(bar_type(terms.instrument_id, interval))
+            self.instrument_of[kind] = terms.instrument_id
+        check_tag(settings.tag, tuple(self.states))
+
+    # ---- what is held and under way
+
+    def account(self, instrument_id: str) -> AccountView:
+        """Return the account without one instrument, orders under way counted as filled."""
+        ledger = self._recorder.ledger
+        gross = net = 0.0
+        for name in self.states:
+            if name == instrument_id:
+                continue
+            quantity = ledger.quantity(name) + self._coming(name)
+            if quantity != 0.0:
+                value = quantity * ledger.marks[name]
+                gross += abs(value)
+                net += value
+        return AccountView(ledger.equity(), gross, net)
+
+    def book(self) -> Book:
+        """Return what is held and what may still be added, for the risk guard."""
+        ledger = self._recorder.ledger
+        buying: dict[str, float] = {}
+        selling: dict[str, float] = {}
+        for name, state in self.states.items():
+            for identity in state.under_way:
+                row = self._recorder.orders[identity]
+                if not row.reduce_only:
+                    found = buying if row.side > 0 else selling
+                    left = row.quantity - row.filled_quantity
+                    found[name] = found.get(name, 0.0) + left
+        held = {name: one.quantity for name, one in ledger.positions.items()}
+        return Book(ledger.equity(), held, buying, selling)
+
+    def under_way(self) -> int:
+        """Return how many orders that are no stops have not ended."""
+        return sum(len(state.under_way) for state in self.states.values())
+
+    def _coming(self, instrument_id: str) -> float:
+        rows = (self._recorder.orders[one] for one in self.states[instrument_id].under_way)
+        return sum(row.side * (row.quantity - row.filled_quantity) for row in rows)
+
+    # ---- what is sent
+
+    def market(
+        self,
+        kind: OrderKind,
+        instrument_id: str,
+        ts: int,
+        quantity: float,
+        reason: str,
+        *,
+        bound_by: str = "",
+        stop_frac: float = math.nan,
+    ) -> str:
+        """Send a market order and return its identifier.
+
+        Parameters
+        ----------
+        kind : {"E", "X"}
+            Entry, or exit that may only reduce.
+        instrument_id : str
+            What is traded.
+        ts : int
+            Of the decision, UTC nanoseconds.
+        quantity : float
+            Base units, signed: positive buys.
+        reason, bound_by : str
+            Why it is sent, and what decided its size.
+        stop_frac : float
+            Distance of the stop that the position is to have, NaN for none.
+        """
+        identity = order_id(self._settings.tag, kind, instrument_id, ts)
+        side: Side = BUY if quantity > 0.0 else -1
+        row = OrderRow(
+            identity, ts, instrument_id, side, abs(quantity), reason, reduce_only=kind == "X"
+        )
+        row.bound_by, row.stop_frac = bound_by, stop_frac
+        self.states[instrument_id].under_way.add(identity)
+        self._submit(row)
+        return identity
+
+    def stop(
+        self, instrument_id: str, ts: int, quantity: float, trigger: float, reason: str
+    ) -> None:
+        """Send the stop of a position; it is named after the decision that it protects."""
+        state = self.states[instrument_id]
+        stop_id = order_id(self._settings.tag, "S", instrument_id, state.since)
+        side: Side = BUY if quantity > 0.0 else -1
+        row = OrderRow(stop_id, ts, instrument_id, side, abs(quantity), reason)
+        row.type, row.trigger_price, row.reduce_only = "STOP_MARKET", trigger, True
+        state.stop_id = stop_id
+        self._submit(row)
+        self.settle()
+
+    def cancel(self, client_order_id: str) -> None:
+        """Take an order back."""
+        self._strategy.cancel_order(ClientOrderId(client_order_id))
+        self.settle()
+
+    def settle(self) -> None:
+        """Let a replay look at what is under way soon, though nothing else happens."""
+        after = self._settings.settle_after_ns
+        if after > 0:
+            clock = self._strategy.clock
+            due = clock.timestamp_ns() + after
+            clock.set_time_alert_ns(f"settle-{due}", due, nothing)
+
+    def ended(self, client_order_id: str) -> None:
+        """Take note that an order has ended."""
+        row = self._recorder.orders[client_order_id]
+        self.states[row.instrument_id].under_way.discard(client_order_id)
+
+    def drop_held_back(self) -> None:
+        """Take back the entries that wait for the next open of their instrument."""
+        for name, orders in self._held_back.items():
+            kept = []
+            for order in orders:
+                identity = order.client_order_id.value
+                if self._recorder.orders[identity].reduce_only:
+                    kept.append(order)
+                else:
+                    self._recorder.order_status(identity, "CANCELED", "taken back before it left")
+                    self.ended(identity)
+            self._held_back[name] = kept
+
+    def send_held_back(self, name: str) -> None:
+        """Submit the orders that waited for an alert."""
+        for order in self._held_back.pop(name):
+            self._strategy.submit_order(order)
+
+    def _submit(self, row: OrderRow) -> None:
+        self._recorder.order(row)
+        state = self.states[row.instrument_id]
+        price_decimals, size_decimals = state.precision
+        quantity = Quantity(row.quantity, size_decimals)
+        side = OrderSide.BUY if row.side == BUY else OrderSide.SELL
+        identity = ClientOrderId(row.client_order_id)
+        factory = self._strategy.order_factory
+        common = {"reduce_only": row.reduce_only, "client_order_id": identity}
+        if row.type == "STOP_MARKET":
+            trigger = Price(row.trigger_price, price_decimals)
+            order = factory.stop_market(state.identity, side, quantity, trigger, **common)
+        else:
+            order = factory.market(state.identity, side, quantity, **common)
+        self._send(row, order)
+
+    def _send(self, row: OrderRow, order: Any) -> None:
+        """Submit an order, in a replay no earlier than it can meet a price."""
+        ts = row.ts_init
+        due: int | None = ts
+        if self._settings.send_at is not None and row.type == "MARKET":
+            due = self._settings.send_at(row.instrument_id, ts)
+        if due is None:
+            return
+        if due <= ts:
+            self._strategy.submit_order(order)
+            return
+        name = f"send-{due}-{row.instrument_id}"
+        if name not in self._held_back:
+            self._held_back[name] = []
+            self._strategy.clock.set_time_alert_ns(name, due, self._strategy.on_held_back)
+        self._held_back[name].append(order)

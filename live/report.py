@@ -291,7 +291,7 @@ def _tearsheet_data(run: RunResult, metrics: Metrics) -> TearsheetData:
     costs = HoldingCosts(
         starting_balance=execution.starting_balance,
         fee_bps=execution.taker_fee_bps,
-        slippage_bps=execution.slippage_bps,
+        slippage_bps=execution.base_slippage_bps,
     )
     booked = run.funding if execution.funding == "recorded" else {}
     held = buy_and_hold(run.bars, booked, costs, start=run.start, end=run.end)

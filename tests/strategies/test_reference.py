@@ -194,9 +194,10 @@ def scenario(seed, market):
             price = close
         missing = [i for i in range(1, count) if len(names) > 1 and draw.random() < 0.03]
         bars[name] = {i: row for i, row in enumerate(rows) if i not in missing}
-        # Of an order's own size, and now and then nothing at all.
-        size = 10_000.0 / rows[0][0]
-        volumes[name] = [round(more.choice([0, 1, 1, 1]) * size * more.random(), 2) for _ in rows]
+        # Of an order's own size, and now and then next to nothing (the engine does not look at
+        # the range of a bar in which less than four lots were traded).
+        size = 10_000.0 / rows[0][0] * more.random()
+        volumes[name] = [max(0.04, round(size * more.choice([0, 1, 2]), 2)) for _ in rows]
         arrays.append(market.bars(rows, name, missing=missing, volumes=volumes[name]))
         for index in range(count):
             if draw.random() < 0.9:

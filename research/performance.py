@@ -362,7 +362,9 @@ def trading_metrics(
         len(returns), samples=samples, mean_block=mean_block_days, seed=seed
     )
     found = _return_metrics(span.daily, returns[rows])
-    found |= {name: _estimate(math.fsum(day), day[rows].sum(axis=1)) for name, day in sums.items()}
+    found |= {
+        name: estimate_of(math.fsum(day), day[rows].sum(axis=1)) for name, day in sums.items()
+    }
     return {name: found[name] for name in TRADING_METRICS}
 
 
@@ -371,20 +373,20 @@ def _return_metrics(daily: DailyEquity, draws: Float64Array) -> dict[str, Estima
     returns = daily.returns
     measures: dict[str, Callable[[Float64Array], Float64Array]] = {
         "net_return": lambda rows: np.prod(1.0 + rows, axis=1) - 1.0,
-        "net_sharpe": _sharpe_rows,
+        "net_sharpe": sharpe_rows,
         "max_drawdown": _drawdown_rows,
     }
     if daily.ruined or draws.shape[1] < 2:
         draws = np.empty((0, len(returns)))
     found = {
-        name: _estimate(float(measure(returns[None, :])[0]), measure(draws))
+        name: estimate_of(float(measure(returns[None, :])[0]), measure(draws))
         for name, measure in measures.items()
     }
     exact = {"net_return": net_return(daily), "max_drawdown": max_drawdown(daily.equity)}
     return {name: found[name]._replace(value=exact.get(name, found[name].value)) for name in found}
 
 
-def _sharpe_rows(returns: Float64Array) -> Float64Array:
+def sharpe_rows(returns: Float64Array) -> Float64Array:
     """Return the annualised Sharpe ratio of each row, NaN where nothing varies."""
     if returns.shape[1] < 2:
         return np.full(len(returns), np.nan)
@@ -402,7 +404,8 @@ def _drawdown_rows(returns: Float64Array) -> Float64Array:
     return np.asarray((level / peak - 1.0).min(axis=1, initial=0.0))
 
 
-def _estimate(value: float, draws: Float64Array) -> Estimate:
+def estimate_of(value: float, draws: Float64Array) -> Estimate:
+    """Return a value with the central 95 % of what resampling gave; no interval without any."""
     usable = draws[np.isfinite(draws)]
     if not math.isfinite(value) or len(usable) == 0:
         return Estimate(value, math.nan, math.nan)
@@ -419,7 +422,7 @@ def net_return(daily: DailyEquity) -> float:
 
 def sharpe(returns: Float64Array) -> float:
     """Return the annualised Sharpe ratio of daily returns; NaN where it is not defined."""
-    return float(_sharpe_rows(returns[None, :])[0])
+    return float(sharpe_rows(returns[None, :])[0])
 
 
 def max_drawdown(equity: Float64Array) -> float:

@@ -7,6 +7,7 @@ and under way in the words of sizing and risk guard.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,7 +107,9 @@ class OrderDesk:
     """
 
     def __init__(self, strategy: Any, settings: StrategySettings, recorder: RunRecorder) -> None:
-        self._strategy = strategy
+        # The strategy holds the desk. Were it held by it as well, only the garbage collector could
+        # free it, from any thread: the engine allows none but its own.
+        self._strategy = weakref.proxy(strategy)
         self._settings = settings
         self._recorder = recorder
         self._held_back: dict[str, list[Any]] = {}

@@ -1,7 +1,5 @@
 """Sequence models: training, and answering whole spans with all members of the ensemble."""
 
-# ruff: noqa: TID253  (this measures torch)
-
 from __future__ import annotations
 
 import os

@@ -1,8 +1,5 @@
 """What all sequence models are made of: their common base, its weights and its masks (torch)."""
 
-# torch is what this package is for; nothing that serves a bundle imports this module.
-# ruff: noqa: TID253
-
 from __future__ import annotations
 
 import math

@@ -3,9 +3,6 @@
 The file's own header holds what is not an array, as JSON, so that both are replaced at once.
 """
 
-# torch is what this package is for; nothing that serves a bundle imports this module.
-# ruff: noqa: TID253
-
 from __future__ import annotations
 
 import json

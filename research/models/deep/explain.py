@@ -1,8 +1,5 @@
 """What a Temporal Fusion Transformer looked at, row by row, for pictures (torch)."""
 
-# torch is what this package is for; nothing that serves a bundle imports this module.
-# ruff: noqa: TID253
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -4,9 +4,6 @@ Only `SequenceModel.step` is exported, as `read` for rows and `advance` for lane
 number; see `research.models.deep.session`.
 """
 
-# torch is what this package is for; nothing that serves a bundle imports this module.
-# ruff: noqa: TID253
-
 from __future__ import annotations
 
 import tempfile

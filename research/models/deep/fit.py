@@ -1,8 +1,5 @@
 """Fit a sequence model to a training table (torch)."""
 
-# torch is what this package is for; nothing that serves a bundle imports this module.
-# ruff: noqa: TID253
-
 from __future__ import annotations
 
 import json

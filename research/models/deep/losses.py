@@ -1,8 +1,5 @@
 """What a sequence model is trained to lower (torch)."""
 
-# torch is what this package is for; nothing that serves a bundle imports this module.
-# ruff: noqa: TID253
-
 from __future__ import annotations
 
 import math

@@ -1,8 +1,5 @@
 """Long short-term memory (Hochreiter and Schmidhuber, 1997): the plain baseline (torch)."""
 
-# torch is what this package is for; nothing that serves a bundle imports this module.
-# ruff: noqa: TID253
-
 from __future__ import annotations
 
 from typing import cast

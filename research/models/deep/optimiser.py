@@ -4,9 +4,6 @@ torch's own imports its compiler at the first step: 146 MB and seconds for what 
 `tests/research/deep/test_models.py` holds these to the same numbers.
 """
 
-# torch is what this package is for; nothing that serves a bundle imports this module.
-# ruff: noqa: TID253
-
 from __future__ import annotations
 
 import math

@@ -4,9 +4,6 @@ Lim, B., Arik, S. O., Loeff, N. and Pfister, T. (2021), "Temporal Fusion Transfo
 interpretable multi-horizon time series forecasting".
 """
 
-# torch is what this package is for; nothing that serves a bundle imports this module.
-# ruff: noqa: TID253
-
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -5,9 +5,6 @@ multi-horizon time series forecasting"; equation numbers are those of the paper.
 named where they are made.
 """
 
-# torch is what this package is for; nothing that serves a bundle imports this module.
-# ruff: noqa: TID253
-
 from __future__ import annotations
 
 import math

@@ -1,8 +1,5 @@
 """Causal transformer with sliding-window attention, trained at every position at once (torch)."""
 
-# torch is what this package is for; nothing that serves a bundle imports this module.
-# ruff: noqa: TID253
-
 from __future__ import annotations
 
 import math

@@ -1,7 +1,5 @@
 """Fits: they find what is planted, give the same again, go on after an interruption."""
 
-# ruff: noqa: TID253  (this tests what is made with torch)
-
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Networks and losses: a step is a pass, nothing looks ahead, nothing reaches too far back."""
 
-# ruff: noqa: TID253  (this tests what is made with torch)
-
 from __future__ import annotations
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the contract of experts does not see: exports and networks that must be refused."""
 
-# ruff: noqa: TID253 (torch is what is tested)
-
 from __future__ import annotations
 
 from dataclasses import replace

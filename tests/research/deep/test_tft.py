@@ -1,7 +1,5 @@
 """The TFT as a whole: causal, the same token by token, finite in memory, able to learn."""
 
-# ruff: noqa: TID253  (this tests what is made with torch)
-
 from __future__ import annotations
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The TFT's blocks against the paper's equations, written out in numpy one row at a time."""
 
-# ruff: noqa: TID253  (this tests what is made with torch)
-
 from __future__ import annotations
 
 import numpy as np

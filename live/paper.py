@@ -34,6 +34,7 @@ from nautilus_trader.model import (
     Price,
     Quantity,
     QuoteTick,
+    TimeInForce,
     TradeId,
     TraderId,
     Venue,
@@ -173,7 +174,7 @@ class PaperExecutionClient(ExecutionClient):
     def _publish(self, events: list[PaperEvent]) -> None:
         for event in events:
             name = event.order.client_order_id
-            order = self._orders.pop(name)
+            order = self._orders[name]
             self.emitted += 1
             if isinstance(event, PaperFill):
                 self._publish_fill(order, event)
@@ -181,6 +182,9 @@ class PaperExecutionClient(ExecutionClient):
                 self.generate_order_canceled(order, _venue_order_id(name), event.ts_event)
             else:
                 self.generate_order_rejected(order, event.reason, event.ts_event, False)
+        # Whatever an event is about has ended: the rest of a partial fill is cancelled with it.
+        for event in events:
+            self._orders.pop(event.order.client_order_id, None)
 
     def _publish_fill(self, order: Any, fill: PaperFill) -> None:
         name = fill.order.client_order_id
@@ -188,6 +192,17 @@ class PaperExecutionClient(ExecutionClient):
         self._wiring.note_reference(name, fill.reference)
         if fill.order.trigger is None:
             self.generate_order_accepted(order, _venue_order_id(name), fill.ts_event)
+        elif fill.quantity < fill.order.quantity:
+            # A part of its position was closed before: the order is complete with less.
+            self.generate_order_updated(
+                order,
+                _venue_order_id(name),
+                Quantity(fill.quantity, instrument.size_precision),
+                None,
+                Price(fill.order.trigger, instrument.price_precision),
+                None,
+                fill.ts_event,
+            )
         self._publish_account(fill.ts_event)
         self.generate_order_filled(
             order,
@@ -239,6 +254,7 @@ class PaperExecutionClient(ExecutionClient):
             quantity=price_number(order.quantity),
             trigger=price_number(order.trigger_price) if is_stop else None,
             reduce_only=order.is_reduce_only,
+            immediate=order.time_in_force == TimeInForce.IOC,
         )
         self._orders[name] = order
         self.book.submit(paper_order, now)

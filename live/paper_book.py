@@ -23,7 +23,7 @@ from strategies.execution import (
     stop_is_triggered,
     stop_reference,
 )
-from strategies.impact import fill_slippage_bps
+from strategies.impact import fill_slippage_bps, takes
 from strategies.ledger import FundingRow, Ledger, LedgerFill
 
 
@@ -45,6 +45,8 @@ class PaperOrder:
         Trigger price of a stop, quote units; None for a market order.
     reduce_only : bool
         Whether it may only bring the position closer to zero.
+    immediate : bool
+        Whether it fills up to the participation limit and the rest is cancelled.
     """
 
     client_order_id: str
@@ -53,10 +55,11 @@ class PaperOrder:
     quantity: float
     trigger: float | None
     reduce_only: bool
+    immediate: bool = False
 
 
 class PaperFill(NamedTuple):
-    """A complete fill. `reference` is the price before slippage; `commission` in USDT, cost > 0."""
+    """An order's only fill; `reference` is before slippage, `commission` a cost, both in USDT."""
 
     order: PaperOrder
     quantity: float
@@ -163,7 +166,9 @@ class PaperBook:
         events += self._trigger_stops(instrument_id, price, price, price, ts_event)
         events += self._arrive(instrument_id, ts_event)
         markets, self._markets[instrument_id] = self._markets[instrument_id], []
-        return events + [self._fill(order, price, ts_event) for order in markets]
+        for order in markets:
+            events += self._fill(order, price, ts_event)
+        return events
 
     def on_bar(
         self, instrument_id: str, prices: tuple[float, float, float], ts_event: int
@@ -221,26 +226,33 @@ class PaperBook:
             assert order.trigger is not None
             self._stops[instrument_id].remove(order)
             reference = stop_reference(order.side, order.trigger, open_)
-            events.append(self._fill(order, reference, ts_event))
+            events += self._fill(order, reference, ts_event)
         return events
 
-    def _fill(self, order: PaperOrder, reference: float, ts_event: int) -> PaperEvent:
+    def _fill(self, order: PaperOrder, reference: float, ts_event: int) -> list[PaperEvent]:
         self._known.pop(order.client_order_id, None)
         held = self.ledger.quantity(order.instrument_id)
         quantity = order.quantity
         if order.reduce_only:
             quantity = min(quantity, max(0.0, -order.side * held))
             if quantity == 0.0:
-                return PaperReject(order, ts_event, _would_increase(order))
+                return [PaperReject(order, ts_event, _would_increase(order))]
         terms, execution = self._terms[order.instrument_id], self._execution
-        slippage = fill_slippage_bps(execution, quantity, self._volumes[order.instrument_id])
+        volume = self._volumes[order.instrument_id]
+        cancelled: list[PaperEvent] = []
+        if order.immediate:
+            asked = quantity
+            quantity = takes(asked, volume, execution.max_participation, terms.step)
+            if quantity < asked:
+                cancelled.append(PaperCancel(order, ts_event))
+        slippage = fill_slippage_bps(execution, quantity, volume)
         price = slipped_price(order.side, reference, slippage, terms.tick)
         fee = commission(quantity, price, execution.taker_fee_bps)
         self.ledger.apply_fill(
             LedgerFill(ts_event, order.instrument_id, order.side, quantity, price, fee, "")
         )
         self.filled[order.client_order_id] = quantity
-        return PaperFill(order, quantity, price, reference, fee, ts_event)
+        return [PaperFill(order, quantity, price, reference, fee, ts_event), *cancelled]
 
 
 def _reached(order: PaperOrder, high: float, low: float) -> bool:

@@ -345,7 +345,8 @@ def _engine_cash(engine: BacktestEngine, venue: Venue) -> float:
 
 
 def _engine_positions(engine: BacktestEngine) -> dict[str, float]:
+    # The signed quantity is a sum of doubles, 37.470000000000006 for 37.47.
     return {
-        str(position.instrument_id): float(position.signed_qty)
-        for position in engine.cache.positions_open()
+        str(one.instrument_id): math.copysign(price_number(one.quantity), one.signed_qty)
+        for one in engine.cache.positions_open()
     }

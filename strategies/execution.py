@@ -78,6 +78,11 @@ class ExecutionConfig(Config):
     impact_cap_bps : float
         Largest impact, basis points. With the rest of the slippage it is rounded to the tick
         against us.
+    max_participation : float or None
+        Largest part of the last completed bar's volume that an order takes; what is left of it is
+        cancelled (immediate or cancel), and the next bar's decision starts from what is held.
+        Orders that must get out (stops, the risk guard's) take all that they need. None for no
+        limit.
     funding : {"recorded", "none"}
         Whether the recorded settlements are booked. ``recorded`` without records fails the run.
     starting_balance : float
@@ -94,6 +99,7 @@ class ExecutionConfig(Config):
     slippage_bps: float = Field(ge=0, le=1_000)
     impact_bps: float = Field(ge=0, le=10_000)
     impact_cap_bps: float = Field(ge=0, le=1_000)
+    max_participation: float | None = Field(gt=0, le=1)
     funding: Literal["recorded", "none"]
     starting_balance: float = Field(gt=0)
     leverage: float = Field(gt=0, le=125)

@@ -28,10 +28,10 @@ from strategies.execution import (
     stop_reference,
     stop_trigger,
 )
-from strategies.impact import fill_slippage_bps
+from strategies.impact import fill_slippage_bps, takes
 from strategies.market_data import BarVolumes
-from strategies.policy import STOP_LOSS
-from strategies.recorder import FINAL_STATUSES, FillRow, OrderRow, RunRecorder
+from strategies.policy import FORCED_REASONS, STOP_LOSS
+from strategies.recorder import FINAL_STATUSES, TAKEN_BACK, FillRow, OrderRow, RunRecorder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -218,6 +218,13 @@ class FillCheck:
         ts, price = wanted
         if row.status not in FINAL_STATUSES:
             yield f"{_described(row)} must fill at {format_time(ts)}, was still {row.status}"
+        quantity = sum(fill.quantity for fill in fills)
+        must_fill = row.status not in _REFUSED and row.detail != TAKEN_BACK
+        if must_fill and quantity != self._takes(row, ts):
+            yield (
+                f"{_described(row)} must be filled with {self._takes(row, ts):g} at "
+                f"{format_time(ts)}, was with {quantity:g}"
+            )
         for fill in fills:
             reference = self._recorder.references.get(fill.client_order_id, float("nan"))
             exact = self._slipped(fill, price, ts)
@@ -227,6 +234,14 @@ class FillCheck:
                     f"{price}, with slippage), filled at {format_time(fill.ts_event)} for "
                     f"{fill.price} (from {reference})"
                 )
+
+    def _takes(self, row: OrderRow, ts: int) -> float:
+        """Return how much of a market order must fill at `ts`."""
+        if row.reason in FORCED_REASONS:
+            return row.quantity
+        limit = self._rules.execution.max_participation
+        volume = self._volumes[row.instrument_id].before(ts)
+        return takes(row.quantity, volume, limit, self._rules.terms[row.instrument_id].step)
 
     def _slipped(self, fill: FillRow, reference: float, ts: int) -> float:
         """Return the price of a fill that must happen at `ts`."""

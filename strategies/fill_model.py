@@ -1,7 +1,8 @@
 """The replay's exchange: fill prices and fees from the functions in `strategies.execution`.
 
 The engine asks for a book to fill an order against. It gets one level, at the reference price
-moved by the slippage, deep enough for any order. The engine shows this model neither time nor the
+moved by the slippage, as deep as the order may take: an order that is immediate or cancel up to
+the participation limit, any other in full. The engine shows this model neither time nor the
 bar's open (its best bid is the bar's extreme) nor what was traded, so all are looked up by the
 clock.
 """
@@ -23,6 +24,7 @@ from nautilus_trader.model import (
     OrderType,
     Price,
     Quantity,
+    TimeInForce,
 )
 
 from catalog.errors import RunFailedError
@@ -36,7 +38,7 @@ from strategies.execution import (
     slipped_price,
     stop_reference,
 )
-from strategies.impact import fill_slippage_bps
+from strategies.impact import fill_slippage_bps, takes
 from strategies.market_data import BarVolumes, OpenQuotes, price_number
 from strategies.recorder import RunRecorder
 
@@ -66,7 +68,7 @@ class ReplayMarket:
 
 
 class ReplayFillModel(FillModel):
-    """Fill market and stop orders completely, at the reference price moved by the slippage.
+    """Fill market and stop orders at the reference price moved by the slippage.
 
     Parameters
     ----------
@@ -102,14 +104,17 @@ class ReplayFillModel(FillModel):
                 f"order type must be MARKET or STOP_MARKET, was {order.order_type}"
             )
         volume = self._market.volumes[terms.instrument_id].before(now)
-        quantity = price_number(order.quantity)
-        slippage = fill_slippage_bps(self._market.execution, quantity, volume)
+        execution, quantity = self._market.execution, price_number(order.quantity)
+        depth = _DEPTH
+        if order.time_in_force == TimeInForce.IOC:
+            depth = quantity = takes(quantity, volume, execution.max_participation, terms.step)
+        slippage = fill_slippage_bps(execution, quantity, volume)
         price = slipped_price(side, reference, slippage, terms.tick)
         self.recorder.reference(order.client_order_id.value, reference)
         level = BookOrder(
             OrderSide.SELL if side == BUY else OrderSide.BUY,
             Price(price, instrument.price_precision),
-            Quantity(_DEPTH, instrument.size_precision),
+            Quantity(depth, instrument.size_precision),
             1,
         )
         book.add(level, 0, 0, now)

@@ -66,7 +66,7 @@ def fill_slippage_bps(execution: ExecutionConfig, quantity: float, volume: float
 
 
 def takes(quantity: float, volume: float, max_participation: float | None, step: Decimal) -> float:
-    """Return how much of an order the market takes, base units, a multiple of the step.
+    """Return how much of an order fills at once, base units, a multiple of the step.
 
     Parameters
     ----------

@@ -12,7 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nautilus_trader.model import BarType, ClientOrderId, OrderSide, Price, Quantity
+from nautilus_trader.model import (
+    BarType,
+    ClientOrderId,
+    OrderSide,
+    Price,
+    Quantity,
+    TimeInForce,
+)
 
 from catalog.instruments import bar_type
 from catalog.timestamps import interval_name
@@ -21,7 +28,8 @@ from strategies.execution import BUY, InstrumentTerms, Side
 from strategies.guard_orders import Book
 from strategies.intent import AccountView, TradeCosts
 from strategies.order_ids import OrderKind, check_tag, order_id
-from strategies.recorder import OrderRow, RunRecorder
+from strategies.policy import FORCED_REASONS
+from strategies.recorder import TAKEN_BACK, OrderRow, RunRecorder
 
 NO_COSTS = TradeCosts(round_trip_frac=0.0, funding_interval_bars=math.nan)
 
@@ -243,7 +251,7 @@ class OrderDesk:
                 if self._recorder.orders[identity].reduce_only:
                     kept.append(order)
                 else:
-                    self._recorder.order_status(identity, "CANCELED", "taken back before it left")
+                    self._recorder.order_status(identity, "CANCELED", TAKEN_BACK)
                     self.ended(identity)
             self._held_back[name] = kept
 
@@ -265,7 +273,9 @@ class OrderDesk:
             trigger = Price(row.trigger_price, price_decimals)
             order = factory.stop_market(state.identity, side, quantity, trigger, **common)
         else:
-            order = factory.market(state.identity, side, quantity, **common)
+            forced = row.reason in FORCED_REASONS
+            duration = TimeInForce.GTC if forced else TimeInForce.IOC
+            order = factory.market(state.identity, side, quantity, duration, **common)
         self._send(row, order)
 
     def _send(self, row: OrderRow, order: Any) -> None:

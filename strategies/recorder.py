@@ -63,6 +63,8 @@ GUARD_COLUMNS = ("ts", "kind", "level", "reason", "detail")
 EQUITY_COLUMNS = ("ts_init", "equity", "cash", "gross_exposure", "net_exposure")
 FINAL_STATUSES = ("FILLED", "CANCELED", "REJECTED", "DENIED", "EXPIRED")
 """An order with another status at the end of a run is not closed."""
+TAKEN_BACK = "taken back before it left"
+"""The detail of an order that was cancelled while it waited for the next open."""
 _TYPES = {
     **dict.fromkeys(("kind", "level"), "object"),
     **dict.fromkeys(("ts", "ts_init", "ts_event", "ts_opened", "ts_closed", "side"), "int64"),
@@ -230,7 +232,6 @@ class RunRecorder:
         self.fills.append(row)
         order = self.orders[row.client_order_id]
         order.filled_quantity = round(order.filled_quantity + row.quantity, 9)
-        order.status = "FILLED" if order.filled_quantity >= order.quantity else "PARTIALLY_FILLED"
         self.ledger.apply_fill(
             LedgerFill(
                 row.ts_event,
@@ -242,6 +243,10 @@ class RunRecorder:
                 row.reason,
             )
         )
+        # The exchange makes a stop smaller when a part of its position is closed by another order.
+        flat = order.reduce_only and self.ledger.quantity(row.instrument_id) == 0.0
+        complete = flat or order.filled_quantity >= order.quantity
+        order.status = "FILLED" if complete else "PARTIALLY_FILLED"
 
     def error(self, text: str) -> None:
         """Note the text of an exception in a callback, which the engine would swallow."""

@@ -170,6 +170,19 @@ def test_orders_wait_for_their_next_open_in_both_runs_alike() -> None:
     assert set(fills) == {START + INTERVAL * 240 + EXECUTION.latency_ns}
 
 
+def test_partial_fills_are_alike_in_both_runs() -> None:
+    data = market(200, seed=4)
+    thin = EXECUTION.model_copy(update={"max_participation": 0.02})
+    one, other = backtest(data, thin), live(data, thin)
+    compare(one, other).require_identical()
+    orders = one.orders
+    partly = orders[(orders.filled_quantity > 0) & (orders.filled_quantity < orders.quantity)]
+    # The rest is cancelled; a stop whose position was made smaller is complete with less.
+    assert set(partly[partly.type == "MARKET"].status) == {"CANCELED"}
+    assert set(partly[partly.type == "STOP_MARKET"].status) == {"FILLED"}
+    assert partly[partly.type == "MARKET"].reduce_only.nunique() == 2
+
+
 def test_without_funding_nothing_is_settled_and_both_runs_agree() -> None:
     data = market(120)
     data = ReplayInputs(data.instruments, data.bars, {})

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from live.paper_book import PaperBook, PaperCancel, PaperEvent, PaperFill, PaperOrder, PaperReject
-from strategies.execution import InstrumentTerms, commission, slipped_price
+from strategies.execution import ExecutionConfig, InstrumentTerms, commission, slipped_price
 from tests.strategies.settings import plain_execution
 
 BTC, ETH = "BTCUSDT-PERP.BINANCE", "ETHUSDT-PERP.BINANCE"
@@ -24,12 +24,12 @@ EXECUTION = plain_execution(
 )
 
 
-def book() -> PaperBook:
+def book(execution: ExecutionConfig = EXECUTION) -> PaperBook:
     terms = {
         name: InstrumentTerms(name, TICK, Decimal("0.001"), Decimal("0.001"), Decimal(5))
         for name in (BTC, ETH)
     }
-    return PaperBook(terms, EXECUTION)
+    return PaperBook(terms, execution)
 
 
 def market(
@@ -206,3 +206,29 @@ def _show(paper: PaperBook, what: str, price: tuple[int, int], now: int) -> list
         if isinstance(event, PaperFill) and event.order.reduce_only:
             assert abs(paper.ledger.quantity(BTC)) <= max(before, 40.0)
     return [event.order.client_order_id for event in events]
+
+
+def test_an_immediate_order_takes_its_part_of_the_last_bar_and_the_rest_is_cancelled() -> None:
+    thin = {"max_participation": 0.1, "impact_bps": 100.0, "impact_cap_bps": 1_000.0}
+    paper = book(EXECUTION.model_copy(update=thin))
+    paper.on_bar(BTC, (100.0, 100.0, 100.0), 0)
+    paper.on_volume(BTC, 4.0)
+    paper.submit(PaperOrder("E", BTC, 1, 1.0, None, False, immediate=True), 0)
+    fill, cancel = paper.on_quote(BTC, 100.0, LATENCY)
+    assert isinstance(fill, PaperFill)
+    assert isinstance(cancel, PaperCancel)
+    # A tenth of the bar costs 1 bp and the square root of a tenth of 100 bp more: 100.33.
+    assert (fill.quantity, fill.price) == (0.4, 100.4)
+    assert paper.open_orders() == []
+    assert paper.filled == {"E": 0.4}
+    # A stop takes all that is held, and pays for the size that it has.
+    paper.submit(stop("S", -1, 95.0), LATENCY)
+    closed = only_fill(paper.on_bar(BTC, (100.0, 100.0, 94.0), 3 * LATENCY))
+    assert (closed.quantity, closed.price) == (0.4, 94.6)
+
+
+def test_an_order_that_must_get_out_is_not_limited() -> None:
+    paper = book(EXECUTION.model_copy(update={"max_participation": 0.1}))
+    paper.on_volume(BTC, 1.0)
+    paper.submit(market("X"), 0)
+    assert only_fill(paper.on_quote(BTC, 100.0, LATENCY)).quantity == 1.0

@@ -18,6 +18,7 @@ PLAIN: dict[str, Any] = {
     "slippage_bps": 0.0,
     "impact_bps": 0.0,
     "impact_cap_bps": 0.0,
+    "max_participation": None,
     "funding": "none",
     "starting_balance": 100_000.0,
     "leverage": 10.0,

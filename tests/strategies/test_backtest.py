@@ -62,6 +62,28 @@ def test_a_large_order_pays_for_its_part_of_the_last_completed_bar(market):
     assert closing == pytest.approx(fee + slip, abs=0.15)
 
 
+def test_what_the_market_does_not_take_is_cancelled_and_decided_anew(market):
+    rows = [(30_000,) * 4] * 4 + [(30_000, 30_000, 28_000, 29_000), (29_000,) * 4]
+    bars = market.bars(rows, volumes=[4.0, 2.0, 1.0, 1.0, 1.0, 1.0])
+    out = run_backtest(
+        market.inputs(bars),
+        market.predictor({0: 0.7, 1: 0.3, 2: 0.3, 3: 0.7}),
+        policy(stop_loss_frac=0.05, allow_short=False),
+        market.execution(max_participation=0.2),
+    )
+    entry, first, second, stop = out.fills.itertuples()
+    # A fifth of each last completed bar; what was held at the end was left to its stop.
+    assert (entry.quantity, first.quantity, second.quantity) == (0.8, 0.4, 0.2)
+    assert (stop.quantity, stop.reason, stop.price) == (0.2, "stop_loss", 28_500.0)
+    orders = out.orders.set_index("client_order_id")
+    asked = orders.loc[[entry.client_order_id, first.client_order_id, second.client_order_id]]
+    assert list(asked.quantity) == [1.166, 0.8, 0.4]
+    assert list(asked.status) == ["CANCELED"] * 3
+    assert (asked.filled_quantity == [0.8, 0.4, 0.2]).all()
+    assert orders.loc[stop.client_order_id].status == "FILLED"
+    assert only(out.positions).quantity == 0.8
+
+
 def test_an_exit_fills_at_the_next_open_and_the_position_tells_its_costs(market):
     bars = market.bars(
         [(100, 100, 100, 100), (101, 101, 101, 101), (103, 103, 103, 103), (104, 104, 104, 104)],

@@ -190,6 +190,7 @@ def test_a_true_run_has_no_faults_and_every_sort_of_ending(replay, altered):
         (change_fill("MARKET", ts_event=-50_000_000), "must fill at"),
         (change_fill("MARKET", ts_event=900 * 10**9), "must fill at"),
         (change_fill("MARKET", price=0.01), "must fill at"),
+        (change_fill("MARKET", quantity=-0.001), "must be filled with"),
         (change_fill("STOP_MARKET", price=0.01), "must fill for"),
         (change_reference("MARKET"), "must fill at"),
         (change_reference("STOP_MARKET"), "must fill for"),

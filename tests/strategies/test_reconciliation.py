@@ -150,8 +150,8 @@ def test_an_order_for_ever_under_way_fails_the_run(run):
 
 
 def test_an_order_that_fills_in_part_fails_the_run(run, monkeypatch):
-    monkeypatch.setattr(fill_model, "_DEPTH", 0.5)
-    with pytest.raises(RunFailedError, match=r"the run's books must balance"):
+    monkeypatch.setattr(fill_model, "takes", lambda *_: 0.5)
+    with pytest.raises(RunFailedError, match=r"must be filled with .*, was with 0\.5"):
         run()
 
 
@@ -228,8 +228,8 @@ def test_a_fill_after_the_last_record_would_fail_the_run(market):
         Hasty(*arguments).run(no_progress)
 
 
-def test_an_order_that_finds_no_market_fails_the_run_with_the_reason(market, monkeypatch):
-    # An empty book: the exchange refuses.
+def test_an_order_that_finds_no_market_fails_the_run(market, monkeypatch):
+    # An empty book: all of the order is cancelled.
     def empty(self, instrument, order, best_bid=None, best_ask=None):
         return OrderBook(instrument.id, fill_model.BookType.L2_MBP)
 
@@ -240,7 +240,7 @@ def test_an_order_that_finds_no_market_fails_the_run_with_the_reason(market, mon
         POLICY,
         market.execution(),
     )
-    match = r"1 orders denied or rejected: F1-E.*was REJECTED: No market for BTCUSDT"
+    match = r"1 market orders not filled at the next open: F1-E.*must be filled with .*was with 0"
     with pytest.raises(RunFailedError, match=match):
         run_backtest(*arguments)
 

@@ -77,6 +77,14 @@ class Reference:
         volume = self.traded.get(name, 0.0)
         return min(cap, full * math.sqrt(float(quantity) / volume)) if volume else cap
 
+    def taken(self, name, quantity):
+        limit = self.execution.max_participation
+        if limit is None:
+            return quantity
+        step = STEPS[self.key(name)]
+        most = math.floor(frac(self.traded.get(name, 0.0)) * frac(limit) / step) * step
+        return min(quantity, max(most, step))
+
     def at_open(self, name, index, ts):
         if index not in self.bars[name]:
             return  # whatever waits goes on waiting
@@ -86,8 +94,11 @@ class Reference:
         for closing, side, quantity, reason in pending:
             if closing and self.held[name] == 0:
                 continue  # the stop was faster
-            filled = self.trade(name, side, quantity, price, ts, reason)
-            if not closing and self.policy.stop_loss_frac is not None:
+            before = self.held[name]
+            filled = self.trade(name, side, self.taken(name, quantity), price, ts, reason)
+            # What is left of a position that is only made smaller keeps its stop.
+            opened = before * side <= 0 < self.held[name] * side
+            if opened and self.policy.stop_loss_frac is not None:
                 exact = filled * (1 - side * frac(self.policy.stop_loss_frac))
                 ticks = exact / TICKS[self.key(name)]
                 rounded = math.ceil(ticks) if side > 0 else math.floor(ticks)
@@ -219,6 +230,7 @@ def scenario(seed, market):
         funding="recorded",
         impact_bps=more.choice([0.0, 15.0, 40.0]),
         impact_cap_bps=more.choice([5.0, 35.0]),
+        max_participation=more.choice([None, None, 0.3, 1.0]),
     )
     return names, bars, volumes, arrays, probs, rates, policy, execution
 

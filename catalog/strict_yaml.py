@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
@@ -76,7 +77,9 @@ def explain(fault: Any, model: type[BaseModel], whole: str) -> str:
     if fault["type"] == "missing":
         return f"{key}: must be given, was missing; there is no default for it"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}, was {fault['input']!r:.80}" if fault["loc"] else f"{key}: {message}"
+    # A fault between keys has all of them for input; our own messages say the value themselves.
+    said = isinstance(fault["input"], dict) or re.search(r"\b(was|were|named)\b", message)
+    return f"{key}: {message}" if said else f"{key}: {message}, was {fault['input']!r:.80}"
 
 
 def _known_keys(model: Any, location: Sequence[str | int]) -> list[str]:

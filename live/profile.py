@@ -7,18 +7,20 @@ and are found by name. `Profile.content_hash()` is stored with every result.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from catalog.config import Config
 from catalog.errors import ConfigError
+from catalog.strict_yaml import explain, parse_yaml, read_settings
 from catalog.timestamps import format_time, interval_ns
 from research.calibration import CalibrationConfig
+from research.circuit_breaker import BreakerConfig
+from research.consistency import faults_of
 from research.features import FeatureConfig
 from research.fusion import FusionConfig
 from research.guidance import ThresholdConfig
@@ -68,8 +70,19 @@ class DataConfig(Config):
         return self
 
 
+class _Faults(ValueError):
+    """Several faults between the parts of a profile."""
+
+    def __init__(self, faults: tuple[str, ...]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
 class Profile(Config):
     """Everything that one run depends on, apart from the data itself.
+
+    What the settings alone decide is decided here: a profile whose parts cannot work with one
+    another is none, whatever the data may be.
 
     Parameters
     ----------
@@ -82,6 +95,9 @@ class Profile(Config):
     experts, calibration, fusion, staleness, thresholds, holdout_frac, half_life_days
         Who predicts, and how their answers become one probability; see
         `research.training.WalkForwardConfig`.
+    breaker : BreakerConfig
+        When an expert that fails while a bundle is served is left out, and for how long. No part
+        of the model.
     threads : int
         Steps of fits that run beside one another; no result depends on it.
     """
@@ -96,6 +112,7 @@ class Profile(Config):
     calibration: CalibrationConfig = CalibrationConfig()
     fusion: FusionConfig = FusionConfig()
     staleness: StalenessConfig = StalenessConfig()
+    breaker: BreakerConfig = BreakerConfig()
     thresholds: ThresholdConfig = ThresholdConfig()
     holdout_frac: float = Field(default=0.12, gt=0.0, le=0.5)
     half_life_days: float | None = Field(default=None, ge=1.0)
@@ -111,6 +128,32 @@ class Profile(Config):
         object.__setattr__(self, "experts", _seeded(self.experts, self.seed))
         object.__setattr__(self, "bootstrap", _seeded(self.bootstrap, self.seed))
         return self
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        length = interval_ns(self.data.interval)
+        found = faults_of(self.walk_forward_config(), self.data.instruments, length)
+        faults = (*found, *self._span_faults(), *self._threshold_faults())
+        if faults:
+            raise _Faults(faults)
+        return self
+
+    def _span_faults(self) -> Iterator[str]:
+        data, test_start = self.data, self.validation.test_start
+        if not data.start < test_start < data.end:
+            yield (
+                f"validation.test_start must lie within the data, {format_time(data.start)} to "
+                f"{format_time(data.end)}, was {format_time(test_start)}"
+            )
+
+    def _threshold_faults(self) -> Iterator[str]:
+        """Yield a threshold of the strategy below which the predictor is flat."""
+        entry, side = self.strategy.entry_threshold, self.fusion.side_threshold
+        if entry != "swept" and entry < side:
+            yield (
+                f"strategy.entry_threshold must be at least fusion.side_threshold ({side:g}), "
+                f"below which predictions are flat, was {entry:g}"
+            )
 
     def walk_forward_config(self) -> WalkForwardConfig:
         """Return the research part of the profile.
@@ -159,13 +202,7 @@ def load_profile(name_or_path: str, overrides: Sequence[str] = ()) -> Profile:
         If there is no such profile, or naming every key that is unknown or wrong.
     """
     path = _find(name_or_path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"profile {name_or_path} cannot be read: {error}") from error
-    content = _parse_yaml(text, f"profile {path.name}")
-    if not isinstance(content, dict):
-        raise ConfigError(f"profile {path.name} must be a mapping of keys, was {content!r:.60}")
+    content = read_settings(path, "profile")
     for override in overrides:
         _apply(content, override)
     return parse_profile(content, path.name)
@@ -176,10 +213,14 @@ def parse_profile(content: dict[str, Any], where: str) -> Profile:
     try:
         return Profile.model_validate(content)
     except ValidationError as error:
-        faults = "\n".join(f"  {_explain(fault)}" for fault in error.errors())
-        raise ConfigError(
-            f"profile {where} has {error.error_count()} fault(s):\n{faults}"
-        ) from None
+        faults = [text for fault in error.errors() for text in _texts(fault)]
+        listed = "\n".join(f"  {text}" for text in faults)
+        raise ConfigError(f"profile {where} has {len(faults)} fault(s):\n{listed}") from None
+
+
+def _texts(fault: Any) -> tuple[str, ...]:
+    cause = fault.get("ctx", {}).get("error")
+    return cause.faults if isinstance(cause, _Faults) else (explain(fault, Profile, "profile"),)
 
 
 def dump_profile(profile: Profile) -> str:
@@ -215,48 +256,4 @@ def _apply(content: dict[str, Any], override: str) -> None:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
             raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a group of keys")
-    node[last] = _parse_yaml(text, f"--set {override!r}")
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without objects, that refuses a key which is given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(name) for name in names if names.count(name) > 1})
-        if twice:
-            raise yaml.YAMLError(f"a key must be given once, given twice: {', '.join(twice)}")
-        return super().construct_mapping(node, deep=deep)
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
-    # ValueError: a date that the calendar does not have; RecursionError: nesting without end.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{where} must be YAML: {error}") from error
-
-
-def _explain(fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"]) or "profile"
-    if fault["type"] == "extra_forbidden":
-        known = _known_keys(fault["loc"][:-1])
-        close = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
-        return f"{key}: unknown key; {hint}"
-    if fault["type"] == "missing":
-        return f"{key}: must be given, was missing; there is no default for it"
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}, was {fault['input']!r:.80}" if fault["loc"] else f"{key}: {message}"
-
-
-def _known_keys(location: Sequence[str | int]) -> list[str]:
-    model: Any = Profile
-    for part in location:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        # Of ``Settings | None`` the settings.
-        choices = [one for one in get_args(field.annotation) if one is not NoneType]
-        model = choices[0] if choices else field.annotation
-    return list(getattr(model, "model_fields", {}))
+    node[last] = parse_yaml(text, f"--set {override!r}")

@@ -23,7 +23,7 @@ from research.feature_table import (
     ratio_feature,
 )
 from research.group_drivers import GroupLayout
-from research.groups.registry import first_columns, groups_of
+from research.groups.registry import GroupUse, first_columns, groups_of
 from research.inputs import not_one_of
 from research.kernel_cache import source_hash
 from research.panel_series import PanelNeeds
@@ -71,6 +71,59 @@ def feature_table_hash(config: FeatureConfig) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def layout_faults(
+    instruments: Sequence[str], interval_ns: int, config: FeatureConfig
+) -> tuple[str, ...]:
+    """Return why features cannot be computed for these instruments at this interval.
+
+    Parameters
+    ----------
+    instruments : sequence of str
+        Instrument ids.
+    interval_ns : int
+        Length of a bar.
+    config : FeatureConfig
+        The features.
+
+    Returns
+    -------
+    tuple of str
+        One sentence a fault, each beginning with the key that it is about; empty if there is none.
+    """
+    named = [("features.lead", config.lead)] if config.lead is not None else []
+    named += [("features.ratios", name) for pair in config.ratios for name in pair]
+    faults = [
+        not_one_of(key, name, instruments)
+        for key, name in dict.fromkeys(named)
+        if name not in instruments
+    ]
+    if config.peers and len(instruments) < 2:
+        faults.append(
+            "features.peers must have other instruments to look at, was true for "
+            f"{', '.join(instruments)} alone: its features would never be defined; add "
+            "instruments or set features.peers: false"
+        )
+    for use in groups_of(config):
+        if use.name == "cross" and config.lead not in instruments:
+            continue  # said above
+        # Of a list each entry by itself, so that all that are wrong are named.
+        parts = use.options if use.name == "timeframes" else ()
+        alone = [_group_fault(use, instruments, interval_ns, (part,)) for part in parts]
+        found = [fault for fault in alone if fault]
+        faults += found or [_group_fault(use, instruments, interval_ns, use.options)]
+    return tuple(fault for fault in faults if fault)
+
+
+def _group_fault(
+    use: GroupUse, instruments: Sequence[str], interval_ns: int, options: object
+) -> str:
+    try:
+        use.module.settings(tuple(instruments), interval_ns, options)
+    except ConfigError as error:
+        return f"features.{str(error).removeprefix('features.')}"
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Where the kernel finds and puts things for one configuration."""
@@ -83,10 +136,16 @@ class Layout:
 
     @classmethod
     def of(cls, instruments: Sequence[str], interval_ns: int, config: FeatureConfig) -> Layout:
-        """Lay out the columns in the order of `feature_table`."""
-        for name in (config.lead, *(name for pair in config.ratios for name in pair)):
-            if name is not None and name not in instruments:
-                raise ConfigError(not_one_of("feature", name, instruments))
+        """Lay out the columns in the order of `feature_table`.
+
+        Raises
+        ------
+        ConfigError
+            Naming everything for which `layout_faults` says that it cannot be.
+        """
+        faults = layout_faults(instruments, interval_ns, config)
+        if faults:
+            raise ConfigError("; ".join(faults))
         names = tuple(feature.name for feature in feature_table(config))
         settings = np.full(kernels.SETTINGS, kernel_tools.NEVER, dtype=np.int64)
         for place, first in (

@@ -22,7 +22,7 @@ from research.fusion_moments import combine_moments
 from research.groups.regime import regime_name
 from research.guidance import Guidance
 from research.references import References
-from research.staleness import SLOW_PREFIXES, StalenessConfig, expert_freshness, flat_reasons
+from research.staleness import SLOW_PREFIXES, expert_freshness, flat_limits, flat_reasons
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,6 +126,12 @@ class FitReports:
     cut_short : tuple of str
         Experts that their time budget ended: they are not what their settings describe, and
         another run may end them elsewhere.
+    left_out : dict of str
+        Experts that are no members, and why: they had too few answers to be calibrated on.
+    started_cold : dict of str
+        Experts whose settings ask for a warm start that could not be, and why.
+    learned_until : dict of int
+        By expert, the end of the last label that it has learned from, UTC nanoseconds.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -133,6 +139,9 @@ class FitReports:
     fusion: FusionReport | None = None
     alternatives: dict[str, Fusion] = field(default_factory=dict)
     cut_short: tuple[str, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
+    started_cold: dict[str, str] = field(default_factory=dict)
+    learned_until: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -226,7 +235,8 @@ class FittedModel:
         prob_up, weights = _with_fallback(found, experts)
         prob_up = np.where(np.isnan(prob_up), self.references.base_prob, prob_up)
         raw = np.column_stack([output.prob_up for output in said])
-        reasons = _reasons(values, self.feature_names, silent, self.config.staleness)
+        limits = flat_limits(self.feature_names, self.config.staleness, self.spec.interval_ns)
+        reasons = _reasons(values, self.feature_names, silent, limits)
         low, high = self.guidance.interval(prob_up)
         least = self.config.fusion.side_threshold
         side = (prob_up > least).astype(np.int64) - (prob_up < 1.0 - least)
@@ -301,7 +311,7 @@ def _reasons(
     values: Float64Array,
     names: tuple[str, ...],
     silent: NDArray[np.bool_],
-    staleness: StalenessConfig,
+    limits: Mapping[str, float],
 ) -> NDArray[np.object_]:
     """Return what is wrong with each row: mostly nothing.
 
@@ -316,7 +326,7 @@ def _reasons(
         found.setdefault(row, []).append(f"undefined features: {', '.join(missing)}")
     for row in np.flatnonzero(silent).tolist():
         found.setdefault(row, []).append("no expert of the fusion answered")
-    for row, reason in flat_reasons(values, names, staleness).items():
+    for row, reason in flat_reasons(values, names, limits).items():
         found.setdefault(row, []).append(reason)
     reasons = np.full(len(values), "", dtype=object)
     for row, parts in found.items():
@@ -376,6 +386,11 @@ def predict_rows(
     for place, member in enumerate(model.members):
         columns[f"expert_{member.name}"] = found.experts[:, place]
         columns[f"weight_{member.name}"] = found.weights[:, place]
+    there = {member.name for member in model.members}
+    for name in model.config.experts.chosen():
+        if name not in there:  # too few answers to be calibrated on: see `FitReports.left_out`
+            columns[f"expert_{name}"] = np.full(len(rows), np.nan)
+            columns[f"weight_{name}"] = np.zeros(len(rows))
     for method, other in model.reports.alternatives.items():
         columns[f"fusion_{method}"] = model.with_fusion(other).answers(outputs, values).prob_up
     return pd.DataFrame(columns)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from catalog.config import Config
 from research.calibration import CalibrationConfig
+from research.feature_layout import feature_table
 from research.features import WARMUP_BARS, FeatureConfig, feature_table_hash, panel_needs
 from research.fusion import FusionConfig
 from research.guidance import ThresholdConfig
@@ -18,7 +19,7 @@ from research.models.registry import ExpertsConfig
 from research.panel_series import NEWS_PREFIX, PanelNeeds
 from research.predictions import PredictorSpec, hash_parts
 from research.splits import ValidationConfig
-from research.staleness import StalenessConfig
+from research.staleness import StalenessConfig, flat_limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,12 +83,16 @@ def predictor_spec(
     model_version : str, optional
         Written on every prediction; derived from the identity if absent.
     """
-    fusing = (
+    fusing: tuple[object, ...] = (
         config.fusion.content_hash(),
         config.staleness.content_hash(),
         config.holdout_frac,
         config.half_life_days,
     )
+    names = [feature.name for feature in feature_table(config.features)]
+    limits = flat_limits(names, config.staleness, interval_ns)
+    if limits != config.staleness.flat_bars:  # the limits of the slow inputs' kinds decide, too
+        fusing += (sorted(limits.items()),)
     parts = {
         "features": feature_table_hash(config.features),
         "label": config.label.content_hash(),

@@ -6,8 +6,9 @@ others a row is degraded. This is about slow series, whose last value stands for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -15,10 +16,46 @@ from pydantic import Field, model_validator
 from catalog.arrays import Float64Array
 from catalog.config import Config
 from catalog.errors import ConfigError
+from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR
 from research.circuit_breaker import flat_reason, freshness
 
 DEPENDS_ON = {"sentiment": "news_age"}
 """The column with the age of what an expert cannot do without, by the expert's name."""
+
+
+class Tempo(NamedTuple):
+    """How often a slow input comes in the ordinary course, and how often it may fail to.
+
+    Parameters
+    ----------
+    period_ns : int
+        Time between two records in the ordinary course, nanoseconds.
+    periods : int
+        Age beyond which there is no position, in periods: from there on the input's features are
+        undefined, too (`research.groups.slow`).
+    """
+
+    period_ns: int
+    periods: int
+
+    @property
+    def limit_ns(self) -> int:
+        """The greatest age."""
+        return self.period_ns * self.periods
+
+
+TEMPOS = {
+    "onchain_": Tempo(NS_PER_DAY, 3),
+    "dvol_": Tempo(NS_PER_HOUR, 12),
+    "fear_greed_": Tempo(NS_PER_DAY, 3),
+    "news_": Tempo(NS_PER_DAY, 3),
+}
+"""Of each kind of slow input, by what its columns begin with. Daily series may miss two days (an
+outage over a weekend), the hourly one half a day. Headlines have no period; a whole day without
+one is rare, three are a source that is dead."""
+
+SLOW_PREFIXES = tuple(TEMPOS)
+"""Columns made of slow series."""
 
 
 class StalenessConfig(Config):
@@ -31,14 +68,15 @@ class StalenessConfig(Config):
     stale_bars : float
         From this age on it does not count: the expert that depends on it is left out. Between the
         two its weight falls linearly.
-    flat_bars : dict of float
+    flat_bars : dict of float or None
         Greatest age of inputs without which there is to be no position at all, by the names of
-        their columns without ``_age``, such as ``news``; none by default.
+        their columns without ``_age``, such as ``news``. Slow inputs that are not named have the
+        limit of their kind (`TEMPOS`); None: no limit.
     """
 
     fresh_bars: float = Field(default=16.0, ge=0.0)
     stale_bars: float = Field(default=96.0, gt=0.0)
-    flat_bars: dict[str, float] = Field(default_factory=dict)
+    flat_bars: dict[str, float | None] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -47,9 +85,12 @@ class StalenessConfig(Config):
                 f"stale_bars must be above fresh_bars ({self.fresh_bars:g}), was "
                 f"{self.stale_bars:g}"
             )
-        bad = {name: age for name, age in self.flat_bars.items() if not age > 0.0}
+        stated = {name: age for name, age in self.flat_bars.items() if age is not None}
+        bad = {name: age for name, age in stated.items() if age <= 0.0}
         if bad:
-            raise ValueError(f"flat_bars must be positive ages in bars, were {bad}")
+            raise ValueError(
+                f"flat_bars must be positive ages in bars, or null for no limit, were {bad}"
+            )
         return self
 
 
@@ -78,18 +119,25 @@ def expert_freshness(
     return found
 
 
-def flat_reasons(
-    values: Float64Array, names: Sequence[str], config: StalenessConfig
-) -> dict[int, str]:
-    """Return why some rows must be flat, by their place; rows without a reason are not in it.
+def flat_limits(
+    names: Sequence[str], config: StalenessConfig, interval_ns: int
+) -> dict[str, float]:
+    """Return the greatest age in bars of each input that has a limit, by name.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Columns of the features.
+    config : StalenessConfig
+        What it says of an input counts before the limit of the input's kind.
+    interval_ns : int
+        Length of a bar.
 
     Raises
     ------
     ConfigError
         If `flat_bars` names an input whose age is no feature.
     """
-    if not config.flat_bars:
-        return {}
     unknown = [name for name in config.flat_bars if f"{name}_age" not in names]
     if unknown:
         known = [name.removesuffix("_age") for name in names if name.endswith("_age")]
@@ -97,14 +145,46 @@ def flat_reasons(
             f"staleness.flat_bars must name inputs with an age among the features "
             f"({', '.join(known) or 'there are none'}), named {', '.join(unknown)}"
         )
-    places = {name: list(names).index(f"{name}_age") for name in config.flat_bars}
-    found = {}
-    for row in range(len(values)):
-        ages = {name: float(values[row, place]) for name, place in places.items()}
-        reason = flat_reason(ages, config.flat_bars)
-        if reason:
-            found[row] = reason
-    return found
+    limits = {**_usual_limits(tuple(names), interval_ns), **config.flat_bars}
+    return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+@lru_cache(maxsize=64)
+def _usual_limits(names: tuple[str, ...], interval_ns: int) -> Mapping[str, float]:
+    """Return the limits of the slow inputs' kinds in bars, by the inputs' names."""
+    return {
+        name.removesuffix("_age"): tempo.limit_ns / interval_ns
+        for name in names
+        if name.endswith("_age")
+        for prefix, tempo in TEMPOS.items()
+        if name.startswith(prefix)
+    }
+
+
+def flat_reasons(
+    values: Float64Array, names: Sequence[str], limits: Mapping[str, float]
+) -> dict[int, str]:
+    """Return why some rows must be flat, by their place; rows without a reason are not in it.
+
+    Parameters
+    ----------
+    values : (n_rows, n_features) float64
+        Feature rows.
+    names : sequence of str
+        Their columns.
+    limits : mapping of float
+        As `flat_limits` returns them.
+    """
+    if not limits:
+        return {}
+    places = [list(names).index(f"{name}_age") for name in limits]
+    ages = values[:, places]
+    # Not ``ages > limits``: an age that is unknown is too old as well.
+    too_old = ~(ages <= np.array(list(limits.values())))
+    return {
+        row: flat_reason(dict(zip(limits, ages[row].tolist(), strict=True)), limits)
+        for row in np.flatnonzero(too_old.any(axis=1)).tolist()
+    }
 
 
 def input_ages(values: Float64Array, names: Sequence[str]) -> tuple[tuple[str, float], ...]:
@@ -114,7 +194,3 @@ def input_ages(values: Float64Array, names: Sequence[str]) -> tuple[tuple[str, f
         for place, name in enumerate(names)
         if name.endswith("_age") and name.startswith(SLOW_PREFIXES)
     )
-
-
-SLOW_PREFIXES = ("onchain_", "dvol_", "fear_greed_", "news_")
-"""Columns made of slow series."""

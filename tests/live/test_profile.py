@@ -115,6 +115,20 @@ def test_one_seed_reaches_every_part(tmp_path: Path) -> None:
     assert experts.lightgbm.seed == 99
 
 
+def test_a_breaker_can_be_set_and_has_no_limit_on_time_unless_asked(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    profile = load_profile(path, ["breaker.first_bars=2", "breaker.max_bars=8"])
+    assert (profile.breaker.first_bars, profile.breaker.max_bars) == (2, 8)
+    assert profile.breaker.timeout_ms is None
+    assert load_profile(path, ["breaker.timeout_ms=50"]).breaker.timeout_ms == 50.0
+    with pytest.raises(ConfigError, match="max_bars must be at least first_bars"):
+        load_profile(path, ["breaker.first_bars=900"])
+    # It is no part of what a model is: predictions made under another one are still good.
+    plain = load_profile(path)
+    assert profile.walk_forward_config() == plain.walk_forward_config()
+    assert profile.content_hash() != plain.content_hash()
+
+
 @pytest.mark.parametrize(
     ("overrides", "cost"),
     [
@@ -134,3 +148,73 @@ def test_a_swept_threshold_pays_what_the_profile_says_trading_costs(
 def test_span_that_ends_before_it_starts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="end must be after start"):
         load_profile(write(tmp_path, MINIMAL), ["data.end=2023-01-01"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (["features.peers=true"], "features.peers must have other instruments"),
+        (["features.lead=XRP"], "features.lead must be of one of BTCUSDT-PERP.BINANCE"),
+        (["features.timeframes=[5m]"], "features.timeframes must be multiples of the base bar"),
+        (["staleness.flat_bars={news: 10}"], "staleness.flat_bars must name inputs"),
+        (["experts.sentiment={}"], "experts.sentiment must have the features news_score"),
+        (["label.kind=meta"], "label.kind must be forward_sign"),
+        (["fusion.method=regime"], "fusion.method must be another than regime"),
+        (
+            ["fusion.fixed_weights={lightgbm: 1, lstmm: 1}"],
+            "fusion.fixed_weights must name experts that are fused (lightgbm), named lstmm",
+        ),
+        (
+            ["fusion.side_threshold=0.9"],
+            "strategy.entry_threshold must be at least fusion.side_threshold (0.9), below which "
+            "predictions are flat, was 0.6",
+        ),
+        (
+            ["validation.test_start=2025-01-01"],
+            "validation.test_start must lie within the data, 2024-01-01 00:00:00 to 2024-03-01",
+        ),
+    ],
+)
+def test_parts_that_contradict_one_another_are_refused_when_a_profile_is_read(
+    tmp_path: Path, overrides: list[str], text: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_profile(write(tmp_path, MINIMAL), overrides)
+    assert any(line.startswith(f"  {text}") for line in str(caught.value).splitlines())
+
+
+def test_contradictions_are_counted_one_by_one(tmp_path: Path) -> None:
+    overrides = ["features.peers=true", "label.kind=meta", "fusion.side_threshold=0.7"]
+    with pytest.raises(ConfigError, match=r"profile small\.yaml has 3 fault\(s\):\n") as caught:
+        load_profile(write(tmp_path, MINIMAL), overrides)
+    assert len(str(caught.value).splitlines()) == 4
+
+
+@pytest.mark.parametrize("threshold", ["0.6", "swept"])
+def test_thresholds_that_agree_are_accepted(tmp_path: Path, threshold: str) -> None:
+    overrides = ["fusion.side_threshold=0.6", f"strategy.entry_threshold={threshold}"]
+    load_profile(write(tmp_path, MINIMAL), overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("experts.transformer={reach_bars: 3}", "experts.transformer"),
+        ("data.end=2023-01-01", "data: end must be after start (2024-01-01 00:00:00), was 2023"),
+        ("label.dead_zone=0.5", "label: dead_zone must be left at 0.25"),
+        ("data.start=soon", "data.start: time must be"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0, was -1"),
+    ],
+)
+def test_a_fault_says_its_value_once(tmp_path: Path, override: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_profile(write(tmp_path, MINIMAL), [override])
+    (line,) = [line for line in str(caught.value).splitlines() if line.startswith(f"  {text}")]
+    assert line.count(" was ") == 1
+    assert "{" not in line
+
+
+def test_a_profile_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(ConfigError, match=r"profile .*bad\.yaml cannot be read"):
+        load_profile(str(tmp_path / "bad.yaml"))

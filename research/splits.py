@@ -22,7 +22,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from catalog.arrays import Int64Array
 from catalog.config import Config
 from catalog.errors import ConfigError, DataError
-from catalog.timestamps import format_time, parse_time
+from catalog.timestamps import NS_PER_HOUR, format_time, parse_time
 
 
 def _parse(value: str | date | datetime | int) -> int:
@@ -91,6 +91,9 @@ class Fold:
         The block ``(test_start, test_end]`` on ts_init, UTC nanoseconds.
     train, test : (n_train,), (n_test,) int64
         Row numbers, ascending.
+    purged : int
+        Rows known by `test_start` (of a rolling fold: among its train_bars) that may not train,
+        because what their labels look at, or the embargo after it, reaches into the block.
     """
 
     index: int
@@ -98,6 +101,7 @@ class Fold:
     test_end: int
     train: Int64Array
     test: Int64Array
+    purged: int = 0
 
     @property
     def name(self) -> str:
@@ -188,19 +192,31 @@ def walk_forward_splits(
         first, last = edges[index], edges[index + 1]
         train = training_rows(ts_init, ts_end, config, interval_ns, first)
         test = (ts_init > first) & (ts_init <= last)
-        fold = Fold(index, first, last, np.flatnonzero(train), np.flatnonzero(test))
+        oldest = first - (config.train_bars or 0) * interval_ns
+        known = (ts_init <= first) & ((config.train_bars is None) | (ts_init > oldest))
+        purged = int(known.sum() - train.sum())
+        fold = Fold(index, first, last, np.flatnonzero(train), np.flatnonzero(test), purged)
         check_fold(fold, config)
         folds.append(fold)
     return folds
 
 
-def check_fold(fold: Fold, config: ValidationConfig) -> None:
+def check_fold(fold: Fold, config: ValidationConfig, *, unlabelled: int = 0) -> None:
     """Refuse a fold without test rows or with too few training rows.
+
+    Parameters
+    ----------
+    fold : Fold
+        The fold.
+    config : ValidationConfig
+        Its min_train_rows counts.
+    unlabelled : int
+        Rows that were taken from `fold.train` because they have no label.
 
     Raises
     ------
     DataError
-        Naming the fold, its span and its numbers of rows.
+        Naming the fold, its span, its numbers of rows, and where the others went.
     """
     if len(fold.test) == 0:
         raise DataError(
@@ -210,8 +226,24 @@ def check_fold(fold: Fold, config: ValidationConfig) -> None:
     if len(fold.train) < config.min_train_rows:
         raise DataError(
             f"{fold.name} must have at least {config.min_train_rows} training rows, had "
-            f"{len(fold.train)}; start the test later or load more history"
+            f"{len(fold.train)}{_where_rows_went(fold, unlabelled, config.min_train_rows)}"
         )
+
+
+def _where_rows_went(fold: Fold, unlabelled: int, wanted: int) -> str:
+    """Return what became of the other rows before a test block, and what to do about the most."""
+    before = len(fold.train) + unlabelled + fold.purged
+    advice = "start the test later or load more history"
+    if unlabelled + fold.purged == 0:
+        return f"; {advice}"
+    if unlabelled > fold.purged and before >= wanted:
+        advice = f"narrow the label's dead zone or its barriers, {advice}"
+    elif before >= wanted:
+        advice = f"shorten label.horizon_bars or validation.embargo_bars, {advice}"
+    return (
+        f" of {before} before it: {fold.purged} are purged, because their labels' horizon and the "
+        f"embargo reach into the test block, and {unlabelled} have no label; {advice}"
+    )
 
 
 def _tested_span(
@@ -283,9 +315,13 @@ def inner_blocks(
         after = ts_init >= int(ts_end[held_out].max()) + embargo_ns
         train = np.flatnonzero((before | after) & (block_of != block))
         if len(train) == 0:
+            hours = (ts_end - ts_init).max() / NS_PER_HOUR
             raise DataError(
                 f"inner block {block} of {n_blocks} must leave rows to train on, left none of "
-                f"{len(ts_init)} after purge and embargo; load more history"
+                f"{len(ts_init)}: labels look up to {hours:g} hours ahead (label.horizon_bars) and "
+                f"the embargo is {embargo_ns / NS_PER_HOUR:g} hours, on both sides of a block, but "
+                f"all rows lie within {(times[-1] - times[0]) / NS_PER_HOUR:g} hours; shorten "
+                "them, divide into fewer blocks or load more history"
             )
         blocks.append((train, held_out))
     return blocks

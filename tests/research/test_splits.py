@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from catalog.errors import ConfigError, DataError
-from research.splits import ValidationConfig, inner_blocks, training_rows, walk_forward_splits
+from research.splits import (
+    ValidationConfig,
+    check_fold,
+    inner_blocks,
+    training_rows,
+    walk_forward_splits,
+)
 
 BAR = 60_000_000_000
 
@@ -166,6 +174,44 @@ def test_nothing_is_moved_to_make_it_fit(
         walk_forward_splits(ts, ts + BAR, config(**changes), BAR)
 
 
+def refusal(folds_of: ValidationConfig, horizon: int, unlabelled: int = 0) -> str:
+    """Return why the first fold of 100 bars has too few training rows."""
+    ts = times(100)
+
+    def divide() -> None:
+        (fold,) = walk_forward_splits(ts, ts + horizon * BAR, folds_of, BAR)
+        check_fold(replace(fold, train=fold.train[unlabelled:]), folds_of, unlabelled=unlabelled)
+
+    with pytest.raises(DataError) as caught:
+        divide()
+    return str(caught.value)
+
+
+def test_purged_rows_are_told_apart_from_rows_without_a_label() -> None:
+    one = config(n_folds=1, test_start=50 * BAR, min_train_rows=40, embargo_bars=2)
+    text = refusal(one, 49)
+    assert "had 0 of 50 before it: 50 are purged, because their labels' horizon" in text
+    assert "and 0 have no label; shorten label.horizon_bars or validation.embargo_bars," in text
+    text = refusal(one, 1, 30)
+    # With a label of one bar and two bars of embargo, 48, 49 and 50 are too late.
+    assert "had 17 of 50 before it: 3 are purged" in text
+    assert "and 30 have no label; narrow the label's dead zone or its barriers," in text
+
+
+def test_where_there_is_too_little_history_nothing_else_is_advised() -> None:
+    text = refusal(config(n_folds=1, test_start=50 * BAR, min_train_rows=60), 30, 5)
+    assert "have no label; start the test later or load more history" in text
+
+
+def test_purged_rows_of_a_rolling_fold_are_those_of_its_own_span() -> None:
+    ts = times(100)
+    settings_ = config(
+        n_folds=1, test_start=50 * BAR, scheme="rolling", train_bars=20, embargo_bars=3
+    )
+    (fold,) = walk_forward_splits(ts, ts + 2 * BAR, settings_, BAR)
+    assert (len(fold.train), fold.purged) == (15, 5)  # 46 to 50 are too late
+
+
 def test_a_hole_as_long_as_a_test_block_is_refused() -> None:
     ts = np.concatenate([times(14), times(8, first=33)])
     with pytest.raises(DataError, match=r"fold 0 .* must have test rows, had none"):
@@ -180,8 +226,9 @@ def test_no_rows_are_refused() -> None:
 
 def test_inner_blocks_that_leave_nothing_are_refused() -> None:
     ts = times(20)
-    with pytest.raises(DataError, match="must leave rows to train on"):
-        inner_blocks(ts, ts + 10 * BAR, 2, 10 * BAR)
+    hours = "labels look up to 10 hours ahead .*horizon_bars.* embargo is 9 hours.* within 19 hours"
+    with pytest.raises(DataError, match=f"must leave rows to train on.*{hours}"):
+        inner_blocks(ts * 60, ts * 60 + 600 * BAR, 2, 540 * BAR)
 
 
 @pytest.mark.parametrize(

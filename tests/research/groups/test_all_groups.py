@@ -254,7 +254,7 @@ def test_numbers_that_are_not_sound_are_refused_by_both_drivers() -> None:
     flows = {**panel.flow, BTC: replace(flow, quote_volume=-flow.quote_volume - 1.0)}
     with pytest.raises(DataError, match=r"order flow of BTCUSDT.* not negative"):
         compute_features(replace(panel, flow=flows), ALONE["flow"])
-    stream = FeatureStream((BTC,), INTERVAL, FULL.model_copy(update={"ratios": ()}))
+    stream = FeatureStream((BTC,), INTERVAL, FULL.model_copy(update={"ratios": (), "peers": False}))
     with pytest.raises(DataError, match=r"order flow of BTCUSDT.* not negative"):
         stream.update_flow(BTC, (1.0, -1.0, 1.0, 1.0), INTERVAL)
     with pytest.raises(DataError, match="must be 4 finite numbers"):

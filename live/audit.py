@@ -13,9 +13,10 @@ from catalog.errors import AuditFailedError, ConfigError
 from catalog.progress import Progress, no_progress
 from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR, format_time
 from live.live_replay import run_live_replay
-from live.parity import SEQUENCE_TOLERANCE, ParityReport, compare
+from live.parity import ParityReport, compare
 from live.pipeline import Market, load_market
 from live.profile import Profile
+from live.served import tolerance_of
 from research.features import feature_table
 from research.lookahead import (
     Columns,
@@ -155,7 +156,7 @@ def audit_parity(
     )
 
     def online() -> BundlePredictor:
-        predictor = BundlePredictor(model)
+        predictor = BundlePredictor(model, breaker=profile.breaker)
         market.warm_up(predictor, start, progress=progress)
         return predictor
 
@@ -166,8 +167,7 @@ def audit_parity(
         profile.execution,
         progress=_named(progress, "live node"),
     )
-    sequences = any(member.expert.reach_bars for member in model.members)
-    report = compare(backtest, live, tolerance=SEQUENCE_TOLERANCE if sequences else 0.0)
+    report = compare(backtest, live, tolerance=tolerance_of(model))
     if not report.compared["fills"]:
         raise AuditFailedError(
             f"parity must be shown on a span in which something is traded; from "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from live.runs import (
     release_memory,
     run_folder,
 )
+from live.served import Served, tolerance_of
 from live.synthesis import make_market
 from live.warm_start import feed_history, slow_inputs
 from research.bundle import Bundle, load_bundle, save_bundle
@@ -205,7 +206,7 @@ def evaluate_bundle(
     result = evaluate_model(market.panel, loaded.model, start, end, progress=progress)
     watch.seconds.update(result.seconds)
     job = _Job(profile, market, (start, end), watch)
-    predictions = Predictions.of_result(result)
+    predictions = Predictions.of_result(result, loaded.reports)
     outcome = job.replay(_precomputed(predictions, result.spec), len(predictions.frame), progress)
     command = {"name": "evaluate", "bundle": loaded.version, "from": start, "to": end}
     return job.write(out, command, predictions, outcome, overwrite=overwrite)
@@ -348,6 +349,9 @@ def _backtest_predictions(
     frame.attrs = attributes
     with watch.stage("metrics"):
         predictions = Predictions.of_frame(frame, market.panel, profile.bootstrap)
+        # The models may have been trained on what was made up, whatever they are replayed on.
+        made_up = predictions.synthetic or bool(record["provenance"]["synthetic"])
+        predictions = replace(predictions, synthetic=made_up)
     job = _Job(profile, market, (start, end), watch)
     outcome = job.replay(_precomputed(predictions, spec), len(frame), progress)
     command = {
@@ -367,7 +371,13 @@ def _backtest_bundle(
     overwrite: bool,
     progress: Progress,
 ) -> RunSummary:
-    """Replay with the bundle predicting bar by bar, as it would live; score it in batch."""
+    """Replay with the bundle predicting bar by bar, as it would live; score it in batch.
+
+    Raises
+    ------
+    RunFailedError
+        If the two say different things: the scores would be of other predictions than the trades.
+    """
     assert source.bundle is not None
     loaded = load_bundle(source.bundle)
     _require_same_question(profile, loaded)
@@ -378,13 +388,16 @@ def _backtest_bundle(
         market = load_market(profile, catalog, span=(start, end), warmup=True)
     result = evaluate_model(market.panel, loaded.model, start, end, progress=progress)
     watch.seconds.update(result.seconds)
-    predictor = BundlePredictor(loaded.model)
+    predictor = BundlePredictor(loaded.model, breaker=profile.breaker)
     with watch.stage("warm start"):
         market.warm_up(predictor, start, progress=progress)
     job = _Job(profile, market, (start, end), watch)
     outcome = job.replay(predictor, len(result.predictions), progress)
+    served = Served.of(outcome.predictions, predictor.breakers)
+    served.require_equal(outcome.predictions, result.predictions, tolerance_of(loaded.model))
+    predictions = replace(Predictions.of_result(result, loaded.reports), served=served)
     command = {"name": "backtest", "bundle": loaded.version, "from": start, "to": end}
-    return job.write(out, command, Predictions.of_result(result), outcome, overwrite=overwrite)
+    return job.write(out, command, predictions, outcome, overwrite=overwrite)
 
 
 def _require_same_question(profile: Profile, bundle: Bundle) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,9 @@ from live.runs import (
     write_json,
     write_tables,
 )
+from live.served import Served, breaker_line
 from research.benchmarks import HoldingCosts, buy_and_hold
+from research.degraded import DegradedShare
 from research.estimates import Estimate
 from research.metrics import (
     BootstrapConfig,
@@ -87,8 +90,11 @@ class Predictions:
         The same for each expert alone; empty if there is one, or for predictions from a file.
     step_seconds : mapping of float
         Seconds of one core by step of the fits; empty for predictions from a file.
-    cut_short : mapping of int
-        In how many folds an expert's time budget ended its fit.
+    fits : sequence of dict
+        How each fold was fitted and why its parts were chosen (`research.fit_reports`); empty for
+        predictions from a file.
+    served : Served, optional
+        How a bundle fared that predicted bar by bar; None where predictions were made in batch.
     """
 
     frame: pd.DataFrame
@@ -100,11 +106,12 @@ class Predictions:
     synthetic: bool
     experts: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     step_seconds: Mapping[str, float] = field(default_factory=dict)
-    cut_short: Mapping[str, int] = field(default_factory=dict)
+    fits: Sequence[Mapping[str, Any]] = ()
+    served: Served | None = None
 
     @classmethod
-    def of_result(cls, result: WalkForwardResult) -> Self:
-        """Take the predictions of a walk-forward or of an evaluated bundle."""
+    def of_result(cls, result: WalkForwardResult, reports: Mapping[str, Any] | None = None) -> Self:
+        """Take the predictions of a walk-forward, or of a bundle and how its fit went."""
         folds = tuple(
             FoldLine(
                 fold.index,
@@ -127,8 +134,18 @@ class Predictions:
             result.synthetic,
             result.experts,
             result.step_seconds,
-            result.cut_short,
+            [{**fold.facts(), **(reports or {})} for fold in result.folds],
         )
+
+    @property
+    def cut_short(self) -> dict[str, int]:
+        """In how many folds an expert's time budget ended its fit; only where it did."""
+        return dict(Counter(name for fit in self.fits for name in fit["cut_short"]))
+
+    @property
+    def degraded(self) -> DegradedShare:
+        """How many are degraded, and why."""
+        return _degraded(self.frame)
 
     @classmethod
     def of_frame(cls, frame: pd.DataFrame, panel: Panel, bootstrap: BootstrapConfig) -> Self:
@@ -207,6 +224,8 @@ class RunSummary:
                 *_rows("trading", self.metrics["trading"]),
             ],
         )
+        lines += ["", _degraded_line(self.metrics)]
+        lines += _served_lines(self.metrics["served"])
         lines += _expert_lines(self.metrics["experts"])
         cut = self.metrics["cut_short"]
         if cut:
@@ -228,15 +247,42 @@ class RunSummary:
         return "\n".join(lines)
 
 
+def _degraded(frame: pd.DataFrame) -> DegradedShare:
+    # Predictions of an older file do not say: they are served as sound, and counted so.
+    return DegradedShare.of(frame.get("degraded_reason", [""] * len(frame)))
+
+
+def _degraded_line(metrics: Metrics) -> str:
+    share = DegradedShare(metrics["degraded_frac"], metrics["degraded_reasons"])
+    return f"{share}; they count in all prediction metrics" if share.reasons else str(share)
+
+
+def _served_lines(served: Metrics | None) -> list[str]:
+    """Return how a bundle fared that predicted bar by bar; nothing for predictions in batch."""
+    if served is None:
+        return []
+    share = DegradedShare(served["degraded_frac"], served["degraded_reasons"])
+    tripped = {name: state for name, state in served["breakers"].items() if state["trips"]}
+    told = [f"expert {breaker_line({'name': name, **state})}" for name, state in tripped.items()]
+    return [
+        f"served bar by bar: {served['rows']:,} predictions, {share}",
+        *(told or ["no expert was left out"]),
+    ]
+
+
 def _expert_lines(experts: Mapping[str, Any]) -> list[str]:
-    """Return a table of what each expert alone is worth; nothing if there is one."""
+    """Return a table of what each expert alone is worth; nothing if there is one.
+
+    Each is judged on the n rows on which it answered.
+    """
     if not experts:
         return []
     shown = ("auc", "log_loss_skill", "accuracy_at_10pct", "ece")
     rows = [
-        [name, *(f"{found[key]['value']:.4f}" for key in shown)] for name, found in experts.items()
+        [name, f"{found['n']['value']:,.0f}", *(f"{found[key]['value']:.4f}" for key in shown)]
+        for name, found in experts.items()
     ]
-    return ["", *aligned(["expert", *shown], rows)]
+    return ["", *aligned(["expert", "n", *shown], rows)]
 
 
 def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
@@ -255,6 +301,9 @@ def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
             name: _as_dicts(found) for name, found in run.predictions.references.items()
         },
         "experts": {name: _as_dicts(found) for name, found in run.predictions.experts.items()},
+        **run.predictions.degraded.as_dict(),
+        "served": None if run.predictions.served is None else run.predictions.served.to_json(),
+        "fits": list(run.predictions.fits),
         "provenance": _provenance(run),
         "step_seconds": dict(run.predictions.step_seconds),
         "cut_short": dict(run.predictions.cut_short),
@@ -271,6 +320,7 @@ def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
         "command": run.command,
         "provenance": metrics["provenance"],
         "reconciliation": run.outcome.reconciliation.to_json(),
+        "served": metrics["served"],
         "numbers": numbers_hash(metrics),
         "files": file_hashes(folder),
     }

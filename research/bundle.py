@@ -6,6 +6,8 @@
                                 the map from its score to a probability
     fusion.json                 how the experts' probabilities become one
     references.json             the references it was compared with
+    reports.json                how the fit went and why its parts were chosen; no part of what
+                                the model is, so two fits that took other times have one version
 
 Nothing in it can run: there is no pickle. The manifest carries a digest of itself and must be in
 the very form that `save_bundle` writes, so one changed byte anywhere is found.
@@ -31,6 +33,7 @@ from catalog.errors import ConfigError, DataError, IntegrityError
 from research.calibration import calibration_from_json
 from research.estimates import Estimate
 from research.features import feature_table_hash
+from research.fit_reports import fit_report
 from research.fitted import FittedModel, Member
 from research.fusion import Fusion
 from research.guidance import Guidance
@@ -41,7 +44,7 @@ from research.settings import WalkForwardConfig, predictor_spec
 
 SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
-CALIBRATION, GUIDANCE = "calibration.json", "guidance.json"
+CALIBRATION, GUIDANCE, REPORTS = "calibration.json", "guidance.json", "reports.json"
 _PACKAGES = ("levibot", "lightgbm", "numba", "numpy", "onnxruntime", "scipy", "torch")
 
 
@@ -57,11 +60,14 @@ class Bundle:
         What is written about it.
     model : FittedModel
         The model, ready to predict; its spec carries the bundle's model_version.
+    reports : dict
+        How the fit went, as `research.fit_reports.fit_report`.
     """
 
     path: Path
     manifest: dict[str, Any]
     model: FittedModel
+    reports: dict[str, Any]
 
     @property
     def version(self) -> str:
@@ -137,6 +143,8 @@ def _write_parts(folder: Path, model: FittedModel) -> None:
     (folder / "fusion.json").write_bytes(model.fusion.to_json().encode())
     (folder / GUIDANCE).write_bytes(model.guidance.to_json().encode())
     (folder / "references.json").write_bytes(model.references.to_json().encode())
+    report = json.dumps(fit_report(model), indent=1, allow_nan=False)
+    (folder / REPORTS).write_bytes(f"{report}\n".encode())
 
 
 def _files(folder: Path) -> list[str]:
@@ -180,7 +188,15 @@ def load_bundle(path: Path) -> Bundle:
         references=References.from_json((path / "references.json").read_text(encoding="utf-8")),
         **{name: manifest["training"][name] for name in _TRAINING_FIELDS},
     )
-    return Bundle(path, manifest, model)
+    return Bundle(path, manifest, model, _reports(path, manifest, model))
+
+
+def _reports(path: Path, manifest: dict[str, Any], model: FittedModel) -> dict[str, Any]:
+    """Return how the fit went; of a bundle that was saved without it, what the manifest knows."""
+    if REPORTS not in manifest["files"]:
+        return fit_report(model)
+    found: dict[str, Any] = json.loads((path / REPORTS).read_text(encoding="utf-8"))
+    return found
 
 
 def _load_member(path: Path, name: str, names: tuple[str, ...]) -> Member:
@@ -230,7 +246,8 @@ def verify_bundle(path: Path) -> dict[str, Any]:
 def _manifest(
     model: FittedModel, hashes: dict[str, str], metrics: Mapping[str, Estimate]
 ) -> dict[str, Any]:
-    identity = _sha256(json.dumps(hashes, sort_keys=True).encode())
+    decisive = {name: digest for name, digest in hashes.items() if name != REPORTS}
+    identity = _sha256(json.dumps(decisive, sort_keys=True).encode())
     day = datetime.fromtimestamp(model.until // 1_000_000_000, tz=UTC).strftime("%Y%m%d")
     config = model.config
     return {

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from catalog.errors import DataError, IntegrityError
 from research.code_identity import code_parts
+from research.fit_reports import fit_report
 from research.predictions import SPEC_KEY, hash_parts, stamp_predictions, write_predictions
 from research.settings import predictor_spec
 
@@ -249,21 +250,18 @@ def fold_facts(fold: Fold, model: FittedModel) -> dict[str, Any]:
     -------
     dict
         Spans (UTC nanoseconds), rows, ``seconds`` by step, ``peak_memory_mb`` of the process so
-        far, the maps that calibrate each expert, and why the fusion was chosen (None with one).
+        far, experts that were cut short, the maps that calibrate each expert, and why the fusion
+        was chosen (None with one).
     """
-    reports = model.reports
+    report = fit_report(model)
     return {
         "fold": fold.index,
         "test_start": fold.test_start,
         "test_end": fold.test_end,
-        "train_start": model.train_start,
-        "train_end": model.train_end,
-        "n_train": model.n_rows,
         "n_test": len(fold.test),
-        "seconds": {name: round(spent, 3) for name, spent in reports.seconds.items()},
+        **report,
+        "calibration": {name: one["chosen"] for name, one in report["calibration"].items()},
         "peak_memory_mb": _peak_memory_mb(),
-        "calibration": {name: one.chosen for name, one in reports.calibration.items()},
-        "fusion": None if reports.fusion is None else reports.fusion.as_dict(),
     }
 
 

@@ -55,8 +55,7 @@ class BundlePredictor:
     compiled : bool
         Whether features are computed by compiled code; the values are the same.
     breaker : BreakerConfig, optional
-        When an expert that fails is left out, and for how long. Without a limit on time by
-        default: a replay must not depend on how busy the machine is.
+        When an expert that fails is left out, and for how long.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class BundlePredictor:
         self._features = FeatureStream(
             spec.instruments, spec.interval_ns, model.config.features, compiled=compiled
         )
-        settings = breaker or BreakerConfig(timeout_ms=None)
+        settings = breaker or BreakerConfig()
         self._experts = [
             _Serving(member, len(spec.instruments), CircuitBreaker(member.name, settings))
             for member in model.members

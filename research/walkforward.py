@@ -369,7 +369,7 @@ def _assemble(
         reliability=reliability_curve(pooled, config=bootstrap),
         spec=spec,
         data_hash=panel.data_hash,
-        synthetic=panel.synthetic,
+        synthetic=panel.synthetic or any(report.model.synthetic for report in reports),
         seconds={},
         experts={name: alone[name] for name in columns},
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from research.estimates import Estimate
+from research.fit_reports import fit_report
 from research.fitted import FittedModel
 from research.metrics import PREDICTION_METRICS, ReliabilityCurve
 from research.predictions import PredictorSpec
@@ -45,6 +46,16 @@ class FoldReport:
     n_test: int
     metrics: dict[str, Estimate]
     model: FittedModel
+
+    def facts(self) -> dict[str, Any]:
+        """Return how the fold went, for JSON: what was tested, and `fit_report`."""
+        return {
+            "fold": self.index,
+            "test_start": self.test_start,
+            "test_end": self.test_end,
+            "n_test": self.n_test,
+            **fit_report(self.model),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+import research.predictor as predictor_module
 import research.walkforward as walkforward_module
 from adapters.synthetic import SyntheticConfig
 from live.cli import app
 from live.synthesis import make_market
+from research.circuit_breaker import BreakerConfig, CircuitBreaker
+from research.experts import ExpertOutput
 from research.models.lightgbm_expert import BinnedRows
+from research.models.lightgbm_serving import LightGBMExpert
 from strategies.fill_model import ReplayFillModel
 from strategies.fusion import FusionStrategy
 from strategies.predictor_actor import PredictorActor
@@ -116,3 +121,88 @@ def test_a_fold_that_fails_is_named_with_its_real_error(
     assert "the original words" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def bundle(catalog: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the first days."""
+    out = tmp_path_factory.mktemp("bundles") / "bundle"
+    done = command("train", catalog, out, "--until", "2024-02-04")
+    assert done.exit_code == 0, done.stderr
+    return out
+
+
+SPAN = ("--from", "2024-02-04", "--to", "2024-02-06")
+
+
+def command(name: str, catalog: Path, out: Path, *more: str) -> Result:
+    arguments = [name, "-p", "synthetic", *SMALL, "-c", str(catalog), "--out", str(out), *more]
+    return CliRunner().invoke(app, arguments)
+
+
+class Broken:
+    """An expert's stream that has lost its weights, from its nth bar on."""
+
+    def __init__(self, stream: Any, good: int) -> None:
+        self.stream, self.left = stream, good
+
+    def update(self, *arguments: Any) -> ExpertOutput:
+        self.left -= 1
+        if self.left < 0:
+            raise ArithmeticError("the original words")
+        found: ExpertOutput = self.stream.update(*arguments)
+        return found
+
+
+@pytest.mark.parametrize("good", [0, 100])
+def test_an_expert_that_fails_in_serving_ends_the_command_with_5_and_its_words(
+    catalog: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int
+) -> None:
+    made = LightGBMExpert.stream
+    monkeypatch.setattr(LightGBMExpert, "stream", lambda *a: Broken(made(*a), good))
+    breaker = ("--set=breaker.first_bars=400", "--set=breaker.max_bars=400")
+    run = ("--bundle", str(bundle), *SPAN, *breaker)
+    done = command("backtest", catalog, tmp_path / "run", *run)
+    told = done.stderr.replace("\n", " ")
+    assert done.exit_code == 5, told
+    assert "what a bundle says bar by bar must be what it says in one batch" in told
+    assert f"left out: lightgbm (trips: 1, failed: 1 of {good + 1} calls, held back: " in told
+    assert "at last: raised ArithmeticError: the original words" in told
+    assert "Traceback" not in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_that_fares_well_says_so(catalog: Path, bundle: Path, tmp_path: Path) -> None:
+    done = command("backtest", catalog, tmp_path / "run", "--bundle", str(bundle), *SPAN)
+    assert done.exit_code == 0, done.stderr
+    assert "no expert was left out" in done.stdout
+    metrics, record = (
+        json.loads((tmp_path / "run" / name).read_text()) for name in ("metrics.json", "run.json")
+    )
+    served = metrics["served"]
+    assert record["served"] == served
+    assert served["rows"] == 2 * 96
+    assert served["degraded_frac"] == 0.0
+    state = served["breakers"]["lightgbm"]
+    assert (state["trips"], state["failures"], state["status"]) == (0, 0, "closed")
+    assert state["calls"] >= served["rows"]
+
+
+def test_both_audits_and_backtests_serve_with_the_profiles_breaker(
+    catalog: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[BreakerConfig] = []
+
+    class Noting(CircuitBreaker):
+        def __init__(self, name: str, config: BreakerConfig) -> None:
+            found.append(config)
+            super().__init__(name, config)
+
+    monkeypatch.setattr(predictor_module, "CircuitBreaker", Noting)
+    told = "--set=breaker.first_bars=3"
+    run = ("--bundle", str(bundle), *SPAN, told)
+    assert command("backtest", catalog, tmp_path / "run", *run).exit_code == 0
+    audit = ["audit", "parity", "-p", "synthetic", *SMALL, "-c", str(catalog), *SPAN, told]
+    done = CliRunner().invoke(app, audit)
+    assert done.exit_code == 0, done.stderr
+    assert found == [BreakerConfig(first_bars=3)] * 2

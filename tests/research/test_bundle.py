@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from catalog.errors import ConfigError, DataError, IntegrityError
 from research import bundle
 from research.bundle import MANIFEST, load_bundle, save_bundle, verify_bundle
+from research.fit_reports import fit_report
 from research.walkforward import evaluate
 from tests.research.experiments import model, panel, result, texts, time_at, trees_of
 
@@ -22,7 +24,9 @@ FILES = (
     "experts/lightgbm/model.txt",
     "experts/lightgbm/fit.json",
     "fusion.json",
+    "guidance.json",
     "references.json",
+    "reports.json",
 )
 
 
@@ -58,7 +62,7 @@ def test_a_loaded_bundle_evaluates_like_the_model_that_was_saved(saved: Path) ->
 
 def test_the_manifest_says_what_it_is(saved: Path) -> None:
     manifest = load_bundle(saved).manifest
-    assert manifest["schema_version"] == 2
+    assert manifest["schema_version"] == 3
     assert manifest["feature_names"] == list(model().feature_names)
     assert manifest["training"]["data_hash"].startswith(panel().data_hash)  # cut off at `until`
     assert manifest["training"]["train_end"] == model().train_end
@@ -75,6 +79,23 @@ def test_saving_twice_writes_the_same_bytes(tmp_path: Path) -> None:
         save_bundle(tmp_path / name, model())
     for name in (*FILES, MANIFEST):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_how_the_fit_went_is_kept_and_is_no_part_of_what_the_model_is(
+    saved: Path, tmp_path: Path
+) -> None:
+    loaded = load_bundle(saved)
+    report = loaded.reports
+    assert report == fit_report(model())
+    assert report["seconds"]["fit lightgbm"] > 0.0
+    curve = report["calibration"]["lightgbm"]
+    assert curve["chosen"] == model().reports.calibration["lightgbm"].chosen
+    assert {tail["side"] for tail in curve["tails"]} == {"low", "high"}
+    slower = replace(model().reports, seconds={"fit lightgbm": 1e6}, cut_short=("lightgbm",))
+    again = save_bundle(tmp_path / "slower", replace(model(), reports=slower))
+    assert again["model_version"] == loaded.version
+    assert again["files"]["reports.json"] != loaded.manifest["files"]["reports.json"]
+    assert load_bundle(tmp_path / "slower").reports["cut_short"] == ["lightgbm"]
 
 
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
@@ -106,7 +127,7 @@ def test_an_extra_file_is_named(saved: Path) -> None:
 
 def test_another_schema_is_refused(saved: Path) -> None:
     rewrite(saved, schema_version=1)
-    with pytest.raises(IntegrityError, match=r"schema_version of .* must be 2, was 1"):
+    with pytest.raises(IntegrityError, match=r"schema_version of .* must be 3, was 1"):
         load_bundle(saved)
 
 

@@ -264,6 +264,17 @@ def test_evaluation_equals_the_folds_own_predictions() -> None:
     assert repr(found.metrics) == repr(fold.metrics)
 
 
+@pytest.mark.parametrize(("trained", "judged"), [(True, False), (False, True), (False, False)])
+def test_what_is_made_up_in_the_model_or_in_the_data_marks_the_result(
+    trained: bool, judged: bool
+) -> None:
+    span = (time_at(0.6), time_at(0.7))
+    market, fitted = replace(panel(), synthetic=judged), replace(model(), synthetic=trained)
+    found = evaluate(market, fitted, *span)
+    assert found.synthetic is (trained or judged)
+    assert str(found).startswith("SYNTHETIC DATA") is (trained or judged)
+
+
 @pytest.mark.parametrize(
     ("start", "end", "text"),
     [

@@ -47,6 +47,7 @@ __all__ = [
     "choose_calibration",
     "fit_calibration",
     "join_tails",
+    "too_few",
 ]
 
 METHODS = ("none", "platt", "beta", "isotonic")
@@ -80,7 +81,8 @@ class CalibrationConfig(Config):
         Contiguous blocks of the out-of-fold rows, each calibrated by a curve fitted on the
         others: what a method is chosen and shown by.
     bounds : bool
-        Whether Venn-Abers bounds are fitted beside the curve.
+        Whether the ends of a prediction's interval (`prob_low`, `prob_high`) are the Venn-Abers
+        bounds of the fused probability in place of a binomial band; see `research.guidance`.
     """
 
     method: Literal["auto", "none", "platt", "beta", "isotonic", "venn_abers"] = "auto"
@@ -220,14 +222,11 @@ class CalibrationChoice(NamedTuple):
         Probabilities of the same method, each block by a map fitted on the other blocks; NaN
         where the score is. A fusion is fitted on these: on a map's own rows, a curve with many
         knots would look better than it is.
-    bounds : VennAbersCalibration, optional
-        If asked for.
     """
 
     calibration: Calibration
     report: CalibrationReport
     held_out: Float64Array
-    bounds: VennAbersCalibration | None
 
 
 def fit_calibration(
@@ -286,7 +285,7 @@ def choose_calibration(
     Returns
     -------
     CalibrationChoice
-        Unpacks into calibration, report, held_out, bounds.
+        Unpacks into calibration, report, held_out.
 
     Raises
     ------
@@ -301,10 +300,33 @@ def choose_calibration(
     report = _report(fitted, held_out, used)
     everywhere = np.full(len(rows.score), np.nan)
     everywhere[answered] = held_out[names.index(report.chosen)]
-    bounds = (
-        VennAbersCalibration.fit(used.score, used.label, used.weight) if config.bounds else None
+    return CalibrationChoice(fitted[report.chosen], report, everywhere)
+
+
+def too_few(rows: CalibrationRows, config: CalibrationConfig, *, embargo_ns: int = 0) -> str:
+    """Return why there are too few answers to choose a map by; empty if there are enough.
+
+    Every block is held out of a map that needs rows of its own; parameters are those of
+    `choose_calibration`.
+    """
+    used = rows.take(~np.isnan(rows.score))
+    if _least_left(used, config.choice_folds, embargo_ns) >= MIN_ROWS:
+        return ""
+    return (
+        f"answered {len(used.score)} held-out rows, of which each of {config.choice_folds} blocks "
+        f"must leave {MIN_ROWS} to calibrate on,"
     )
-    return CalibrationChoice(fitted[report.chosen], report, everywhere, bounds)
+
+
+def _least_left(rows: CalibrationRows, n_blocks: int, embargo_ns: int) -> int:
+    """Return how many rows are left where the fewest are, one block being held out."""
+    if len(rows.score) < MIN_ROWS:
+        return 0
+    try:
+        blocks = inner_blocks(rows.ts_init, rows.ts_end, n_blocks, embargo_ns)
+    except DataError:  # a block without rows, or one that leaves none
+        return 0
+    return min(len(train) for train, _ in blocks)
 
 
 def _fit(method: str, rows: CalibrationRows, config: CalibrationConfig) -> Calibration:

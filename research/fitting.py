@@ -15,22 +15,23 @@ made by a curve that had not seen its row.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from catalog.arrays import Float64Array, Int64Array
-from catalog.errors import DataError
+from catalog.errors import ConfigError, DataError
 from catalog.progress import Progress, no_progress
-from research.calibration import CalibrationRows, choose_calibration
-from research.experts import FitContext, FittedExpert
+from catalog.timestamps import format_time
+from research.calibration import CalibrationRows, choose_calibration, too_few
+from research.experts import FittedExpert
+from research.fit_job import HEAD, WHOLE, FitJob, FitOptions, Learned, Spans, starts_warm
 from research.fitted import FitReports, FittedModel, Member, column
 from research.fusion import Fusion, FusionConfig
 from research.fusion_fit import FusionRows, fit_fusion
@@ -41,6 +42,7 @@ from research.references import References
 from research.settings import predictor_spec
 from research.splits import inner_blocks
 from research.staleness import expert_freshness
+from research.step_pool import StepPool
 
 if TYPE_CHECKING:
     from research.calibration import CalibrationReport
@@ -49,92 +51,12 @@ if TYPE_CHECKING:
     from research.settings import WalkForwardConfig
     from research.training_table import TrainingTable
 
+__all__ = ["FitOptions", "StepPool", "fit_rows", "submit_fit"]
+
 FALLBACKS = ("heuristic",)
 """Experts that are no part of a fusion of others."""
 BLOCKS = "lightgbm"
 """The expert that is cheap enough to be fitted again for each held-out block."""
-
-
-class FitOptions(NamedTuple):
-    """What a caller may ask of a fit beside its result.
-
-    Parameters
-    ----------
-    progress : Progress
-        Told of every expert's fit.
-    alternatives : bool
-        Whether every method of fusion is fitted, for a study that compares them.
-    subsets : mapping of tuple of str
-        Further fusions by name, each of these experts only and by the configured method: what
-        one of them is worth to the others. Names of experts that there are.
-    previous : mapping of FittedExpert
-        What a warm start begins from, by expert.
-    """
-
-    progress: Progress = no_progress
-    alternatives: bool = False
-    subsets: Mapping[str, tuple[str, ...]] = {}
-    previous: Mapping[str, FittedExpert] = {}
-
-
-class StepPool(ThreadPoolExecutor):
-    """Threads for the steps of fits; on an error, steps that have not begun never do."""
-
-    _ending = False
-
-    def after[Result](
-        self,
-        earlier: Sequence[Future[Any]],
-        step: Callable[[], Result],
-        *,
-        even_failed: bool = False,
-    ) -> Future[Result]:
-        """Have a step done once others are: no thread waits meanwhile.
-
-        The result fails with the first of `earlier` that fails, unless the step is to be done
-        even then (it will meet the error when it asks for their results).
-        """
-        outcome: Future[Result] = Future()
-        lock, left = threading.Lock(), set(range(len(earlier)))
-
-        def begin() -> None:
-            # Once a step has failed, none may be submitted: the pool is locked while it cancels
-            # those that wait, which is when we may be called.
-            if self._ending:
-                outcome.cancel()
-            else:
-                self.submit(step).add_done_callback(lambda done: _pass_on(done, outcome))
-
-        def note(place: int, done: Future[Any]) -> None:
-            with lock:
-                left.discard(place)
-                last = not left and not outcome.done()
-            if not even_failed and (done.cancelled() or done.exception() is not None):
-                _pass_on(done, outcome)
-            elif last:
-                begin()
-
-        for place, future in enumerate(earlier):
-            future.add_done_callback(partial(note, place))
-        return outcome
-
-    def __exit__(self, *error: object) -> None:
-        """Wait for what runs."""
-        self._ending = error[0] is not None
-        self.shutdown(wait=True, cancel_futures=error[0] is not None)
-
-
-def _pass_on(done: Future[Any], outcome: Future[Any]) -> None:
-    """Let one future end as another did, unless it has ended already."""
-    try:
-        if done.cancelled():
-            outcome.cancel()
-        elif (error := done.exception()) is not None:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(done.result())
-    except InvalidStateError:
-        return
 
 
 def fit_rows(
@@ -160,7 +82,20 @@ def fit_rows(
         The model may be used after this time.
     progress : Progress
         Told when it begins and ends, under the stage ``fit``, and of the experts' own stages.
+
+    Raises
+    ------
+    ConfigError
+        If an expert is to start warm: there is no fit before this one.
+    DataError
+        If a span is too short, or the experts have no answers to be calibrated on.
     """
+    warm = [name for name, one in config.experts.chosen().items() if starts_warm(one)]
+    if warm:
+        raise ConfigError(
+            f"a single fit must start cold, but experts.{warm[0]}.warm_start was true: there is no "
+            f"fold before it to start from; set experts.{warm[0]}.warm_start=false"
+        )
     progress("fit", 0, 1)
     with StepPool(config.threads) as pool:
         model = submit_fit(pool, table, rows, config, until, FitOptions(progress)).result()
@@ -181,7 +116,7 @@ def submit_fit(
     Every step runs on one thread and none depends on another's timing, so that the result is the
     same for any number of threads. It becomes an error if any step fails.
     """
-    job = _Job(pool, table, rows, config, options, _Spans.of(table, rows, config))
+    job = FitJob(pool, table, rows, config, until, options, Spans.of(table, rows, config))
     references = pool.submit(_fit_references, table, rows)
     names = list(config.experts.chosen())
     for name in names:
@@ -191,102 +126,78 @@ def submit_fit(
         name: _submit_blocks(job) if name == BLOCKS else _submit_once(job, name) for name in names
     }
     members = {
-        name: pool.after([one], partial(_calibrate, job, one)) for name, one in judged.items()
+        name: pool.after([one], partial(_calibrate, job, name, one)) for name, one in judged.items()
     }
 
     def finish() -> FittedModel:
-        done = {name: member.result() for name, member in members.items()}
-        # The rule stands in where no other answers; beside others it would only add noise.
-        fused = tuple(name for name in done if name not in FALLBACKS) or tuple(done)
-        done = {**{name: done[name] for name in fused}, **done}
-        chosen = _fuse(job, done, fused)
-        seconds = {f"fit {name}": one.seconds for name, one in done.items()}
-        return FittedModel(
-            config=config,
-            spec=predictor_spec(config, table.matrix.instruments, table.interval_ns),
-            feature_names=table.matrix.names,
-            members=tuple(one.member for one in done.values()),
-            fusion=chosen.fusion,
-            guidance=_guidance(job, done, fused, chosen.fusion),
-            references=references.result(),
-            n_rows=len(rows),
-            train_start=int(table.matrix.ts_init[rows].min()),
-            train_end=int(table.labels.ts_end[rows].max()),
-            until=until,
-            data_hash=table.data_hash,
-            synthetic=table.synthetic,
-            reports=FitReports(
-                seconds,
-                {name: one.report for name, one in done.items()},
-                chosen.report,
-                chosen.alternatives,
-                tuple(name for name, one in done.items() if _is_cut_short(one.member.expert)),
-            ),
-        )
+        found = {name: member.result() for name, member in members.items()}
+        return _model(job, found, references.result())
 
     return pool.after([references, *members.values()], finish)
 
 
-def _is_cut_short(expert: FittedExpert) -> bool:
-    """Return whether a time budget ended an expert's fit; rules and linear maps have none."""
-    return getattr(getattr(expert, "report", None), "ended_by", "") == "time budget"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Spans:
-    """The two parts of a training span: places among the training rows, ascending.
-
-    Parameters
-    ----------
-    head : (n_head,) int64
-        Rows whose labels, and the embargo after them, end before the tail.
-    tail : (n_tail,) int64
-        The last rows in time.
-    embargo_ns : int
-        What is left out between the two beyond the labels' spans.
-    """
-
-    head: Int64Array
-    tail: Int64Array
-    embargo_ns: int
-
-    @classmethod
-    def of(cls, table: TrainingTable, rows: Int64Array, config: WalkForwardConfig) -> _Spans:
-        ts_init, ts_end = table.matrix.ts_init[rows], table.labels.ts_end[rows]
-        embargo = config.validation.embargo_bars * table.interval_ns
-        cut = int(np.quantile(ts_init, 1.0 - config.holdout_frac, method="lower"))
-        head = np.flatnonzero(ts_end <= cut - embargo)
-        tail = np.flatnonzero(ts_init > cut)
-        if not len(head) or not len(tail):
-            raise DataError(
-                f"{len(rows)} training rows must leave some on both sides of the last "
-                f"{config.holdout_frac:g} of their time, left {len(head)} and {len(tail)}; train "
-                "on a longer span"
-            )
-        return cls(head, tail, embargo)
-
-
-class _Job(NamedTuple):
-    """What all steps of one fit share."""
-
-    pool: StepPool
-    table: TrainingTable
-    rows: Int64Array
-    config: WalkForwardConfig
-    options: FitOptions
-    spans: _Spans
+def _model(
+    job: FitJob, found: dict[str, _Calibrated | _LeftOut], references: References
+) -> FittedModel:
+    """Put what the steps have found together."""
+    table, rows, config = job.table, job.rows, job.config
+    done = {name: one for name, one in found.items() if isinstance(one, _Calibrated)}
+    left_out = {name: one.reason for name, one in found.items() if isinstance(one, _LeftOut)}
+    if not done:
+        told = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
+        raise DataError(
+            f"no expert could be calibrated: {told}; train on a span whose end the inputs of the "
+            "experts reach, or add an expert that answers every row, such as lightgbm"
+        )
+    # The rule stands in where no other answers; beside others it would only add noise.
+    fused = tuple(name for name in done if name not in FALLBACKS) or tuple(done)
+    done = {**{name: done[name] for name in fused}, **done}
+    chosen = _fuse(job, done, fused)
+    return FittedModel(
+        config=config,
+        spec=predictor_spec(config, table.matrix.instruments, table.interval_ns),
+        feature_names=table.matrix.names,
+        members=tuple(one.member for one in done.values()),
+        fusion=chosen.fusion,
+        guidance=_guidance(job, done, fused, chosen.fusion),
+        references=references,
+        n_rows=len(rows),
+        train_start=int(table.matrix.ts_init[rows].min()),
+        train_end=int(table.labels.ts_end[rows].max()),
+        until=job.until,
+        data_hash=table.data_hash,
+        synthetic=table.synthetic,
+        reports=FitReports(
+            seconds={f"fit {name}": one.judged.seconds for name, one in found.items()},
+            calibration={name: one.report for name, one in done.items()},
+            fusion=chosen.report,
+            alternatives=chosen.alternatives,
+            cut_short=tuple(name for name, one in done.items() if one.judged.cut_short),
+            left_out=left_out,
+            started_cold={name: one.judged.cold for name, one in found.items() if one.judged.cold},
+            learned_until={name: one.judged.until for name, one in done.items()},
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Judged:
     """A fitted expert and its answers to training rows that it was not fitted on.
 
-    `score` has one value a training row, NaN where the expert was fitted on the row.
+    `score` has one value a training row, NaN where the expert was fitted on the row; `until` is as
+    in `Learned`; `cold` says why a warm start was not one.
     """
 
     expert: FittedExpert
     score: Float64Array
     seconds: float
+    until: int
+    cold: str = ""
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether a time budget ended the fit; rules and linear maps have none."""
+        return getattr(getattr(self.expert, "report", None), "ended_by", "") == "time budget"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -296,7 +207,15 @@ class _Calibrated:
     member: Member
     report: CalibrationReport
     tail: Float64Array
-    seconds: float
+    judged: _Judged
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _LeftOut:
+    """An expert that nothing is known of, and why."""
+
+    reason: str
+    judged: _Judged
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -306,7 +225,7 @@ class _Fused:
     alternatives: dict[str, Fusion]
 
 
-def _submit_blocks(job: _Job) -> Future[_Judged]:
+def _submit_blocks(job: FitJob) -> Future[_Judged]:
     """Fit boosted trees on all rows, and on all but each block in turn."""
     pool, table, rows, config = job.pool, job.table, job.rows, job.config
     settings = config.experts.lightgbm
@@ -314,12 +233,14 @@ def _submit_blocks(job: _Job) -> Future[_Judged]:
     ts_init, ts_end = table.matrix.ts_init[rows], table.labels.ts_end[rows]
     count = config.calibration.inner_folds
     binned = pool.submit(_timed, lambda: BinnedRows.of_table(table, rows, settings))
-    model = pool.after([binned], lambda: _timed(binned.result()[0].fit))
+    model = pool.after(
+        [binned], lambda: _timed(lambda: binned.result()[0].fit(progress=job.progress()))
+    )
     blocks = inner_blocks(ts_init, ts_end, count, job.spans.embargo_ns)
 
     def held_out(block: int) -> Float64Array:
         train, left_out = blocks[block]
-        expert = binned.result()[0].fit(train)
+        expert = binned.result()[0].fit(train, job.progress(f"without block {block}"))
         features = table.matrix.values
         return expert.score(features, rows[left_out])
 
@@ -332,43 +253,68 @@ def _submit_blocks(job: _Job) -> Future[_Judged]:
         for (_, left_out), part in zip(blocks, parts, strict=True):
             score[left_out] = part.result()[0]
         seconds = binned.result()[1] + model.result()[1] + sum(part.result()[1] for part in parts)
-        return _Judged(model.result()[0], score, seconds)
+        return _Judged(model.result()[0], score, seconds, int(ts_end.max()))
 
     return pool.after([model, *parts], gather)
 
 
-def _submit_once(job: _Job, name: str) -> Future[_Judged]:
+def _submit_once(job: FitJob, name: str) -> Future[_Judged]:
     """Fit an expert on the head of the span and ask it about the tail.
 
     Where its settings say `refit`, the expert itself is one fitted on the whole span: what the
     first one's answers say of calibration and weights is then taken to hold for it, as with the
     blocks of boosted trees.
     """
-    table, options = job.table, job.options
-    context = FitContext(options.progress, threads=1, previous=options.previous.get(name))
-
+    table, rows = job.table, job.rows
     settings = job.config.experts.chosen()[name]
+    head = rows[job.spans.head]
+    previous, cold = _warm_start(job, name)
 
     def judge() -> _Judged:
         started = time.perf_counter()
-        expert = fit_expert(name, table, job.rows[job.spans.head], settings, context)
-        score = np.full(len(job.rows), np.nan)
-        tail = job.rows[job.spans.tail]
-        score[job.spans.tail] = expert.predict(table.matrix, tail).prob_up
-        return _Judged(expert, score, time.perf_counter() - started)
+        begin = None if previous is None else previous.expert
+        expert = fit_expert(name, table, head, settings, job.context(name, HEAD, begin))
+        score = np.full(len(rows), np.nan)
+        score[job.spans.tail] = expert.predict(table.matrix, job.tail).prob_up
+        until = int(table.labels.ts_end[head].max())
+        until = until if previous is None else max(until, previous.until)
+        return _Judged(expert, score, time.perf_counter() - started, until, cold)
 
     judged = job.pool.submit(judge)
     if not getattr(settings, "refit", False):
         return judged
-    again = job.pool.submit(
-        lambda: _timed(lambda: fit_expert(name, table, job.rows, settings, context))
-    )
+
+    def fit_again() -> FittedExpert:
+        return fit_expert(name, table, rows, settings, job.context(name, WHOLE, None))
+
+    again = job.pool.submit(lambda: _timed(fit_again))
 
     def gather() -> _Judged:
         found, (expert, seconds) = judged.result(), again.result()
-        return _Judged(expert, found.score, found.seconds + seconds)
+        until = int(table.labels.ts_end[rows].max())
+        return _Judged(expert, found.score, found.seconds + seconds, until)
 
     return job.pool.after([judged, again], gather)
+
+
+def _warm_start(job: FitJob, name: str) -> tuple[Learned | None, str]:
+    """Return what an expert begins from, or nothing and, after the first fold, why.
+
+    Whatever the earlier one has learned must have ended, its labels' spans and the embargo
+    included, before the rows that this one is calibrated on begin: it would know them else.
+    """
+    before = job.options.previous
+    if before is None or not starts_warm(job.config.experts.chosen()[name]):
+        return None, ""
+    if name not in before:
+        return None, "the fold before had none"
+    known, begin = before[name].until, int(job.table.matrix.ts_init[job.tail].min())
+    if known + job.spans.embargo_ns >= begin:
+        return None, (
+            f"the one of the fold before had learned from labels until {format_time(known)}, which "
+            f"with the embargo is not before {format_time(begin)}, from where on this one is judged"
+        )
+    return before[name], ""
 
 
 def _timed[Result](step: Callable[[], Result]) -> tuple[Result, float]:
@@ -377,29 +323,42 @@ def _timed[Result](step: Callable[[], Result]) -> tuple[Result, float]:
     return step(), time.perf_counter() - started
 
 
-def _calibrate(job: _Job, fit: Future[_Judged]) -> _Calibrated:
+def _calibrate(job: FitJob, name: str, fit: Future[_Judged]) -> _Calibrated | _LeftOut:
+    """Calibrate an expert, or leave it out if it has too few answers to be calibrated on."""
     judged = fit.result()
-    table, rows = job.table, job.rows
-    choice = choose_calibration(
-        CalibrationRows(
-            judged.score,
-            table.labels.value[rows],
-            table.labels.weight[rows],
-            table.matrix.ts_init[rows],
-            table.labels.ts_end[rows],
-        ),
-        job.config.calibration,
-        embargo_ns=job.spans.embargo_ns,
+    table, rows, embargo = job.table, job.rows, job.spans.embargo_ns
+    answers = CalibrationRows(
+        judged.score,
+        table.labels.value[rows],
+        table.labels.weight[rows],
+        table.matrix.ts_init[rows],
+        table.labels.ts_end[rows],
     )
+    lacking = too_few(answers, job.config.calibration, embargo_ns=embargo)
+    if lacking:
+        return _LeftOut(lacking + _silence(job, name), judged)
+    choice = choose_calibration(answers, job.config.calibration, embargo_ns=embargo)
     return _Calibrated(
         Member(judged.expert, choice.calibration),
         choice.report,
         choice.held_out[job.spans.tail],
-        judged.seconds,
+        judged,
     )
 
 
-def _fuse(job: _Job, done: dict[str, _Calibrated], fused: tuple[str, ...]) -> _Fused:
+def _silence(job: FitJob, name: str) -> str:
+    """Say where the held-out rows lie, and when the inputs of an expert of few were last known."""
+    matrix = job.table.matrix
+    times = matrix.ts_init[job.tail]
+    told = f" of {format_time(int(times.min()))} to {format_time(int(times.max()))}"
+    for feature in EXPERT_KINDS[name].inputs:
+        known = ~np.isnan(column(matrix.values[job.rows], matrix.names, feature))
+        last = format_time(int(matrix.ts_init[job.rows[known]].max())) if known.any() else "never"
+        told += f" ({feature} was last known: {last})"
+    return told
+
+
+def _fuse(job: FitJob, done: dict[str, _Calibrated], fused: tuple[str, ...]) -> _Fused:
     """Fit the fusion on the tail, and those that a study asks for beside it."""
     embargo, options = job.spans.embargo_ns, job.options
     rows, config = _fusion_rows(job, done, fused)
@@ -410,16 +369,18 @@ def _fuse(job: _Job, done: dict[str, _Calibrated], fused: tuple[str, ...]) -> _F
         tried = choice if config.method == "auto" else fit_fusion(rows, every, embargo_ns=embargo)
         others.update(tried.tried)
     for name, experts in options.subsets.items():
-        part, part_config = _fusion_rows(job, done, experts)
-        others[name] = fit_fusion(part, part_config, embargo_ns=embargo).fusion
+        there = tuple(expert for expert in experts if expert in done)
+        if there:
+            part, part_config = _fusion_rows(job, done, there)
+            others[name] = fit_fusion(part, part_config, embargo_ns=embargo).fusion
     return _Fused(choice.fusion, choice.report if len(fused) > 1 else None, others)
 
 
 def _fusion_rows(
-    job: _Job, done: dict[str, _Calibrated], experts: tuple[str, ...]
+    job: FitJob, done: dict[str, _Calibrated], experts: tuple[str, ...]
 ) -> tuple[FusionRows, FusionConfig]:
     """Return the answers of some experts on the tail; one alone is passed through as it is."""
-    table, places = job.table, job.rows[job.spans.tail]
+    table, places = job.table, job.tail
     rows = FusionRows(
         experts,
         np.column_stack([done[name].tail for name in experts]),
@@ -434,10 +395,10 @@ def _fusion_rows(
 
 
 def _guidance(
-    job: _Job, done: dict[str, _Calibrated], fused: tuple[str, ...], fusion: Fusion
+    job: FitJob, done: dict[str, _Calibrated], fused: tuple[str, ...], fusion: Fusion
 ) -> Guidance:
     """Say how sure the fusion is and when it pays, by its answers on the tail."""
-    table, places = job.table, job.rows[job.spans.tail]
+    table, places = job.table, job.tail
     tail = np.column_stack([done[name].tail for name in fused])
     fresh = expert_freshness(
         table.matrix.values[places], table.matrix.names, fused, job.config.staleness
@@ -453,6 +414,7 @@ def _guidance(
             table.matrix.instrument[places],
         ),
         job.config.thresholds,
+        bounds=job.config.calibration.bounds,
     )
 
 

@@ -65,12 +65,13 @@ def mixture_moments(
     Returns
     -------
     mu, sigma : (n_rows,) float64
-        Over the experts that give one, their weights renormalised (equal if all are zero); the
-        variance is the mean of ``sigma^2 + (mu - mean)^2``. NaN where no expert gives one.
+        Over the experts that give one, their weights renormalised; the variance is the mean of
+        ``sigma^2 + (mu - mean)^2``. NaN where no expert that has a weight gives one: what the
+        fusion does not listen to for the sign is not to size a position either.
     """
-    mean = _mixture_mean(weights, mu)
+    mean = _mixture_mean(weights, np.where(weights > 0.0, mu, np.nan))
     both = sigma**2 + (mu - mean[:, np.newaxis]) ** 2
-    return mean, np.sqrt(_mixture_mean(weights, both))
+    return mean, np.sqrt(_mixture_mean(weights, np.where(weights > 0.0, both, np.nan)))
 
 
 def mixture_epistemic(

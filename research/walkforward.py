@@ -8,21 +8,21 @@ predicts rows that nothing in it has seen. The backtest is not called from here:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from catalog.errors import ConfigError, DataError, LeviBotError, RunFailedError
+from catalog.errors import ConfigError, DataError
 from catalog.progress import Progress, no_progress
 from catalog.timestamps import format_time, interval_name
 from research.features import WARMUP_BARS
+from research.fit_job import FitOptions
 from research.fitted import FittedModel, predict_rows
-from research.fitting import FitOptions, StepPool, submit_fit
-from research.fold_store import FoldStore, fold_facts, joined
+from research.fold_runs import fold_report, kept_report, run_folds
+from research.fold_store import FoldQuestion, FoldStore, joined
 from research.metrics import (
     BootstrapConfig,
     prediction_metrics,
@@ -31,7 +31,7 @@ from research.metrics import (
 from research.panel import Panel
 from research.predictions import EXPERT_PREFIX, stamp_predictions
 from research.references import REFERENCES
-from research.settings import WalkForwardConfig
+from research.settings import WalkForwardConfig, predictor_spec
 from research.splits import Fold, check_fold, walk_forward_splits
 from research.training import one_blas_thread
 from research.training_table import TrainingTable, build_table
@@ -40,8 +40,11 @@ from research.walkforward_result import FoldReport, WalkForwardResult
 if TYPE_CHECKING:
     import pandas as pd
 
+    from research.predictions import PredictorSpec
+
 __all__ = [
     "FoldReport",
+    "Keep",
     "WalkForwardConfig",
     "WalkForwardResult",
     "check_unseen",
@@ -51,8 +54,28 @@ __all__ = [
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Where a walk-forward keeps its folds, to go on from them after an interruption.
+
+    Parameters
+    ----------
+    folder : Path
+        See `FoldStore`; whatever answers another question there is made anew.
+    tell : callable
+        Given a sentence for each fold that must be.
+    """
+
+    folder: Path
+    tell: Callable[[str], None] = lambda _: None
+
+
 def walk_forward(
-    panel: Panel, config: WalkForwardConfig, *, progress: Progress = no_progress
+    panel: Panel,
+    config: WalkForwardConfig,
+    *,
+    progress: Progress = no_progress,
+    keep: Keep | None = None,
 ) -> WalkForwardResult:
     """Fit and predict fold by fold, out of sample, and measure the predictions.
 
@@ -63,7 +86,10 @@ def walk_forward(
     config : WalkForwardConfig
         Features, label, model, calibration, folds and bootstrap.
     progress : Progress
-        Told of the stages ``features``, ``folds`` and ``metrics``.
+        Told of the stages ``features``, ``folds`` and ``metrics``, and of each fold's fits.
+    keep : Keep, optional
+        Where folds are kept as soon as they are done; those that are there already are read and
+        not fitted again. The predictions are the same bit for bit, but no models are returned.
 
     Returns
     -------
@@ -74,19 +100,31 @@ def walk_forward(
     ConfigError
         If the tested span does not fit the data or the warm-up (nothing is moved silently).
     DataError
-        If a fold has no test rows or too few training rows.
+        If a fold has no test rows or too few training rows, or a fold cannot be kept.
     RunFailedError
         If a fold fails, naming it and its span, raised from the error that stopped it.
     """
     started = time.perf_counter()
-    table = build_table(panel, config, progress=progress)
-    folds = usable_folds(table, config)
-    prepared = time.perf_counter()
-    frames, reports = _run_folds(table, folds, config, FitOptions(progress))
-    del table, folds  # the largest things of a run, and done with
+    options = FitOptions(progress)
+    store = None
+    if keep is not None:
+        store = FoldStore(keep.folder, FoldQuestion.of(panel, config, options), keep.tell)
+    if store is None or not store.holds(config.validation.n_folds):
+        table = build_table(panel, config, progress=progress)
+        folds = usable_folds(table, config)
+        prepared = time.perf_counter()
+        frames, reports = run_folds(table, folds, config, options, keep=store)
+        del table, folds  # the largest things of a run, and done with
+    else:
+        prepared = started
+    if store is not None:
+        indices = range(config.validation.n_folds)
+        frames = [store.load(index) for index in indices]
+        reports = [kept_report(store, index) for index in indices]
     fitted = time.perf_counter()
+    spec = predictor_spec(config, panel.instruments(), panel.interval_ns)
     with one_blas_thread():
-        result = _assemble(panel, config, frames, reports, progress)
+        result = _assemble(panel, config, frames, reports, spec, progress)
     result.seconds.update(
         features=prepared - started,
         fit=fitted - prepared,
@@ -114,7 +152,8 @@ def predict_forward(
         Progress, and other fusions to fit on the same rows.
     keep : FoldStore, optional
         Where each fold is kept as soon as it is done; folds that are kept there already are read
-        and not fitted again.
+        and not fitted again. Fits of sequence models that were interrupted go on from their last
+        whole epoch.
 
     Returns
     -------
@@ -133,13 +172,12 @@ def predict_forward(
         return joined(keep, indices)
     table = build_table(panel, config, progress=options.progress)
     folds = usable_folds(table, config)
+    frames, _ = run_folds(table, folds, config, options, keep=keep)
     if keep is not None:
-        ahead = [fold for fold in folds if not keep.has(fold.index)]
-        _run_folds(table, ahead, config, options, keep=keep)
         return joined(keep, indices)
-    frames, reports = _run_folds(table, folds, config, options)
     predictions = pd.concat(frames, ignore_index=True)
-    return stamp_predictions(predictions, reports[0].model.spec, panel.data_hash)
+    spec = predictor_spec(config, panel.instruments(), panel.interval_ns)
+    return stamp_predictions(predictions, spec, panel.data_hash)
 
 
 def evaluate(
@@ -186,8 +224,8 @@ def evaluate(
     prepared = time.perf_counter()
     with one_blas_thread():
         frame = predict_rows(table, rows, model, fold=0)
-        report = _report(Fold(0, start, end, np.empty(0, dtype=np.int64), rows), model)
-        result = _assemble(panel, config, [frame], [report], progress)
+        report = fold_report(Fold(0, start, end, np.empty(0, dtype=np.int64), rows), model)
+        result = _assemble(panel, config, [frame], [report], model.spec, progress)
     result.seconds.update(features=prepared - started, metrics=time.perf_counter() - prepared)
     return result
 
@@ -244,93 +282,9 @@ def usable_folds(table: TrainingTable, config: WalkForwardConfig) -> list[Fold]:
     for fold in divided:
         train = usable[fold.train]
         kept = replace(fold, train=train[table.trainable[train]], test=usable[fold.test])
-        check_fold(kept, config.validation)
+        check_fold(kept, config.validation, unlabelled=len(train) - len(kept.train))
         folds.append(kept)
     return folds
-
-
-def _run_folds(
-    table: TrainingTable,
-    folds: list[Fold],
-    config: WalkForwardConfig,
-    options: FitOptions,
-    *,
-    keep: FoldStore | None = None,
-) -> tuple[list[pd.DataFrame], list[FoldReport]]:
-    """Run the steps of all folds beside one another, and return the folds in order.
-
-    Where folds are kept, only as many are under way as there are threads: all at once would all
-    be done at the very end, and an interruption would lose them all.
-    """
-    options.progress("folds", 0, len(folds))
-    most = len(folds) if keep is None else config.threads
-    found: dict[int, tuple[pd.DataFrame, FoldReport]] = {}
-    # The longest first, so that no long one is left over for the end.
-    ahead = sorted(folds, key=lambda fold: len(fold.train))
-    with one_blas_thread(), StepPool(config.threads) as pool:
-        running: dict[Future[tuple[pd.DataFrame, FoldReport]], int] = {}
-        while ahead or running:
-            while ahead and len(running) < most:
-                fold = ahead.pop()
-                running[_submit_fold(pool, table, fold, config, options, keep)] = fold.index
-            for task in wait(running, return_when=FIRST_COMPLETED).done:
-                found[running.pop(task)] = task.result()
-                options.progress("folds", len(found), len(folds))
-    frames, reports = zip(*(found[fold.index] for fold in folds), strict=True)
-    return list(frames), list(reports)
-
-
-def _submit_fold(
-    pool: StepPool,
-    table: TrainingTable,
-    fold: Fold,
-    config: WalkForwardConfig,
-    options: FitOptions,
-    keep: FoldStore | None = None,
-) -> Future[tuple[pd.DataFrame, FoldReport]]:
-    """Have one fold fitted, predicted and, where there is a place for it, kept."""
-    with _naming(fold):
-        fit = submit_fit(pool, table, fold.train, config, fold.test_start, options)
-
-    def finish() -> tuple[pd.DataFrame, FoldReport]:
-        with _naming(fold):
-            model = fit.result()
-            started = time.perf_counter()
-            frame = predict_rows(table, fold.test, model, fold.index)
-            model.reports.seconds["predict"] = time.perf_counter() - started
-            if keep is not None:
-                keep.save(fold.index, frame, fold_facts(fold, model))
-            return frame, _report(fold, model)
-
-    return pool.after([fit], finish, even_failed=True)
-
-
-@contextmanager
-def _naming(fold: Fold) -> Iterator[None]:
-    """Let a failure name the fold, and keep the error that caused it."""
-    try:
-        yield
-    except LeviBotError as error:
-        raise type(error)(f"{fold.name} failed: {error}") from error
-    except Exception as error:
-        raise RunFailedError(
-            f"{fold.name} with {len(fold.train)} training and {len(fold.test)} test rows failed: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-
-
-def _report(fold: Fold, model: FittedModel) -> FoldReport:
-    return FoldReport(
-        index=fold.index,
-        test_start=fold.test_start,
-        test_end=fold.test_end,
-        train_start=model.train_start,
-        train_end=model.train_end,
-        n_train=model.n_rows,
-        n_test=len(fold.test),
-        metrics={},
-        model=model,
-    )
 
 
 def _assemble(
@@ -338,15 +292,19 @@ def _assemble(
     config: WalkForwardConfig,
     frames: list[pd.DataFrame],
     reports: list[FoldReport],
+    spec: PredictorSpec,
     progress: Progress,
 ) -> WalkForwardResult:
     """Put the folds together and measure them one by one, pooled, and beside the references."""
     import pandas as pd
 
-    spec = reports[0].model.spec
     bootstrap = config.bootstrap
     settings = bootstrap.model_dump()
-    experts = [name for name in map(str, frames[0]) if name.startswith(EXPERT_PREFIX)]
+    experts = [
+        name
+        for name in map(str, frames[0])
+        if name.startswith(EXPERT_PREFIX) and any(frame[name].notna().any() for frame in frames)
+    ]
     columns = {name.removeprefix(EXPERT_PREFIX): name for name in experts if len(experts) > 1}
     steps = len(frames) + 1 + len(REFERENCES) + len(columns)
     for done, (frame, report) in enumerate(zip(frames, reports, strict=True)):
@@ -369,7 +327,8 @@ def _assemble(
         reliability=reliability_curve(pooled, config=bootstrap),
         spec=spec,
         data_hash=panel.data_hash,
-        synthetic=panel.synthetic or any(report.model.synthetic for report in reports),
+        synthetic=panel.synthetic
+        or any(report.model is not None and report.model.synthetic for report in reports),
         seconds={},
         experts={name: alone[name] for name in columns},
     )

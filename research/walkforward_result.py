@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from research.estimates import Estimate
-from research.fit_reports import fit_report
-from research.fitted import FittedModel
 from research.metrics import PREDICTION_METRICS, ReliabilityCurve
 from research.predictions import PredictorSpec
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from research.fitted import FittedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,11 @@ class FoldReport:
         Rows fitted on; rows predicted (with or without a known label).
     metrics : dict of Estimate
         Keys as in `research.metrics.PREDICTION_METRICS`.
-    model : FittedModel
-        The fold's model and calibration.
+    model : FittedModel, optional
+        The fold's model and calibration. None where folds are kept: their predictions and
+        reports are then read, not their models.
+    fit : dict
+        How the fit went, as `research.fit_reports.fit_report`.
     """
 
     index: int
@@ -45,7 +48,8 @@ class FoldReport:
     n_train: int
     n_test: int
     metrics: dict[str, Estimate]
-    model: FittedModel
+    model: FittedModel | None
+    fit: dict[str, Any]
 
     def facts(self) -> dict[str, Any]:
         """Return how the fold went, for JSON: what was tested, and `fit_report`."""
@@ -54,7 +58,7 @@ class FoldReport:
             "test_start": self.test_start,
             "test_end": self.test_end,
             "n_test": self.n_test,
-            **fit_report(self.model),
+            **self.fit,
         }
 
 
@@ -105,14 +109,31 @@ class WalkForwardResult:
         """Seconds of one core by step, such as ``fit lstm``, over all folds."""
         spent: dict[str, float] = {}
         for fold in self.folds:
-            for step, seconds in fold.model.reports.seconds.items():
+            for step, seconds in fold.fit["seconds"].items():
                 spent[step] = spent.get(step, 0.0) + seconds
         return spent
 
     @property
     def cut_short(self) -> dict[str, int]:
         """In how many folds a time budget ended an expert's fit; experts that it never did, not."""
-        return dict(Counter(name for fold in self.folds for name in fold.model.reports.cut_short))
+        return dict(Counter(name for fold in self.folds for name in fold.fit["cut_short"]))
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Experts that a fold left out, and why; keys such as ``sentiment, fold 2``."""
+        return self._told("left_out")
+
+    @property
+    def started_cold(self) -> dict[str, str]:
+        """Experts that were to start warm and did not, and why; keys such as ``lstm, fold 2``."""
+        return self._told("started_cold")
+
+    def _told(self, what: str) -> dict[str, str]:
+        return {
+            f"{name}, fold {fold.index}": reason
+            for fold in self.folds
+            for name, reason in fold.fit.get(what, {}).items()
+        }
 
     def __str__(self) -> str:
         """Print one aligned table: folds, pooled, references, experts."""

@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pydantic import model_validator
+
 from catalog.arrays import Int64Array
 from catalog.config import Config
 from catalog.errors import ConfigError
@@ -100,6 +102,8 @@ EXPERT_KINDS: Mapping[str, ExpertKind] = {
 class ExpertsConfig(Config):
     """Which experts a run has, and their settings; None leaves one out.
 
+    Only those that are named take part; where nothing at all is said, it is the boosted trees.
+
     Parameters
     ----------
     lightgbm : LightGBMConfig, optional
@@ -118,6 +122,26 @@ class ExpertsConfig(Config):
     lstm: LSTMConfig | None = None
     sentiment: SentimentConfig | None = None
     heuristic: HeuristicConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_named(cls, given: Any) -> Any:
+        """Leave the default out where others are named: a fit is not to hold one nobody asked for."""
+        if isinstance(given, Mapping) and given and "lightgbm" not in given:
+            return {**given, "lightgbm": None}
+        return given
+
+    @model_validator(mode="after")
+    def _check_warm_starts(self) -> ExpertsConfig:
+        for name in EXPERT_KINDS:
+            settings = getattr(self, name)
+            if getattr(settings, "warm_start", False) and getattr(settings, "refit", False):
+                raise ValueError(
+                    f"{name} must not have warm_start and refit together: a refit expert has "
+                    "learned its whole span, of which the next fold calibrates on the later part; "
+                    "set one of them to false"
+                )
+        return self
 
     def chosen(self) -> dict[str, Config]:
         """Return the settings of the experts that there are, by name, in the registry's order.

@@ -21,6 +21,7 @@ from research.calibration import (
     calibration_from_json,
     choose_calibration,
     fit_calibration,
+    too_few,
 )
 from research.calibrators import (
     BetaCalibration,
@@ -231,7 +232,7 @@ CURVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_map_that_the_data_came_from_is_chosen(truth: str, seed: int) -> None:
     score, label, _ = draw(seed, 30_000, CURVES[truth])
-    calibration, report, _, _ = choose_calibration(
+    calibration, report, _ = choose_calibration(
         rows_of(score, label), CalibrationConfig(method="auto")
     )
     assert report.chosen == truth == calibration.name
@@ -293,14 +294,30 @@ def test_rows_without_an_answer_are_left_out() -> None:
     score, label, _ = draw(10, 1000)
     gaps = score.copy()
     gaps[::3] = np.nan
-    config = CalibrationConfig(method="beta", bounds=True)
+    config = CalibrationConfig(method="beta")
     choice = choose_calibration(rows_of(gaps, label), config)
     assert choice.report.rows == np.isfinite(gaps).sum()
     np.testing.assert_array_equal(np.isnan(choice.held_out), np.isnan(gaps))
     kept = np.isfinite(gaps)
     assert choice.calibration == BetaCalibration.fit(score[kept], label[kept])
-    assert choice.bounds is not None
-    assert choose_calibration(rows_of(score, label), CalibrationConfig()).bounds is None
+
+
+@pytest.mark.parametrize("horizon", [1, 12])
+@pytest.mark.parametrize("count", [0, 1, 49, 50, 62, 63, 70, 86, 87, 200])
+def test_too_few_answers_are_told_exactly_where_no_map_could_be_chosen(
+    count: int, horizon: int
+) -> None:
+    score, label, _ = draw(11, 1000)
+    label[::2] = 1.0 - label[1::2]  # both classes in any few rows
+    score[count:] = np.nan
+    rows, config = rows_of(score, label, horizon), CalibrationConfig()
+    found = too_few(rows, config)
+    if not found:
+        assert choose_calibration(rows, config).report.rows == count
+        return
+    assert found.startswith(f"answered {count} held-out rows, of which each of 5 blocks must leave")
+    with pytest.raises(DataError):
+        choose_calibration(rows, config)
 
 
 def test_ties_go_to_the_simpler_and_clear_differences_do_not() -> None:

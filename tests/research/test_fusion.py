@@ -407,6 +407,15 @@ def test_mixture_moments_are_those_of_the_mixture(seed: int) -> None:
         assert scale[row] == pytest.approx(np.sqrt(second - first**2))
 
 
+def test_a_return_by_experts_without_weight_is_no_return() -> None:
+    weights = np.array([[1.0, 0.0, 0.0], [0.4, 0.6, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    mu = np.array([[np.nan, 0.2, 0.4]] * 4)
+    sigma = np.array([[np.nan, 1.0, 3.0]] * 4)
+    mean, scale = mixture_moments(weights, mu, sigma)
+    np.testing.assert_array_equal(mean, [np.nan, 0.2, np.nan, 0.4])
+    np.testing.assert_array_equal(scale, [np.nan, 1.0, np.nan, 3.0])
+
+
 def test_experts_without_weight_neither_know_nor_doubt() -> None:
     said = np.array([[0.6, 0.4, 0.5]] * 3)
     members = np.array([[np.nan, 0.02, 0.03]] * 3)

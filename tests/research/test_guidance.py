@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.errors import IntegrityError
+from catalog.errors import DataError, IntegrityError
+from research.calibrators import VennAbersCalibration
 from research.guidance import (
     Guidance,
     HeldOutRows,
@@ -130,12 +131,42 @@ def test_without_answers_nothing_is_known() -> None:
     assert np.isnan([low[0], high[0], guidance.entry_threshold]).all()
 
 
+@pytest.mark.parametrize("edge", [1.0, 0.3])
+def test_venn_abers_bounds_take_the_place_of_the_band(edge: float) -> None:
+    held = rows(40_000, edge=edge)
+    held.value[::11] = np.nan
+    held.prob_up[::13] = np.nan
+    guidance = Guidance.of(held, ThresholdConfig(), bounds=True)
+    known = ~np.isnan(held.prob_up) & ~np.isnan(held.value)
+    reference = VennAbersCalibration.fit(held.prob_up[known], held.value[known])
+    said = np.array([0.38, 0.45, 0.5, 0.55, 0.62, np.nan])
+    low, high = guidance.interval(said)
+    lower, upper = reference.bounds(said)
+    np.testing.assert_array_equal(low, np.minimum(lower, said))
+    np.testing.assert_array_equal(high, np.maximum(upper, said))
+    true = 0.5 + edge * (said - 0.5)
+    assert ((low[:5] <= true[:5] + 0.03) & (true[:5] - 0.03 <= high[:5])).all()
+    band = Guidance.of(held, ThresholdConfig()).interval(said)
+    assert (band[0][:5] != low[:5]).all()
+    one = [guidance.interval(said[at : at + 1]) for at in range(len(said))]
+    np.testing.assert_array_equal(np.array(one)[:, :, 0].T, [low, high])
+
+
+def test_bounds_need_rows() -> None:
+    with pytest.raises(DataError, match="at least 50 out-of-fold rows, had 40"):
+        Guidance.of(rows(40), ThresholdConfig(), bounds=True)
+
+
+@pytest.mark.parametrize("bounds", [False, True])
 @pytest.mark.parametrize("cost", [None, 3.0])
-def test_it_survives_json(cost: float | None) -> None:
-    guidance = Guidance.of(rows(), ThresholdConfig(cost_bps=cost))
+def test_it_survives_json(cost: float | None, bounds: bool) -> None:
+    guidance = Guidance.of(rows(), ThresholdConfig(cost_bps=cost), bounds=bounds)
+    assert ("bounds" in guidance.to_json()) is bounds
     again = Guidance.from_json(guidance.to_json())
     assert again.to_json() == guidance.to_json()
     assert again.centres == guidance.centres
+    said = np.linspace(0.3, 0.7, 30)
+    np.testing.assert_array_equal(again.interval(said), guidance.interval(said))
 
 
 @pytest.mark.parametrize(

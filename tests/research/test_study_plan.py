@@ -284,11 +284,13 @@ def test_mirror_is_judged_by_those_that_it_changes() -> None:
 
 
 def test_who_is_fitted_on_nothing_judges_nothing() -> None:
-    expert = ExpertsConfig(lstm=LSTMConfig(), heuristic=HeuristicConfig())
+    expert = ExpertsConfig(
+        lightgbm=LightGBMConfig(), lstm=LSTMConfig(), heuristic=HeuristicConfig()
+    )
     judges = ("lightgbm", "lstm", "heuristic")
     plan = plan_of(base(expert=expert), inputs=("smc",), input_experts=judges)
     assert set(plan.pairs[0].columns) == {"expert_lightgbm", "expert_lstm", "prob_up"}
-    config = base(expert=ExpertsConfig(heuristic=HeuristicConfig()))
+    config = base(expert=ExpertsConfig(lightgbm=LightGBMConfig(), heuristic=HeuristicConfig()))
     with pytest.raises(ConfigError, match="must be fitted on all features, heuristic are not"):
         plan_of(config, inputs=("smc",), input_experts=("heuristic",))
     assert plan_of(config, inputs=(), input_experts=("heuristic",)).pairs == ()
@@ -297,7 +299,7 @@ def test_who_is_fitted_on_nothing_judges_nothing() -> None:
 def test_news_is_tested_in_its_own_span_with_its_own_expert() -> None:
     feature = FeatureConfig(lead=BTC, news=("bitcoin_news_2021_2023",))
     own = SentimentConfig(prior_scale=0.5)
-    config = base(feature=feature, expert=ExpertsConfig(sentiment=own))
+    config = base(feature=feature, expert=ExpertsConfig(lightgbm=LightGBMConfig(), sentiment=own))
     plan = plan_of(config, inputs=(NEWS,), horizons=(4,), input_experts=("lightgbm", "sentiment"))
     assert [one.name for one in plan.variants] == [
         "h4",
@@ -359,7 +361,7 @@ def test_subsets_leave_one_out_or_take_a_stand_in_along(
 
 
 def test_experts_without_their_input_are_refused() -> None:
-    config = base(expert=ExpertsConfig(sentiment=SentimentConfig()))
+    config = base(expert=ExpertsConfig(lightgbm=LightGBMConfig(), sentiment=SentimentConfig()))
     with pytest.raises(ConfigError, match="must have news_score for the expert sentiment, had not"):
         plan_of(config)
 

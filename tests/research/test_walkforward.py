@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from catalog.errors import ConfigError, DataError, RunFailedError
-from research import walkforward
+from research import fold_runs, walkforward
 from research.fitted import predict_rows
 from research.fitting import fit_rows
 from research.labels import compute_labels
@@ -197,7 +197,7 @@ def test_progress_tells_every_stage_to_its_end() -> None:
 def test_a_failing_fold_shows_its_name_span_and_real_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fit = walkforward.submit_fit
+    fit = fold_runs.submit_fit
     wanted = result().folds[1].test_start
 
     def planted(*arguments: Any, **named: Any) -> Any:
@@ -205,7 +205,7 @@ def test_a_failing_fold_shows_its_name_span_and_real_error(
             raise ZeroDivisionError("planted")
         return fit(*arguments, **named)
 
-    monkeypatch.setattr(walkforward, "submit_fit", planted)
+    monkeypatch.setattr(fold_runs, "submit_fit", planted)
     with pytest.raises(
         RunFailedError, match=r"fold 1 \(20.* to 20.*ZeroDivisionError: planted"
     ) as e:
@@ -219,7 +219,7 @@ def test_a_fold_that_data_cannot_fill_keeps_its_kind_of_error(
     def planted(*_: Any, **__: Any) -> Any:
         raise DataError("labels are all alike")
 
-    monkeypatch.setattr(walkforward, "submit_fit", planted)
+    monkeypatch.setattr(fold_runs, "submit_fit", planted)
     with pytest.raises(DataError, match=r"fold \d \(.*failed: labels are all alike") as e:
         walk_forward(panel(), config())
     assert isinstance(e.value.__cause__, DataError)

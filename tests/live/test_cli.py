@@ -98,8 +98,29 @@ def test_metrics_json_keeps_its_keys(run: Path) -> None:
         "version",
     ]
     assert metrics["provenance"]["synthetic"] is True
+    # The synthetic market trades always and has no slow inputs that could be missing.
+    assert metrics["degraded_frac"] == 0.0
+    assert metrics["degraded_reasons"] == {}
+    assert metrics["served"] is None
     assert metrics["seconds"]["total"] > 0
     assert metrics["peak_memory_mb"] > 0
+
+
+def test_metrics_json_says_how_each_fold_was_fitted_and_why(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert [fit["fold"] for fit in metrics["fits"]] == [0, 1]
+    for fit, fold in zip(metrics["fits"], metrics["folds"], strict=True):
+        for key in ("test_start", "test_end", "train_start", "train_end", "n_train"):
+            assert fit[key] == fold[key]
+        curve = fit["calibration"]["lightgbm"]
+        tried = [one["name"] for one in curve["methods"]]
+        assert curve["chosen"] in tried
+        assert {(tail["method"], tail["side"]) for tail in curve["tails"]} == {
+            (name, side) for name in tried for side in ("low", "high")
+        }
+        assert fit["fusion"] is None  # there is nothing to fuse
+        assert fit["cut_short"] == []
+        assert fit["seconds"]["fit lightgbm"] > 0.0
 
 
 def test_run_folder_is_complete_and_marked_synthetic(run: Path) -> None:
@@ -183,6 +204,13 @@ def test_train_then_evaluate_on_a_span_that_it_has_not_seen(market: Path) -> Non
         "backtest", "-p", "synthetic", *SMALL, "-c", market, "-o", online, "--bundle", bundle, *span
     )
     assert done.returncode == 0, done.stderr
+    # Whoever evaluates a bundle is told how it was fitted; so is who replays it.
+    reports = json.loads((bundle / "reports.json").read_text())
+    for folder in (out, online):
+        (fit,) = json.loads((folder / "metrics.json").read_text())["fits"]
+        assert reports.items() <= fit.items()
+        assert fit["calibration"]["lightgbm"]["tails"]
+    assert "no expert was left out" in done.stdout
     for table in ("decisions", "fills", "equity"):
         name = f"{table}.parquet"
         assert (online / name).read_bytes() == (out / name).read_bytes()

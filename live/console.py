@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Never
@@ -23,7 +24,6 @@ from rich.progress import (
 from rich.table import Table
 
 from catalog.errors import DataError, LeviBotError
-from catalog.progress import Progress as ProgressCallback
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -59,9 +59,46 @@ def user_errors() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
+class ProgressBars:
+    """A `catalog.progress.Progress` with one bar for each stage; fits tell it from their threads.
+
+    Bars of the steps of a fold (``fold 2: fit lstm``) go when they are done: there are dozens.
+
+    Parameters
+    ----------
+    bars : rich.progress.Progress
+        Its tasks have a field `note`.
+    """
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Move a stage's bar."""
+        if total == 0:
+            return
+        shown = done < total or _OF_A_FOLD not in stage
+        self._bars.update(self._task(stage), completed=done, total=total, visible=shown)
+
+    def note(self, stage: str, text: str) -> None:
+        """Write how a stage goes, such as its loss, behind its bar."""
+        self._bars.update(self._task(stage), note=_escape(text))
+
+    def _task(self, stage: str) -> TaskID:
+        with self._lock:
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bars.add_task(_escape(stage), total=None, note="")
+            return self._tasks[stage]
+
+
+_OF_A_FOLD = ": "
+
+
 @contextmanager
-def progress_bars() -> Iterator[ProgressCallback]:
-    """Show one bar per stage of work, with time elapsed and time left, on standard error."""
+def progress_bars() -> Iterator[ProgressBars]:
+    """Show bars of stages of work on standard error: time elapsed, time left, and how it goes."""
     with Progress(
         TextColumn("{task.description:<28}"),
         BarColumn(bar_width=30),
@@ -69,19 +106,11 @@ def progress_bars() -> Iterator[ProgressCallback]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
         console=notes,
         refresh_per_second=5,
     ) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def report(stage: str, done: int, total: int) -> None:
-            if total == 0:
-                return
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield report
+        yield ProgressBars(bars)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:

@@ -126,7 +126,7 @@ class ExpertsConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _only_named(cls, given: Any) -> Any:
-        """Leave the default out where others are named: a fit is not to hold one nobody asked for."""
+        """Leave the default out where others are named: nobody asked for it."""
         if isinstance(given, Mapping) and given and "lightgbm" not in given:
             return {**given, "lightgbm": None}
         return given

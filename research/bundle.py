@@ -30,6 +30,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from catalog.errors import ConfigError, DataError, IntegrityError
+from catalog.strict_yaml import explain
+from research.bundle_manifest import check_manifest, parse_manifest, read_part, read_text_part
 from research.calibration import calibration_from_json
 from research.estimates import Estimate
 from research.features import feature_table_hash
@@ -43,7 +45,7 @@ from research.references import References
 from research.settings import WalkForwardConfig, predictor_spec
 
 SCHEMA_VERSION = 3
-MANIFEST = "manifest.json"
+MANIFEST, FUSION, REFERENCES = "manifest.json", "fusion.json", "references.json"
 CALIBRATION, GUIDANCE, REPORTS = "calibration.json", "guidance.json", "reports.json"
 _PACKAGES = ("levibot", "lightgbm", "numba", "numpy", "onnxruntime", "scipy", "torch")
 
@@ -140,9 +142,9 @@ def _write_parts(folder: Path, model: FittedModel) -> None:
         own.mkdir(parents=True)
         member.expert.save(own)
         (own / CALIBRATION).write_bytes(member.calibration.to_json().encode())
-    (folder / "fusion.json").write_bytes(model.fusion.to_json().encode())
+    (folder / FUSION).write_bytes(model.fusion.to_json().encode())
     (folder / GUIDANCE).write_bytes(model.guidance.to_json().encode())
-    (folder / "references.json").write_bytes(model.references.to_json().encode())
+    (folder / REFERENCES).write_bytes(model.references.to_json().encode())
     report = json.dumps(fit_report(model), indent=1, allow_nan=False)
     (folder / REPORTS).write_bytes(f"{report}\n".encode())
 
@@ -170,7 +172,7 @@ def load_bundle(path: Path) -> Bundle:
     config = _config(manifest)
     spec = _checked_spec(manifest, config)
     names = tuple(manifest["feature_names"])
-    fusion = Fusion.from_json((path / "fusion.json").read_text(encoding="utf-8"))
+    fusion = read_text_part(path, FUSION, Fusion.from_json)
     chosen = list(config.experts.chosen())
     members = [*fusion.experts, *(name for name in chosen if name not in fusion.experts)]
     if not set(fusion.experts) <= set(chosen):
@@ -184,8 +186,8 @@ def load_bundle(path: Path) -> Bundle:
         feature_names=names,
         members=tuple(_load_member(path, name, names) for name in members),
         fusion=fusion,
-        guidance=Guidance.from_json((path / GUIDANCE).read_text(encoding="utf-8")),
-        references=References.from_json((path / "references.json").read_text(encoding="utf-8")),
+        guidance=read_text_part(path, GUIDANCE, Guidance.from_json),
+        references=read_text_part(path, REFERENCES, References.from_json),
         **{name: manifest["training"][name] for name in _TRAINING_FIELDS},
     )
     return Bundle(path, manifest, model, _reports(path, manifest, model))
@@ -195,14 +197,15 @@ def _reports(path: Path, manifest: dict[str, Any], model: FittedModel) -> dict[s
     """Return how the fit went; of a bundle that was saved without it, what the manifest knows."""
     if REPORTS not in manifest["files"]:
         return fit_report(model)
-    found: dict[str, Any] = json.loads((path / REPORTS).read_text(encoding="utf-8"))
-    return found
+    return read_text_part(path, REPORTS, lambda text: dict(json.loads(text)))
 
 
 def _load_member(path: Path, name: str, names: tuple[str, ...]) -> Member:
-    own = path / "experts" / name
-    calibration = calibration_from_json((own / CALIBRATION).read_text(encoding="utf-8"))
-    return Member(load_expert(name, own, names), calibration)
+    own = f"experts/{name}"
+    calibration = read_text_part(path, f"{own}/{CALIBRATION}", calibration_from_json)
+    return Member(
+        read_part(path, own, lambda folder: load_expert(name, folder, names)), calibration
+    )
 
 
 _TRAINING_FIELDS = ("n_rows", "train_start", "train_end", "until", "data_hash", "synthetic")
@@ -233,7 +236,7 @@ def verify_bundle(path: Path) -> dict[str, Any]:
             f"{sorted(expected - present) or 'none'}, extra: {sorted(present - expected) or 'none'}"
         )
     for name, digest in manifest["files"].items():
-        found = _sha256((path / name).read_bytes())
+        found = _sha256(read_part(path, name, Path.read_bytes))
         if found != digest:
             raise IntegrityError(
                 f"{name} of bundle {path} must have the SHA-256 {str(digest)[:12]}… that its "
@@ -286,13 +289,8 @@ def _seeds(config: WalkForwardConfig) -> dict[str, int]:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    content = path.read_bytes()
-    try:
-        manifest = json.loads(content)
-    except ValueError as error:
-        raise IntegrityError(f"{path} must be JSON, is not: {error}") from error
-    if not isinstance(manifest, dict):
-        raise IntegrityError(f"{path} must hold a JSON object, held {type(manifest).__name__}")
+    content = read_part(path.parent, path.name, Path.read_bytes)
+    manifest = parse_manifest(content, path)
     version = manifest.get("schema_version")
     if version != SCHEMA_VERSION:
         raise IntegrityError(
@@ -304,16 +302,27 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"{path} must be as it was saved, but its digest differs; the manifest was changed: "
             "use another copy of the bundle"
         )
+    check_manifest(manifest, path)
     return manifest
 
 
 def _config(manifest: dict[str, Any]) -> WalkForwardConfig:
     try:
-        return WalkForwardConfig.model_validate(manifest["config"])
+        config = WalkForwardConfig.model_validate(manifest["config"])
+        config.experts.chosen()
     except ValidationError as error:
-        raise IntegrityError(
-            f"config of the bundle does not fit this version of LeviBot: {error}"
-        ) from error
+        faults = "; ".join(explain(one, WalkForwardConfig, "config") for one in error.errors())
+        raise IntegrityError(_unfit(faults)) from error
+    except ConfigError as error:
+        raise IntegrityError(_unfit(str(error))) from error
+    return config
+
+
+def _unfit(faults: str) -> str:
+    return (
+        f"config in {MANIFEST} of the bundle does not fit this version of LeviBot: {faults}; "
+        "train it again"
+    )
 
 
 def _checked_spec(manifest: dict[str, Any], config: WalkForwardConfig) -> PredictorSpec:
@@ -325,7 +334,10 @@ def _checked_spec(manifest: dict[str, Any], config: WalkForwardConfig) -> Predic
             f"{manifest['feature_table_hash'][:12]}…; its features would be computed in another "
             "way than the model was trained on: train it again"
         )
-    spec = predictor_spec(config, manifest["instruments"], manifest["interval_ns"])
+    try:
+        spec = predictor_spec(config, manifest["instruments"], manifest["interval_ns"])
+    except ConfigError as error:
+        raise IntegrityError(_unfit(str(error))) from error
     parts = dict(spec.parts)
     differing = sorted(name for name in parts if manifest["parts"].get(name) != parts[name])
     if differing or manifest["spec_hash"] != spec.spec_hash:

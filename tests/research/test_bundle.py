@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,38 @@ FILES = (
 )
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundles") / "model"
+    save_bundle(path, model(), result().metrics)
+    return path
+
+
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    save_bundle(tmp_path / "model", model(), result().metrics)
-    return tmp_path / "model"
+def saved(original: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(original, tmp_path / "model")
 
 
 def rewrite(path: Path, **changes: Any) -> None:
     """Change the manifest as someone would who also puts its digest right."""
-    manifest = {**json.loads((path / MANIFEST).read_text()), **changes}
+    write_manifest(path, {**json.loads((path / MANIFEST).read_text()), **changes})
+
+
+def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     manifest["digest"] = bundle._digest(manifest)
     (path / MANIFEST).write_text(bundle._render(manifest))
+
+
+def replace_part(path: Path, name: str, content: bytes | None) -> None:
+    """Put something else in a part's place, or nothing, with all digests right."""
+    files = json.loads((path / MANIFEST).read_text())["files"]
+    if content is None:
+        (path / name).unlink()
+        del files[name]
+    else:
+        (path / name).write_bytes(content)
+        files[name] = bundle._sha256(content)
+    rewrite(path, files=files)
 
 
 def test_round_trip_keeps_every_bit(saved: Path) -> None:
@@ -155,6 +177,103 @@ def test_other_features_in_the_model_than_in_the_manifest_are_refused(saved: Pat
     names = json.loads((saved / MANIFEST).read_text())["feature_names"]
     rewrite(saved, feature_names=names[::-1])
     with pytest.raises(IntegrityError, match="the model's features must be the manifest's"):
+        load_bundle(saved)
+
+
+NEEDED = (
+    *("model_version", "feature_table_hash", "feature_names", "instruments", "interval_ns"),
+    *("spec_hash", "parts", "config", "training", "profile", "metrics", "files"),
+)
+
+
+@pytest.mark.parametrize("key", NEEDED)
+def test_a_manifest_without_a_part_is_refused(saved: Path, key: str) -> None:
+    manifest = json.loads((saved / MANIFEST).read_text())
+    del manifest[key]
+    write_manifest(saved, manifest)
+    with pytest.raises(
+        IntegrityError,
+        match=rf"manifest\.json must say what a bundle is: {key}: must be given.*use",
+    ):
+        load_bundle(saved)
+
+
+@pytest.mark.parametrize("key", NEEDED)
+@pytest.mark.parametrize("value", [None, 3.5, "x", ["x", 1], {"x": 1}, True])
+def test_a_manifest_with_something_else_in_a_parts_place_is_refused(
+    saved: Path, key: str, value: object
+) -> None:
+    if (key in {"profile", "metrics"} and isinstance(value, dict)) or (
+        key == "model_version" and isinstance(value, str)
+    ):
+        return  # as good as any other
+    rewrite(saved, **{key: value})
+    with pytest.raises(IntegrityError):
+        load_bundle(saved)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("train_end", "x", r"training\.train_end: Input should be a valid integer, was 'x'"),
+        ("train_end", 1, "train_start, train_end and until must follow one another"),
+        ("until", 0, "train_start, train_end and until must follow one another"),
+        ("n_rows", 0, r"training\.n_rows: Input should be greater than or equal to 1, was 0"),
+        ("synthetic", 1, r"training\.synthetic: Input should be a valid boolean, was 1"),
+    ],
+)
+def test_what_a_model_was_fitted_on_must_be_possible(
+    saved: Path, key: str, value: object, text: str
+) -> None:
+    training = json.loads((saved / MANIFEST).read_text())["training"]
+    rewrite(saved, training={**training, key: value})
+    with pytest.raises(IntegrityError, match=rf"manifest\.json must say .*{text}"):
+        load_bundle(saved)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000, b"[1]", b"", b"nul"])
+def test_a_manifest_that_is_no_record_is_refused(saved: Path, content: bytes) -> None:
+    (saved / MANIFEST).write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"manifest\.json must .*; use another copy"):
+        load_bundle(saved)
+
+
+PARTS = [name for name in FILES if name.endswith(".json")]
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"", b"null", b"[]", b"{}", b'"text"', b"[" * 100_000, b"1e999"]
+)
+def test_a_part_that_is_not_what_was_saved_is_refused_by_name(
+    saved: Path, name: str, content: bytes
+) -> None:
+    if name == "reports.json" and content in {b"[]", b"{}"}:
+        return  # it is shown, nothing is read from it
+    replace_part(saved, name, content)
+    where = name if name != "experts/lightgbm/fit.json" else "experts/lightgbm"
+    with pytest.raises(
+        IntegrityError, match=rf"(?s){where} of bundle .* must be what was saved.*; use"
+    ):
+        load_bundle(saved)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "reports.json"])
+def test_a_bundle_that_was_saved_without_a_part_is_refused(saved: Path, name: str) -> None:
+    replace_part(saved, name, None)
+    with pytest.raises(IntegrityError, match=r" of bundle .* must be what was saved"):
+        load_bundle(saved)
+
+
+def test_a_bundle_of_before_reports_were_kept_loads(saved: Path) -> None:
+    replace_part(saved, "reports.json", None)
+    assert load_bundle(saved).model.n_rows == model().n_rows
+
+
+def test_settings_without_an_expert_are_refused(saved: Path) -> None:
+    config = json.loads((saved / MANIFEST).read_text())["config"]
+    rewrite(saved, config={**config, "experts": {"lightgbm": None}})
+    with pytest.raises(IntegrityError, match=r"does not fit this version .* at least one of"):
         load_bundle(saved)
 
 

@@ -42,6 +42,11 @@ def fail(error: LeviBotError) -> Never:
     raise typer.Exit(error.exit_code)
 
 
+def tell(remark: str) -> None:
+    """Print a remark, one sentence, above the bars."""
+    notes.print(remark, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Turn what a user can put right into a message and an exit code; let our bugs through."""

@@ -231,6 +231,7 @@ class RunSummary:
         if cut:
             told = ", ".join(f"{name} in {count} folds" for name, count in cut.items())
             lines += ["", f"ended by their time budget, so another run may differ: {told}"]
+        lines += _remark_lines(self.metrics["fits"])
         steps = self.metrics["step_seconds"]
         if steps:
             told = ", ".join(f"{name} {spent:.1f}" for name, spent in steps.items())
@@ -245,6 +246,16 @@ class RunSummary:
             f"tearsheet: {self.folder / TEARSHEET_FILE}",
         ]
         return "\n".join(lines)
+
+
+def _remark_lines(fits: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which experts a fold left out, or could not start warm, and why."""
+    lines = []
+    for what in ("left out", "started cold"):
+        for place, fit in enumerate(fits):
+            for name, reason in fit.get(what.replace(" ", "_"), {}).items():
+                lines += ["", f"{name} {what} in fold {fit.get('fold', place)}: {reason}"]
+    return lines
 
 
 def _degraded(frame: pd.DataFrame) -> DegradedShare:

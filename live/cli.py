@@ -14,7 +14,7 @@ import typer
 
 from catalog.timestamps import parse_time
 from live import cli_audit, cli_data, cli_study
-from live.console import emit, out, progress_bars, table, user_errors
+from live.console import emit, out, progress_bars, table, tell, user_errors
 from live.options import (
     CatalogOption,
     FromOption,
@@ -104,6 +104,10 @@ def walkforward(
     profile: ProfileOption,
     catalog: CatalogOption,
     out_folder: OutOption,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps finished folds; an interrupted run goes on there."),
+    ] = None,
     set_: SetOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
@@ -112,11 +116,13 @@ def walkforward(
     with user_errors():
         from live.pipeline import run_walkforward
         from live.profile import load_profile
+        from research.walkforward import Keep
 
         settings = load_profile(profile, set_ or ())
+        kept = Keep(keep, tell) if keep is not None else None
         with progress_bars() as progress:
             summary = run_walkforward(
-                settings, catalog, out_folder, overwrite=overwrite, progress=progress
+                settings, catalog, out_folder, overwrite=overwrite, keep=kept, progress=progress
             )
         emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False, soft_wrap=True))
 
@@ -177,7 +183,8 @@ def train(
         settings = load_profile(profile, set_ or ())
         with progress_bars() as progress:
             summary = train_bundle(settings, catalog, until, out_folder, progress=progress)
-        emit(summary, json, lambda: out.print(f"bundle written to {out_folder}"))
+        told = f"bundle of {', '.join(summary['experts'])} written to {out_folder}"
+        emit(summary, json, lambda: out.print(told, markup=False, soft_wrap=True))
 
 
 @app.command()

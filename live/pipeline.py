@@ -41,7 +41,7 @@ from research.predictor import (
 )
 from research.settings import predictor_spec
 from research.training import train_until
-from research.walkforward import check_unseen, walk_forward
+from research.walkforward import Keep, check_unseen, walk_forward
 from research.walkforward import evaluate as evaluate_model
 
 if TYPE_CHECKING:
@@ -131,14 +131,19 @@ def run_walkforward(
     out: Path,
     *,
     overwrite: bool = False,
+    keep: Keep | None = None,
     progress: Progress = no_progress,
 ) -> RunSummary:
-    """Walk forward, replay the out-of-sample predictions and write the run."""
+    """Walk forward, replay the out-of-sample predictions and write the run.
+
+    Where `keep` says where, finished folds are kept and an interrupted run goes on from them.
+    """
     check_free(out, overwrite=overwrite)
     watch = Stopwatch()
     with watch.stage("load"):
         market = load_market(profile, catalog)
-    result = walk_forward(market.panel, profile.walk_forward_config(), progress=progress)
+    config = profile.walk_forward_config()
+    result = walk_forward(market.panel, config, progress=progress, keep=keep)
     release_memory()
     watch.seconds.update(result.seconds)
     job = _Job(profile, market, (result.folds[0].test_start, result.folds[-1].test_end), watch)

@@ -173,7 +173,8 @@ def load_bundle(path: Path) -> Bundle:
     spec = _checked_spec(manifest, config)
     names = tuple(manifest["feature_names"])
     fusion = read_text_part(path, FUSION, Fusion.from_json)
-    chosen = list(config.experts.chosen())
+    # One that had too few answers to be calibrated on is no member.
+    chosen = [name for name in config.experts.chosen() if name in manifest["experts"]]
     members = [*fusion.experts, *(name for name in chosen if name not in fusion.experts)]
     if not set(fusion.experts) <= set(chosen):
         raise IntegrityError(

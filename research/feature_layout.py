@@ -58,6 +58,7 @@ def panel_needs(config: FeatureConfig) -> PanelNeeds:
         onchain=() if config.onchain is None else ((config.onchain, slow.METRICS),),
         indices=(*config.dvol, *fear_greed),
         news=config.news,
+        fear_greed=config.fear_greed,
         history_ns=slow.HISTORY_NS,
         funding_history_ns=slow.FUNDING_HISTORY_NS if config.funding_terms else 0,
     )

@@ -22,7 +22,8 @@ from research.fusion_moments import combine_moments
 from research.groups.regime import regime_name
 from research.guidance import Guidance
 from research.references import References
-from research.staleness import SLOW_PREFIXES, expert_freshness, flat_limits, flat_reasons
+from research.slow_inputs import SLOW_PREFIXES
+from research.staleness import expert_freshness, flat_limits, flat_reasons
 
 if TYPE_CHECKING:
     import pandas as pd

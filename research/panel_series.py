@@ -6,6 +6,7 @@ under the time at which it became known.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +20,9 @@ from catalog.instruments import bar_type
 from catalog.timestamps import NS_PER_MINUTE, format_time, interval_ns
 from research.events import EventArrays
 from research.novelty import novelties
+from research.slow_inputs import TEMPOS, Tempo
+
+logger = logging.getLogger(__name__)
 
 type Request = tuple[Any, str, int | None, int | None]
 """Kind, series, start and end of data that a run uses."""
@@ -39,6 +43,8 @@ class PanelNeeds:
         On-chain series of the catalog, each with its metrics.
     indices, news : tuple of str
         Series of the catalog.
+    fear_greed : str, optional
+        Which of `indices` is to be a Fear & Greed index; the others are implied volatilities.
     history_ns : int
         How far back before the first bar slow series are looked at.
     funding_history_ns : int
@@ -51,6 +57,7 @@ class PanelNeeds:
     onchain: tuple[tuple[str, tuple[str, ...]], ...] = ()
     indices: tuple[str, ...] = ()
     news: tuple[str, ...] = ()
+    fear_greed: str | None = None
     history_ns: int = 0
     funding_history_ns: int = 0
 
@@ -119,26 +126,30 @@ def load_slow_series(
     Raises
     ------
     DataError
-        If a series is not in the catalog, begins after the span does or ends before it begins.
-        One that ends within the span is taken: its features grow old and become NaN.
+        If a series is not in the catalog, begins after the span does or ends before it begins,
+        or is an index of another kind than what it is taken for. One that ends within the span
+        is taken, with a warning: its features grow old and become NaN, and predictions flat.
     """
     since = span.first_needed - needs.history_ns
     loaded: dict[str, EventArrays] = {}
     requests: list[Request] = []
     for series, metrics in needs.onchain:
-        _check_cover(catalog, "onchain", [series], span)
+        _check_cover(catalog, "onchain", [series], span, TEMPOS["onchain_"])
         requests.append(("onchain", series, since, span.end))
         rows = catalog.records(*requests[-1])
         for metric in metrics:
             name = f"onchain.{series}.{metric}"
             loaded[name] = _metric(name, rows, metric, series)
     for series in needs.indices:
-        _check_cover(catalog, "index", [series], span)
+        is_fear_greed = series == needs.fear_greed
+        tempo = TEMPOS["fear_greed_" if is_fear_greed else "dvol_"]
+        _check_cover(catalog, "index", [series], span, tempo)
         requests.append(("index", series, since, span.end))
         rows = catalog.records(*requests[-1])
+        _check_index(series, rows, is_fear_greed=is_fear_greed)
         loaded[f"index.{series}"] = EventArrays(f"index.{series}", rows["ts_init"], rows["close"])
     if needs.news:
-        _check_cover(catalog, "news", needs.news, span)
+        _check_cover(catalog, "news", needs.news, span, TEMPOS["news_"])
         news = [("news", series, since, span.end) for series in needs.news]
         requests += news
         loaded |= _news({request[1]: catalog.records(*request) for request in news})
@@ -183,7 +194,36 @@ def _news(sources: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, EventA
     }
 
 
-def _check_cover(catalog: SeriesSource, kind: str, names: Sequence[str], span: Span) -> None:
+def _check_index(series: str, rows: Mapping[str, NDArray[Any]], *, is_fear_greed: bool) -> None:
+    """Refuse an index whose numbers are of another kind than what it is taken for.
+
+    Fear & Greed is whole points from 0 to 100; an implied volatility, percent a year with
+    decimals, lies in the same range, and would pass unseen for the other.
+    """
+    level = rows["close"]
+    points = (level >= 0.0) & (level <= 100.0) & (level == np.floor(level))
+    if is_fear_greed and not points.all():
+        found = _first(rows, ~points)
+        raise DataError(
+            f"index {series} must be whole points from 0 to 100 for features.fear_greed, {found}; "
+            "name a Fear & Greed index there, or set features.fear_greed: null"
+        )
+    if not is_fear_greed and not (level > 0.0).all():
+        raise DataError(
+            f"index {series} must be above 0 for features.dvol, {_first(rows, ~(level > 0.0))}; "
+            "name an index of implied volatility there, or take it out"
+        )
+
+
+def _first(rows: Mapping[str, NDArray[Any]], wrong: NDArray[np.bool_]) -> str:
+    row = int(np.flatnonzero(wrong)[0])
+    unit = f" {rows['unit'][row]}" if "unit" in rows else ""
+    return f"was {rows['close'][row]:g}{unit} at {format_time(int(rows['ts_init'][row]))}"
+
+
+def _check_cover(
+    catalog: SeriesSource, kind: str, names: Sequence[str], span: Span, tempo: Tempo
+) -> None:
     """Refuse series that are not stored or that do not reach the span, together if several."""
     stored = {info.series: info for info in catalog.series(kind)}
     advice = f"import it with `levibot data import`, or take it out of features.{_OPTION[kind]}"
@@ -198,12 +238,30 @@ def _check_cover(catalog: SeriesSource, kind: str, names: Sequence[str], span: S
                 f"{kind} series {name} must reach into the span that begins "
                 f"{format_time(span.start)}, ends {format_time(stored[name].end)}; {advice}"
             )
+    last = max((stored[name] for name in names), key=lambda one: one.end)
+    _tell_of_an_end(kind, last, span, tempo)
     start = min(stored[name].start for name in names)
     if start > span.start:
         raise DataError(
             f"{kind} series {', '.join(names)} must begin no later than the span, "
             f"{format_time(span.start)}, begins {format_time(start)}; begin the span later, or "
             f"{advice}"
+        )
+
+
+def _tell_of_an_end(kind: str, last: SeriesLike, span: Span, tempo: Tempo) -> None:
+    """Warn of a series that ends so early in a span that it becomes too old within it."""
+    too_old = last.end + tempo.limit_ns
+    if too_old < span.end:
+        logger.warning(
+            "%s series %s ends %s, within the span that ends %s: its features are undefined from "
+            "%s on, and predictions flat unless staleness.flat_bars says otherwise; import newer "
+            "records or end the span earlier",
+            kind,
+            last.series,
+            format_time(last.end),
+            format_time(span.end),
+            format_time(too_old),
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -16,46 +16,11 @@ from pydantic import Field, model_validator
 from catalog.arrays import Float64Array
 from catalog.config import Config
 from catalog.errors import ConfigError
-from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR
 from research.circuit_breaker import flat_reason, freshness
+from research.slow_inputs import SLOW_PREFIXES, TEMPOS
 
 DEPENDS_ON = {"sentiment": "news_age"}
 """The column with the age of what an expert cannot do without, by the expert's name."""
-
-
-class Tempo(NamedTuple):
-    """How often a slow input comes in the ordinary course, and how often it may fail to.
-
-    Parameters
-    ----------
-    period_ns : int
-        Time between two records in the ordinary course, nanoseconds.
-    periods : int
-        Age beyond which there is no position, in periods: from there on the input's features are
-        undefined, too (`research.groups.slow`).
-    """
-
-    period_ns: int
-    periods: int
-
-    @property
-    def limit_ns(self) -> int:
-        """The greatest age."""
-        return self.period_ns * self.periods
-
-
-TEMPOS = {
-    "onchain_": Tempo(NS_PER_DAY, 3),
-    "dvol_": Tempo(NS_PER_HOUR, 12),
-    "fear_greed_": Tempo(NS_PER_DAY, 3),
-    "news_": Tempo(NS_PER_DAY, 3),
-}
-"""Of each kind of slow input, by what its columns begin with. Daily series may miss two days (an
-outage over a weekend), the hourly one half a day. Headlines have no period; a whole day without
-one is rare, three are a source that is dead."""
-
-SLOW_PREFIXES = tuple(TEMPOS)
-"""Columns made of slow series."""
 
 
 class StalenessConfig(Config):
@@ -71,7 +36,7 @@ class StalenessConfig(Config):
     flat_bars : dict of float or None
         Greatest age of inputs without which there is to be no position at all, by the names of
         their columns without ``_age``, such as ``news``. Slow inputs that are not named have the
-        limit of their kind (`TEMPOS`); None: no limit.
+        limit of their kind (`research.slow_inputs.TEMPOS`); None: no limit.
     """
 
     fresh_bars: float = Field(default=16.0, ge=0.0)

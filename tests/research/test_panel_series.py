@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +254,63 @@ def test_an_onchain_series_without_a_metric_is_an_error(stored: Catalog) -> None
     needs = PanelNeeds(onchain=((ONCHAIN, ("HashRate",)),))
     with pytest.raises(DataError, match=r"must have the metric HashRate .* has AdrActCnt, Cap"):
         load_panel(stored, [BTC], "15m", START, END, needs=needs)
+
+
+def levels(series: str, unit: str, values: list[float]) -> Batch:
+    """Return an index of some levels, one a day, up to the end of the span."""
+    batch = index_of(series, DAY, first=END - (len(values) - 1) * DAY)
+    count = len(batch.columns["ts_event"])
+    level = np.array(values)
+    changed = dict.fromkeys(("open", "high", "low", "close"), level)
+    columns = {**batch.columns, **changed, "unit": np.array([unit] * count, dtype=object)}
+    return replace(batch, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("value", "config", "message"),
+    [
+        (
+            56.25,
+            FeatureConfig(fear_greed="some"),
+            r"whole points from 0 to 100 .* was 56.25 points",
+        ),
+        (101.0, FeatureConfig(fear_greed="some"), r"whole points from 0 to 100 .* was 101 points"),
+        (-1.0, FeatureConfig(fear_greed="some"), r"whole points from 0 to 100 .* was -1 points"),
+        (0.0, FeatureConfig(dvol=("some",)), r"above 0 for features.dvol, was 0 points"),
+        (0.0, FeatureConfig(fear_greed="some"), ""),
+        (100.0, FeatureConfig(fear_greed="some"), ""),
+        (56.25, FeatureConfig(dvol=("some",)), ""),
+        (166.9, FeatureConfig(dvol=("some",)), ""),
+    ],
+)
+def test_an_index_of_another_kind_is_refused(
+    tmp_path: Path, value: float, config: FeatureConfig, message: str
+) -> None:
+    catalog = Catalog.open(tmp_path / "catalog", create=True)
+    days = [50.0] * 5 + [value] + [50.0] * 4
+    bars = bars_of(bar_type(BTC, "15m"), INTERVAL)
+    assert not catalog.ingest([bars, levels("some", "points", days)]).refused
+    wanted = config.model_copy(update={"funding": False})
+    if not message:
+        load(catalog, wanted)
+        return
+    with pytest.raises(DataError, match=f"index some must be {message}"):
+        load(catalog, wanted)
+
+
+@pytest.mark.parametrize(("late_days", "told"), [(2, False), (5, True)])
+def test_a_series_that_ends_within_the_span_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, late_days: int, told: bool
+) -> None:
+    catalog = Catalog.open(tmp_path / "catalog", create=True)
+    bars = bars_of(bar_type(BTC, "15m"), INTERVAL)
+    ends = END - late_days * DAY
+    assert not catalog.ingest([bars, index_of("fear_greed", DAY, end=ends)]).refused
+    load(catalog, FeatureConfig(fear_greed="fear_greed", funding=False), start=ends - 2 * DAY)
+    assert bool(caplog.records) == told
+    if told:
+        assert "index series fear_greed ends" in caplog.text
+        assert "and predictions flat unless staleness.flat_bars says otherwise" in caplog.text
 
 
 # ---------------------------------------------------------------------------------------------

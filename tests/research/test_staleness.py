@@ -15,7 +15,8 @@ from research.feature_config import FeatureConfig
 from research.feature_layout import feature_table
 from research.groups import slow
 from research.settings import predictor_spec
-from research.staleness import TEMPOS, StalenessConfig, flat_limits, flat_reasons
+from research.slow_inputs import TEMPOS
+from research.staleness import StalenessConfig, flat_limits, flat_reasons
 from tests.research import experiments
 
 QUARTER = interval_ns("15m")

@@ -232,7 +232,6 @@ class RunSummary:
             told = ", ".join(f"{name} in {count} folds" for name, count in cut.items())
             lines += ["", f"ended by their time budget, so another run may differ: {told}"]
         lines += _remark_lines(self.metrics["fits"])
-        lines += _fit_lines(self.metrics["fits"])
         steps = self.metrics["step_seconds"]
         if steps:
             told = ", ".join(f"{name} {spent:.1f}" for name, spent in steps.items())
@@ -267,18 +266,6 @@ def _degraded(frame: pd.DataFrame) -> DegradedShare:
 def _degraded_line(metrics: Metrics) -> str:
     share = DegradedShare(metrics["degraded_frac"], metrics["degraded_reasons"])
     return f"{share}; they count in all prediction metrics" if share.reasons else str(share)
-
-
-def _fit_lines(fits: Sequence[Metrics]) -> list[str]:
-    """Return which experts a fold is without or began anew, and why; mostly nothing."""
-    said = {"left_out": "without", "started_cold": "not started warm:"}
-    lines = [
-        f"fold {fit['fold']} {words} {name}: {reason}"
-        for fit in fits
-        for key, words in said.items()
-        for name, reason in fit[key].items()
-    ]
-    return ["", *lines] if lines else []
 
 
 def _served_lines(served: Metrics | None) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+import research.fold_runs as fold_runs_module
 import research.predictor as predictor_module
-import research.walkforward as walkforward_module
 from adapters.synthetic import SyntheticConfig
 from live.cli import app
 from live.synthesis import make_market
@@ -107,7 +107,7 @@ def test_orders_that_the_exchange_denies_end_the_command_with_5(
 
 
 @pytest.mark.parametrize(
-    ("owner", "step"), [(BinnedRows, "fit"), (walkforward_module, "predict_rows")]
+    ("owner", "step"), [(BinnedRows, "fit"), (fold_runs_module, "predict_rows")]
 )
 def test_a_fold_that_fails_is_named_with_its_real_error(
     catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str

@@ -81,6 +81,6 @@ def test_experts_that_a_fold_is_without_are_told() -> None:
         },
     ]
     lines = summary(fits=fits, cut_short={"tft": 2})
-    assert "fold 1 without sentiment: no news" in lines
-    assert "fold 1 not started warm: lstm: other columns" in lines
+    assert "sentiment left out in fold 1: no news" in lines
+    assert "lstm started cold in fold 1: other columns" in lines
     assert "ended by their time budget, so another run may differ: tft in 2 folds" in lines

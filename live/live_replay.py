@@ -192,6 +192,7 @@ class LiveReplay:
             disagreeing=self._disagreeing(client),
             misfilled=check.market_faults(),
             unprotected=check.stop_faults(),
+            mistaken=self.backtest.liquidation_faults(),
             refused=refused,
             denied=denied,
             open_at_end=tuple(

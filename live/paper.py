@@ -41,11 +41,13 @@ from nautilus_trader.model import (
     VenueOrderId,
 )
 
+from catalog.errors import RunFailedError
 from live.paper_book import PaperBook, PaperCancel, PaperEvent, PaperFill, PaperOrder
 from strategies.execution import ExecutionConfig, InstrumentTerms
 from strategies.market_data import price_number
 
 _CURRENCY = "USDT"
+_NEVER = 1 << 62
 _ORDER_TYPES = (OrderType.MARKET, OrderType.STOP_MARKET)
 
 
@@ -100,6 +102,7 @@ class PaperExecutionClient(ExecutionClient):
         terms = {name: InstrumentTerms.of(one) for name, one in self._instruments.items()}
         self._orders: dict[str, Any] = {}
         self._due: list[FundingRateUpdate] = []
+        self._quoted = _NEVER
         self._currency = Currency.from_str(_CURRENCY)
         self.book = PaperBook(terms, wiring.execution)
         self.received = 0
@@ -122,6 +125,8 @@ class PaperExecutionClient(ExecutionClient):
 
     def on_record(self, record: Any) -> None:
         """Take a record of market data; fills are emitted at once, settlements a time later."""
+        if record.ts_init > self._quoted:
+            self.require_solvent()
         self.settle(record.ts_init)
         if isinstance(record, QuoteTick):
             self.on_quote(record)
@@ -137,6 +142,7 @@ class PaperExecutionClient(ExecutionClient):
         price = price_number(quote.bid_price)
         name = str(quote.instrument_id)
         self._publish(self.book.on_quote(name, price, quote.ts_init))
+        self._quoted = quote.ts_init
 
     def on_bar(self, bar: Bar) -> None:
         """Fill the stops that a complete bar reached."""
@@ -154,8 +160,25 @@ class PaperExecutionClient(ExecutionClient):
         if self._books_funding:
             self._due.append(funding)
 
+    def require_solvent(self) -> None:
+        """Stop when the exchange would take the positions away, after the quotes of a time.
+
+        A backtest goes on with what is left. Here the node would have to be told of orders that
+        it never sent, and an account that is lost is a matter for a person.
+
+        Raises
+        ------
+        RunFailedError
+            Saying what the account is worth.
+        """
+        self._quoted = _NEVER
+        fault = self.book.liquidation()
+        if fault is not None:
+            raise RunFailedError(f"the paper account was liquidated: {fault} USDT")
+
     def finish(self) -> None:
         """Pay the settlements that are still due: no further record follows."""
+        self.require_solvent()
         self.settle(self._wiring.now() + 1)
 
     def settle(self, now: int) -> None:

@@ -25,6 +25,7 @@ from strategies.execution import (
 )
 from strategies.impact import fill_slippage_bps, takes
 from strategies.ledger import FundingRow, Ledger, LedgerFill
+from strategies.liquidation import is_liquidated, maintenance_margin
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ class PaperBook:
         self._stops: dict[str, list[PaperOrder]] = {name: [] for name in terms}
         self._known: dict[str, PaperOrder] = {}
         self._volumes = dict.fromkeys(terms, math.nan)
+        self._quotes: dict[str, float] = {}
         self.ledger = Ledger(execution.starting_balance)
         self.filled: dict[str, float] = {}
 
@@ -162,6 +164,7 @@ class PaperBook:
 
     def on_quote(self, instrument_id: str, price: float, ts_event: int) -> list[PaperEvent]:
         """Take a quote: stops that it has passed fill, then market orders that wait or arrive."""
+        self._quotes[instrument_id] = price
         events = self._arrive(instrument_id, ts_event - 1)
         events += self._trigger_stops(instrument_id, price, price, price, ts_event)
         events += self._arrive(instrument_id, ts_event)
@@ -180,6 +183,22 @@ class PaperBook:
     def on_volume(self, instrument_id: str, volume: float) -> None:
         """Take note, after `on_bar`, of what was traded in the bar: later fills are sized by it."""
         self._volumes[instrument_id] = volume
+
+    def liquidation(self) -> str | None:
+        """Return in words why the exchange would take all positions away, None if it would not.
+
+        To be asked once everything of a time is in: each position is worth its last quote.
+        """
+        if not self._execution.liquidation or not self.ledger.positions:
+            return None
+        equity, needed = self.ledger.cash, 0.0
+        for name, one in self.ledger.positions.items():
+            equity += one.quantity * (self._quotes[name] - one.average_open)
+            frac = float(self._terms[name].maintenance_frac)
+            needed += maintenance_margin([one.quantity * one.average_open], frac)
+        if not is_liquidated(equity, needed):
+            return None
+        return f"equity must be more than the maintenance margin {needed:.2f}, was {equity:.2f}"
 
     def on_mark(self, instrument_id: str, price: float) -> None:
         """Take note of the mark price, at which settlements are paid."""

@@ -30,6 +30,7 @@ from strategies.fill_check import FillCheck, FillRules
 from strategies.fill_model import ReplayFeeModel, ReplayFillModel, ReplayMarket
 from strategies.fusion import FUNDING_NS, FusionStrategy, StrategySettings
 from strategies.intent import TradeCosts
+from strategies.liquidation_check import LiquidationCheck
 from strategies.market_data import (
     BarVolumes,
     open_quotes,
@@ -170,6 +171,9 @@ class Replay:
             fill_model=ReplayFillModel(market, self.recorder),
             fee_model=ReplayFeeModel(execution, self.recorder),
             latency_model=StaticLatencyModel(base_latency_nanos=execution.latency_ns),
+            liquidation_enabled=execution.liquidation,
+            # The engine divides the maintenance margin by the leverage; exchanges do not.
+            liquidation_trigger_ratio=execution.leverage,
         )
         for instrument in self.inputs.instruments:
             engine.add_instrument(instrument)
@@ -232,6 +236,7 @@ class Replay:
             disagreeing=_disagreeing(engine, recorder, open_at_end),
             misfilled=check.market_faults(),
             unprotected=check.stop_faults(),
+            mistaken=self.liquidation_faults(),
             refused=refused,
             denied=denied,
             open_at_end=open_at_end,
@@ -248,8 +253,15 @@ class Replay:
 
     def fill_check(self) -> FillCheck:
         """Return the check of the run's fills against its bars."""
-        rules = FillRules(self.inputs.bars, self.terms, self.execution, self.policy.stop_fracs)
-        return FillCheck(self.recorder, rules)
+        return FillCheck(self.recorder, self.fill_rules())
+
+    def liquidation_faults(self) -> tuple[str, ...]:
+        """Return what is wrong with the run's liquidations, in words."""
+        return LiquidationCheck(self.recorder, self.fill_rules()).faults()
+
+    def fill_rules(self) -> FillRules:
+        """Return what the run's fills must follow."""
+        return FillRules(self.inputs.bars, self.terms, self.execution, self.policy.stop_fracs)
 
     def settlements_due(self) -> int:
         """Return how many settlements fell while a position was held, counted from the fills."""
@@ -319,7 +331,11 @@ def _disagreeing(
     engine: BacktestEngine, recorder: RunRecorder, open_at_end: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Return the orders that our books and the engine's describe differently."""
-    theirs = {order.client_order_id.value: order for order in engine.cache.orders()}
+    adopted = recorder.adopted
+    theirs = {
+        adopted.get(order.client_order_id.value, order.client_order_id.value): order
+        for order in engine.cache.orders()
+    }
     # Orders that no further open could fill are never sent to the engine.
     unsent = {name for name in open_at_end if recorder.orders[name].status == "INITIALIZED"}
     ours = recorder.orders.keys() - unsent

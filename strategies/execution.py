@@ -89,6 +89,9 @@ class ExecutionConfig(Config):
         USDT.
     leverage : float
         Largest gross exposure in multiples of equity.
+    liquidation : bool
+        Whether the exchange takes all positions away once the equity at an open is no more than
+        their maintenance margin. What happens between two opens is not looked at.
     """
 
     fee_tier: str
@@ -103,6 +106,7 @@ class ExecutionConfig(Config):
     funding: Literal["recorded", "none"]
     starting_balance: float = Field(gt=0)
     leverage: float = Field(gt=0, le=125)
+    liquidation: bool
 
     @field_validator("starting_balance")
     @classmethod
@@ -160,6 +164,8 @@ class InstrumentTerms:
         Smallest order, base units; 0 where there is no rule.
     min_notional : Decimal
         Smallest order value, quote units; 0 where there is no rule.
+    maintenance_frac : Decimal
+        Maintenance margin, a fraction of a position's value at its entry; 0 where there is none.
     """
 
     instrument_id: str
@@ -167,6 +173,7 @@ class InstrumentTerms:
     step: Decimal
     min_quantity: Decimal
     min_notional: Decimal
+    maintenance_frac: Decimal = Decimal(0)
 
     @classmethod
     def of(cls, instrument: Any) -> Self:
@@ -178,6 +185,7 @@ class InstrumentTerms:
             step=instrument.size_increment.as_decimal(),
             min_quantity=Decimal(0) if minimum is None else minimum.as_decimal(),
             min_notional=Decimal(0) if notional is None else notional.as_decimal(),
+            maintenance_frac=instrument.margin_maint,
         )
 
 

@@ -40,7 +40,7 @@ from strategies.execution import (
 )
 from strategies.impact import fill_slippage_bps, takes
 from strategies.market_data import BarVolumes, OpenQuotes, price_number
-from strategies.recorder import RunRecorder
+from strategies.recorder import LIQUIDATION_PREFIX, RunRecorder
 
 _DEPTH = 1e9
 
@@ -106,7 +106,8 @@ class ReplayFillModel(FillModel):
         volume = self._market.volumes[terms.instrument_id].before(now)
         execution, quantity = self._market.execution, price_number(order.quantity)
         depth = _DEPTH
-        if order.time_in_force == TimeInForce.IOC:
+        forced = order.client_order_id.value.startswith(LIQUIDATION_PREFIX)
+        if order.time_in_force == TimeInForce.IOC and not forced:
             depth = quantity = takes(quantity, volume, execution.max_participation, terms.step)
         slippage = fill_slippage_bps(execution, quantity, volume)
         price = slipped_price(side, reference, slippage, terms.tick)

@@ -170,8 +170,8 @@ class FusionStrategy(Strategy):
     def on_order_filled(self, event: Any) -> None:
         """Book a fill, after the settlements of earlier times."""
         self._pay(event.ts_event - 1)
-        order_id_ = event.client_order_id.value
-        row = self.recorder.orders[order_id_]
+        row = self.recorder.orders.get(event.client_order_id.value) or self.desk.adopt(event)
+        order_id_ = row.client_order_id
         fee = event.commission
         quantity, price = price_number(event.last_qty), price_number(event.last_px)
         self.recorder.fill(

@@ -27,9 +27,10 @@ from strategies.callbacks import nothing
 from strategies.execution import BUY, InstrumentTerms, Side
 from strategies.guard_orders import Book
 from strategies.intent import AccountView, TradeCosts
+from strategies.market_data import price_number
 from strategies.order_ids import OrderKind, check_tag, order_id
-from strategies.policy import FORCED_REASONS
-from strategies.recorder import TAKEN_BACK, OrderRow, RunRecorder
+from strategies.policy import FORCED_REASONS, LIQUIDATED
+from strategies.recorder import LIQUIDATION_PREFIX, TAKEN_BACK, OrderRow, RunRecorder
 
 NO_COSTS = TradeCosts(round_trip_frac=0.0, funding_interval_bars=math.nan)
 
@@ -254,6 +255,25 @@ class OrderDesk:
                     self._recorder.order_status(identity, "CANCELED", TAKEN_BACK)
                     self.ended(identity)
             self._held_back[name] = kept
+
+    def adopt(self, event: Any) -> OrderRow:
+        """Take down the fill of an order that the exchange sent in our name: a liquidation.
+
+        Raises
+        ------
+        LookupError
+            If the order is no liquidation: nobody else may trade for us.
+        """
+        raw = event.client_order_id.value
+        if not raw.startswith(LIQUIDATION_PREFIX):
+            raise LookupError(f"order {raw} must be one of this strategy, was filled without it")
+        name, ts = str(event.instrument_id), event.ts_event
+        identity = order_id(self._settings.tag, "L", name, ts)
+        side: Side = BUY if event.order_side == OrderSide.BUY else -1
+        row = OrderRow(identity, ts, name, side, price_number(event.last_qty), LIQUIDATED)
+        row.type, row.reduce_only = "LIQUIDATION", True
+        self._recorder.adopt(raw, row)
+        return row
 
     def send_held_back(self, name: str) -> None:
         """Submit the orders that waited for an alert."""

@@ -50,6 +50,9 @@ class Reconciliation:
         Market orders that did not fill at the next open (`FillCheck.market_faults`).
     unprotected : tuple of str
         Positions whose stop did not do what it should (`FillCheck.stop_faults`).
+    mistaken : tuple of str
+        Liquidations that were not called for, and those that were but did not happen
+        (`strategies.liquidation_check`).
     refused : tuple of str
         Exits rejected because the stop of their position had filled at the same open, with the
         exchange's words: part of the game.
@@ -83,6 +86,7 @@ class Reconciliation:
     disagreeing: tuple[str, ...]
     misfilled: tuple[str, ...]
     unprotected: tuple[str, ...]
+    mistaken: tuple[str, ...]
     refused: tuple[str, ...]
     denied: tuple[str, ...]
     open_at_end: tuple[str, ...]
@@ -107,6 +111,7 @@ class Reconciliation:
         found += _listed("orders denied or rejected", self.denied)
         found += _listed("market orders not filled at the next open", self.misfilled)
         found += _listed("positions not protected by their stop", self.unprotected)
+        found += _listed("liquidations mistaken or missed", self.mistaken)
         due, booked = self.settlements_due, self.settlements_booked
         found += _unequal("settlements due", due, "booked", booked)
         # Written so that NaN is a fault.

@@ -63,6 +63,8 @@ GUARD_COLUMNS = ("ts", "kind", "level", "reason", "detail")
 EQUITY_COLUMNS = ("ts_init", "equity", "cash", "gross_exposure", "net_exposure")
 FINAL_STATUSES = ("FILLED", "CANCELED", "REJECTED", "DENIED", "EXPIRED")
 """An order with another status at the end of a run is not closed."""
+LIQUIDATION_PREFIX = "LIQUIDATION-"
+"""With what the engine's names of liquidation orders begin; the rest is random."""
 TAKEN_BACK = "taken back before it left"
 """The detail of an order that was cancelled while it waited for the next open."""
 _TYPES = {
@@ -152,6 +154,7 @@ class RunRecorder:
         self.orders: dict[str, OrderRow] = {}
         self.fills: list[FillRow] = []
         self.references: dict[str, float] = {}
+        self.adopted: dict[str, str] = {}
         self.guard_events: list[GuardEvent] = []
         self.errors: list[str] = []
         self.actor_bars = 0
@@ -215,6 +218,13 @@ class RunRecorder:
     def order(self, row: OrderRow) -> None:
         """Append an order that is about to be submitted."""
         self.orders[row.client_order_id] = row
+
+    def adopt(self, engine_id: str, row: OrderRow) -> None:
+        """Append an order that the exchange sent in our name; its own name is not repeatable."""
+        self.order(row)
+        self.adopted[engine_id] = row.client_order_id
+        if engine_id in self.references:
+            self.references[row.client_order_id] = self.references.pop(engine_id)
 
     def order_status(self, client_order_id: str, status: str, detail: str = "") -> None:
         """Note an order's new status; unknown orders are not ours and ignored."""

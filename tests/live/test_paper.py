@@ -17,9 +17,11 @@ from nautilus_trader.model import (
 from nautilus_trader.trading import Strategy, StrategyConfig
 
 from adapters.replay import ReplayConfig, ReplayFeed, ReplaySession
+from catalog.errors import RunFailedError
 from catalog.instruments import instrument
 from live.node import fence_answer, run_node
 from live.paper import PaperExecutionClient, PaperWiring
+from strategies.execution import ExecutionConfig
 from tests.strategies.settings import plain_execution
 
 MINUTE = 60 * 10**9
@@ -137,7 +139,9 @@ class Scripted(Strategy):
 
 
 def play(
-    closes: list[float], actions: dict[int, Callable[[Scripted], None]]
+    closes: list[float],
+    actions: dict[int, Callable[[Scripted], None]],
+    execution: ExecutionConfig = EXECUTION,
 ) -> tuple[Scripted, PaperExecutionClient, dict[str, float]]:
     session = ReplaySession(
         ReplayFeed("BINANCE", (BTC,), records(closes)), ReplayConfig(timeout_secs=5)
@@ -147,7 +151,7 @@ def play(
         venue="BINANCE",
         account_id="BINANCE-001",
         instruments=(BTC,),
-        execution=EXECUTION,
+        execution=execution,
         now=lambda: session.now,
         note_reference=references.__setitem__,
         on_error=session.fail,
@@ -155,7 +159,8 @@ def play(
     )
     strategy = Scripted(session, actions)
     client = run_node(session, wiring, [], [strategy])
-    assert session.failure is None
+    if session.failure is not None:
+        raise session.failure
     return strategy, client, references
 
 
@@ -236,3 +241,13 @@ def test_positions_and_cash_follow_from_the_fills(side: OrderSide) -> None:
     assert client.book.ledger.cash == pytest.approx(10_000 + sign * 10.0 - 0.05 - 0.055)
     assert strategy.balances[-1] == pytest.approx(client.book.ledger.cash)
     assert client.book.ledger.positions == {}
+
+
+def test_a_liquidated_account_stops_the_run_after_the_quotes_of_a_time() -> None:
+    # 300 USDT of Bitcoin with 101 of equity: a third of the price is all of it but the margin.
+    thin = EXECUTION.model_copy(update={"liquidation": True, "starting_balance": 101.0})
+    held = {1: lambda s: [s.market(name) for name in ("A", "B", "C")]}
+    strategy, _, _ = play([100_000.0, 100_000.0, 67_000.0, 67_000.0], held, thin)
+    assert len(strategy.fills) == 3
+    with pytest.raises(RunFailedError, match=r"paper account was liquidated: equity must be more"):
+        play([100_000.0, 100_000.0, 66_000.0, 66_000.0], held, thin)

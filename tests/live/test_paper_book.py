@@ -26,7 +26,9 @@ EXECUTION = plain_execution(
 
 def book(execution: ExecutionConfig = EXECUTION) -> PaperBook:
     terms = {
-        name: InstrumentTerms(name, TICK, Decimal("0.001"), Decimal("0.001"), Decimal(5))
+        name: InstrumentTerms(
+            name, TICK, Decimal("0.001"), Decimal("0.001"), Decimal(5), Decimal("0.004")
+        )
         for name in (BTC, ETH)
     }
     return PaperBook(terms, execution)
@@ -232,3 +234,18 @@ def test_an_order_that_must_get_out_is_not_limited() -> None:
     paper.on_volume(BTC, 1.0)
     paper.submit(market("X"), 0)
     assert only_fill(paper.on_quote(BTC, 100.0, LATENCY)).quantity == 1.0
+
+
+def test_an_account_that_does_not_cover_its_positions_says_so() -> None:
+    paper = book(EXECUTION.model_copy(update={"liquidation": True}))
+    paper.submit(market("E", quantity=300.0), 0)
+    only_fill(paper.on_quote(BTC, 100.0, LATENCY))
+    assert paper.liquidation() is None
+    # 30,000 at the entry need 120; of the 10,000 a fall by 33 leaves less than that.
+    paper.on_quote(BTC, 67.3, 2 * LATENCY)
+    assert paper.liquidation() is None
+    paper.on_quote(BTC, 67.2, 3 * LATENCY)
+    found = paper.liquidation()
+    assert found is not None
+    assert "must be more than the maintenance margin 120.12" in found
+    assert book().liquidation() is None

@@ -22,6 +22,7 @@ PLAIN: dict[str, Any] = {
     "funding": "none",
     "starting_balance": 100_000.0,
     "leverage": 10.0,
+    "liquidation": False,
 }
 """Every key, with values that leave a fill what a test can work out by hand."""
 

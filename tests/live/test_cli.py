@@ -229,6 +229,9 @@ def test_train_then_evaluate_on_a_span_that_it_has_not_seen(market: Path) -> Non
     assert "model.txt" in done.stderr
 
 
+ALONE = ("--set=features.lead=null", "--set=features.ratios=[]", "--set=features.peers=false")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -236,7 +239,7 @@ def test_train_then_evaluate_on_a_span_that_it_has_not_seen(market: Path) -> Non
         (("-p", "syntetic"), 2, "did you mean 'synthetic'"),
         (("-p", "synthetic", "--set=strategy.speed=1"), 2, "unknown key"),
         (
-            ("-p", "synthetic", '--set=data.instruments=["BTCUSD-PERP.BINANCE"]'),
+            ("-p", "synthetic", *ALONE, '--set=data.instruments=["BTCUSD-PERP.BINANCE"]'),
             3,
             "did you mean BTCUSDT-PERP.BINANCE",
         ),

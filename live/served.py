@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from research.fitted import FittedModel
 
 _KEYS = ["ts_init", "instrument_id"]
-_LEEWAY = {"prob_up": 1.0, "epistemic": 1.0, "mu": 0.01, "sigma": 0.01}
-"""What a tolerance of a probability is to each column: a bar's return is about a hundredth."""
+_PROBABILITIES, _RETURNS = ("prob_up", "epistemic"), ("mu", "sigma")
+_LEAST_SCALE, _SLOPE = 0.01, 4.0
+"""A tolerance of a probability is one of a return, times its scale (a hundredth at least) and times
+this: where a probability is steepest it moves by a quarter of what goes into it."""
 
 
 def tolerance_of(model: FittedModel) -> float:
@@ -83,7 +85,8 @@ class Served:
             As `RunFrames.predictions` and `WalkForwardResult.predictions`: what was said bar by
             bar, and at once.
         tolerance : float
-            Of a probability; see `tolerance_of`. Returns may differ by a hundredth of it.
+            Of a probability; see `tolerance_of`. Returns may differ by four times as much of
+            their scale.
 
         Raises
         ------
@@ -98,11 +101,10 @@ class Served:
                 f"it says in one batch, was of {len(stream):,} and {len(whole):,}"
                 f"{self._blame()}; the run was not written"
             )
-        columns = {name: _LEEWAY.get(name, 1.0) for name in _compared(whole)}
         apart = {
             name: _apart(stream[name].to_numpy(np.float64), whole[name].to_numpy(np.float64))
-            > leeway * tolerance
-            for name, leeway in columns.items()
+            > tolerance * leeway
+            for name, leeway in _leeways(whole).items()
         }
         differing = np.logical_or.reduce(list(apart.values()))
         if differing.any():
@@ -131,8 +133,14 @@ def breaker_line(state: Mapping[str, Any]) -> str:
     )
 
 
-def _compared(batch: pd.DataFrame) -> list[str]:
-    return [*_LEEWAY, *(name for name in map(str, batch) if name.startswith(EXPERT_PREFIX))]
+def _leeways(batch: pd.DataFrame) -> dict[str, Float64Array]:
+    """Return the columns to compare, (n_rows,) each: what a probability's tolerance is to them."""
+    scale = np.nan_to_num(batch["sigma"].to_numpy(np.float64), nan=0.0)
+    experts = [name for name in map(str, batch) if name.startswith(EXPERT_PREFIX)]
+    return {
+        **dict.fromkeys((*_PROBABILITIES, *experts), np.ones(len(batch))),
+        **dict.fromkeys(_RETURNS, _SLOPE * np.maximum(scale, _LEAST_SCALE)),
+    }
 
 
 def _apart(one: Float64Array, other: Float64Array) -> Float64Array:

@@ -125,6 +125,7 @@ def test_a_breaker_can_be_set_and_has_no_limit_on_time_unless_asked(tmp_path: Pa
         load_profile(path, ["breaker.first_bars=900"])
     # It is no part of what a model is: predictions made under another one are still good.
     plain = load_profile(path)
+    assert plain.breaker.timeout_ms is None
     assert profile.walk_forward_config() == plain.walk_forward_config()
     assert profile.content_hash() != plain.content_hash()
 

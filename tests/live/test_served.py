@@ -27,7 +27,7 @@ def frame(**changes: Any) -> pd.DataFrame:
         "instrument_id": np.array([BTC, ETH] * 3, dtype=object),
         "prob_up": rng.uniform(0.4, 0.6, 6),
         "mu": rng.normal(0.0, 1e-3, 6),
-        "sigma": np.full(6, 1e-2),
+        "sigma": np.array([np.nan, 1e-3, 1e-2, 2e-2, 1e-2, 1e-2]),
         "epistemic": np.full(6, np.nan),
         "degraded_reason": np.array([""] * 6, dtype=object),
         "expert_lightgbm": rng.uniform(0.4, 0.6, 6),
@@ -58,8 +58,8 @@ def test_equal_predictions_pass_in_whatever_order_they_came() -> None:
         ("prob_up", 1e-5),
         ("expert_lightgbm", 1e-5),
         ("expert_lstm", 1e-5),
-        ("mu", 1e-7),
-        ("sigma", 1e-7),
+        ("mu", 8e-7),
+        ("sigma", 8e-7),
     ],
 )
 def test_a_difference_passes_up_to_the_tolerance_and_not_beyond(column: str, least: float) -> None:
@@ -80,6 +80,13 @@ def test_an_answer_on_one_side_only_is_a_difference(column: str, row: int, value
     stream.loc[row, column] = value
     with pytest.raises(RunFailedError, match=f"1 of 6 predictions differ; .* {column} is {value}"):
         require(stream, 1e-5)
+
+
+@pytest.mark.parametrize(("row", "least"), [(0, 4e-7), (1, 4e-7), (2, 4e-7), (3, 8e-7)])
+def test_returns_may_differ_in_proportion_to_their_scale(row: int, least: float) -> None:
+    require(moved("mu", row, 0.9 * least), 1e-5)
+    with pytest.raises(RunFailedError, match="predictions differ"):
+        require(moved("mu", row, 1.1 * least), 1e-5)
 
 
 def test_the_first_difference_is_that_of_the_earliest_time() -> None:

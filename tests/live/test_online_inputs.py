@@ -89,10 +89,13 @@ def _derived(made: list[Batch]) -> Iterator[Batch]:
     }
     yield replace(minutes, kind="bar_flow", series=BARS, columns=flow)
     level = next(one for one in made if one.series == oracle_series(BTC))
-    for series, hours in (("dvol.btc", 1), ("fear_greed", 24)):
+    for series, hours, decimals in (("dvol.btc", 1, 2), ("fear_greed", 24, 0)):
         kept = level.columns["ts_init"] % (hours * NS_PER_HOUR) == 0
         columns: dict[str, Any] = {name: column[kept] for name, column in level.columns.items()}
-        columns |= {name: 100.0 * columns[name] for name in ("open", "high", "low", "close")}
+        columns |= {
+            name: np.round(100.0 * columns[name], decimals)
+            for name in ("open", "high", "low", "close")
+        }
         yield replace(level, series=series, columns=columns)
 
 

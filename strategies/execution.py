@@ -74,7 +74,7 @@ class ExecutionConfig(Config):
     impact_bps : float
         How much worse still an order fills that is as large as the volume of the last completed
         bar, basis points; a smaller one by the square root of its part (`strategies.impact`). 0
-        for none.
+        for none. By the rule of thumb of the literature it is the volatility of one bar.
     impact_cap_bps : float
         Largest impact, basis points. With the rest of the slippage it is rounded to the tick
         against us.
@@ -166,6 +166,8 @@ class InstrumentTerms:
         Smallest order value, quote units; 0 where there is no rule.
     maintenance_frac : Decimal
         Maintenance margin, a fraction of a position's value at its entry; 0 where there is none.
+    max_quantity : Decimal
+        Largest order, base units; 0 where there is no rule.
     """
 
     instrument_id: str
@@ -174,11 +176,13 @@ class InstrumentTerms:
     min_quantity: Decimal
     min_notional: Decimal
     maintenance_frac: Decimal = Decimal(0)
+    max_quantity: Decimal = Decimal(0)
 
     @classmethod
     def of(cls, instrument: Any) -> Self:
         """Read the terms of a Nautilus instrument."""
         minimum, notional = instrument.min_quantity, instrument.min_notional
+        maximum = instrument.max_quantity
         return cls(
             instrument_id=str(instrument.id),
             tick=instrument.price_increment.as_decimal(),
@@ -186,6 +190,7 @@ class InstrumentTerms:
             min_quantity=Decimal(0) if minimum is None else minimum.as_decimal(),
             min_notional=Decimal(0) if notional is None else notional.as_decimal(),
             maintenance_frac=instrument.margin_maint,
+            max_quantity=Decimal(0) if maximum is None else maximum.as_decimal(),
         )
 
 

@@ -11,6 +11,8 @@ itself. What deviates here: the power is 1/2, as later and larger samples have i
 2011); volatility is not a factor but part of the constant, so the constant must be chosen for the
 market that is traded; there is no permanent part, because the recorded prices do not know of our
 order; participation is that of one bar and not of the order's own duration, which is a moment.
+The prefactor of volatility in the law is of order one, whatever the period over which both
+volatility and volume are taken: an order as large as a bar's volume costs about a bar's volatility.
 """
 
 from __future__ import annotations

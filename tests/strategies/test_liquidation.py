@@ -92,6 +92,18 @@ def test_all_positions_go_together_and_their_stops_are_cancelled(market):
     assert stops.status.tolist() == ["CANCELED"] * 2
 
 
+def test_a_liquidation_takes_everything_however_thin_the_market_is(market):
+    rows = [flat(30_000)] * 3 + [flat(24_000)] * 3
+    bars = market.bars(rows, volumes=[40.0, 40.0, 1.0, 1.0, 1.0, 1.0])
+    execution = leveraged(max_participation=0.5, impact_bps=10.0, impact_cap_bps=20.0)
+    predictor = market.predictor({0: 0.99})
+    out = run_backtest(market.inputs(bars), predictor, policy(), execution)
+    entry, taken = out.fills.itertuples()
+    assert entry.quantity == taken.quantity == 16.5
+    # Of sixteen times the volume of the last completed bar the impact is at its cap.
+    assert taken.price == 23_952.0
+
+
 def test_a_stop_that_the_same_open_passes_comes_first(market):
     inputs, predictor = crash_to(24_000, market)
     out = run_backtest(inputs, predictor, policy(stop_loss_frac=0.1), leveraged())

@@ -277,7 +277,7 @@ def _served_lines(served: Metrics | None) -> list[str]:
     told = [f"expert {breaker_line({'name': name, **state})}" for name, state in tripped.items()]
     return [
         f"served bar by bar: {served['rows']:,} predictions, {share}",
-        *(told or ["no expert was left out"]),
+        *(told or ["no expert failed"]),
     ]
 
 

@@ -17,6 +17,7 @@ from live.audit import audit_lookahead, audit_parity
 from live.parity import SEQUENCE_TOLERANCE
 from live.pipeline import load_market
 from live.profile import Profile, load_profile
+from live.served import Served
 from research.bundle import save_bundle
 from research.models.deep.fit import DeepExpert
 from research.predictor import BundlePredictor
@@ -103,6 +104,8 @@ def test_batch_and_stream_say_the_same_for_a_year(catalog: Path, tmp_path: Path)
         assert batch[f"expert_{name}"].std() > 100.0 * SEQUENCE_TOLERANCE
     for name in ("prob_up", "epistemic", "mu", "sigma"):
         assert apart(batch, stream, name) <= SEQUENCE_TOLERANCE, name
+    served = Served.of(stream, predictor.breakers)
+    served.require_equal(stream, batch, SEQUENCE_TOLERANCE)
     for name in ("side", "regime"):
         assert (batch[name] == stream[name]).all(), name
     assert all(state.trips == 0 for state in predictor.breakers)

@@ -68,7 +68,7 @@ def test_breakers_that_tripped_are_told_with_their_last_words() -> None:
     told = "lstm (trips: 2, failed: 2 of 5 calls, held back: 7; at last: raised E: words)"
     assert f"expert {told}" in lines
     assert not any(line.startswith("expert lightgbm") for line in lines)
-    assert "no expert was left out" in summary(served={**served, "breakers": {"lightgbm": good}})
+    assert "no expert failed" in summary(served={**served, "breakers": {"lightgbm": good}})
 
 
 def test_experts_that_a_fold_is_without_are_told() -> None:

@@ -102,7 +102,7 @@ def test_rows_are_flat_exactly_where_an_age_is_over_its_limit_or_unknown(
 
 
 def test_the_reason_names_input_age_and_limit() -> None:
-    values = np.array([[288.0, NAN], [288.5, 0.0]])
+    values = np.array([[288.0, NAN], [288.5, 0.0], [288.0, 48.0]])
     reasons = flat_reasons(values, ("news_age", "dvol_btc_age"), {"news": 288.0, "dvol_btc": 48.0})
     assert reasons == {0: "dvol_btc was never seen", 1: "news is 288.5 bars old, more than 288"}
 

@@ -165,6 +165,31 @@ def backtest(
 
 
 @app.command()
+def sizing(
+    profile: ProfileOption,
+    catalog: CatalogOption,
+    predictions: Annotated[
+        Path, typer.Option(help="Run whose out-of-sample predictions are traded.")
+    ],
+    out_folder: OutOption,
+    set_: SetOption = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Trade the same predictions with every way of sizing, with and without the risk guard."""
+    with user_errors():
+        from live.profile import load_profile
+        from live.sizing_comparison import compare_sizing
+
+        settings = load_profile(profile, set_ or ())
+        with progress_bars() as progress:
+            found = compare_sizing(
+                settings, catalog, predictions, out_folder, overwrite=overwrite, progress=progress
+            )
+        emit(found.to_json(), json, lambda: out.print(str(found), markup=False, soft_wrap=True))
+
+
+@app.command()
 def train(
     profile: ProfileOption,
     catalog: CatalogOption,

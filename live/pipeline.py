@@ -45,6 +45,8 @@ from research.walkforward import Keep, check_unseen, walk_forward
 from research.walkforward import evaluate as evaluate_model
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from strategies.backtest import BacktestOutcome
     from strategies.replay_data import ReplayInputs
 
@@ -324,6 +326,21 @@ class _Job:
         return RunSummary(out, metrics)
 
 
+def read_run_predictions(
+    profile: Profile, market: Market, run: Path
+) -> tuple[pd.DataFrame, PredictorSpec]:
+    """Return a run's predictions, and the question that they answer.
+
+    Raises
+    ------
+    IntegrityError
+        If it is another question than the profile asks, or the data are others.
+    """
+    config, panel = profile.walk_forward_config(), market.panel
+    spec = predictor_spec(config, panel.instruments(), panel.interval_ns)
+    return read_predictions(run / PREDICTIONS_FILE, spec, panel.data_hash), spec
+
+
 def _precomputed(predictions: Predictions, spec: PredictorSpec) -> PrecomputedPredictions:
     return PrecomputedPredictions.from_frame(predictions.frame, spec)
 
@@ -341,11 +358,8 @@ def _backtest_predictions(
     with watch.stage("load"):
         market = load_market(profile, catalog)
         record = read_run(source.predictions)
-        config = profile.walk_forward_config()
         interval = market.panel.interval_ns
-        spec = predictor_spec(config, market.panel.instruments(), interval)
-        path = source.predictions / PREDICTIONS_FILE
-        frame = read_predictions(path, spec, market.panel.data_hash)
+        frame, spec = read_run_predictions(profile, market, source.predictions)
     start, end = _inside(
         source, (int(frame["ts_init"].min()) - interval, int(frame["ts_init"].max()))
     )

@@ -312,3 +312,28 @@ def test_parity_audit_passes_on_the_synthetic_market(market: Path) -> None:
     report = json.loads(done.stdout)
     assert report["identical"] is True
     assert report["compared"]["fills"] > 0
+
+
+def test_sizing_trades_the_same_predictions_in_every_way(
+    market: Path, run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "sizing"
+    arguments = ("-p", "synthetic", *SMALL, "-c", market)
+    done = levibot("sizing", *arguments, "--predictions", run, "-o", out, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    names = [row["name"] for row in found["rows"]]
+    assert len(names) == 10
+    assert {"kelly", "kelly + guard", "fixed", "volatility_target + guard"} <= set(names)
+    assert found["synthetic"] is True
+    for row in found["rows"]:
+        # Nothing may be larger than a fifth of equity, but for the move to the next open.
+        assert 0.0 <= row["measures"]["largest_position"]["value"] < 0.21
+    page = (out / "sizing.md").read_text(encoding="utf-8")
+    assert "SYNTHETIC DATA" in page
+    assert page.count("\n| ") == 12
+    assert json.loads((out / "sizing.json").read_text())["rows"] == found["rows"]
+    other = levibot("sizing", *arguments, "--set=label.horizon_bars=4", "--predictions", run,
+                    "-o", tmp_path / "other")  # fmt: skip
+    assert other.returncode != 0
+    assert "made for another question" in other.stderr

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -15,6 +16,9 @@ from live.profile import Profile, load_profile
 from research.models.registry import EXPERT_KINDS, expert_kind
 from research.study import BASELINE
 from research.study_plan import StudyConfig
+
+if TYPE_CHECKING:
+    from catalog.config import Config
 
 ALL, NONE = "all", "none"
 
@@ -93,8 +97,9 @@ def study_request(
         If the profile or an option is wrong.
     """
     own = load_profile(profile, overrides)
-    default = tuple(own.experts.chosen())
-    settings = load_profile(profile, [*overrides, *_expert_overrides(default, options.experts)])
+    chosen = own.experts.chosen()
+    default = tuple(chosen)
+    settings = load_profile(profile, [*overrides, *_expert_overrides(chosen, options.experts)])
     experts = tuple(settings.experts.chosen())
     judges = (BASELINE,) if BASELINE in experts else experts[:1]
     if options.ablation_experts == ALL:
@@ -137,7 +142,7 @@ def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _expert_overrides(own: Sequence[str], experts: str | None) -> list[str]:
+def _expert_overrides(own: Mapping[str, Config], experts: str | None) -> list[str]:
     """Return the overrides of a profile that make the study's experts its own."""
     if experts is None:
         return []
@@ -146,7 +151,9 @@ def _expert_overrides(own: Sequence[str], experts: str | None) -> list[str]:
     wanted = every if experts == ALL else [expert_kind(name).name for name in _names(experts)]
     if len(set(wanted)) != len(wanted):
         raise ConfigError(f"--experts must be different ones, were {', '.join(wanted)}")
-    added = [f"experts.{name}={{}}" for name in wanted if name not in own]
+    # Its own are named, too: a profile that names none has a default, which goes once one is named.
+    named = {name: own[name].model_dump(mode="json") if name in own else {} for name in wanted}
+    added = [f"experts.{name}={json.dumps(settings)}" for name, settings in named.items()]
     return [*added, *(f"experts.{name}=null" for name in own if name not in wanted)]
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from catalog.errors import IntegrityError, LeviBotError, RunFailedError
 from research.fit_job import FitOptions
@@ -138,8 +138,7 @@ def _submit_fold(
             if jobs.warm is not None:
                 jobs.warm.learned(fold.index, model)
             if jobs.keep is not None:
-                facts = {**fold_facts(fold, model), _FIT: fit_report(model)}
-                jobs.keep.save(fold.index, frame, facts)
+                jobs.keep.save(fold.index, frame, _kept_facts(fold, model))
             if jobs.warm is not None:
                 jobs.warm.forget(fold.index)
             if options.checkpoints is not None:
@@ -147,6 +146,13 @@ def _submit_fold(
             return frame, fold_report(fold, model)
 
     return pool.after([fit], finish, even_failed=True)
+
+
+def _kept_facts(fold: Fold, model: FittedModel) -> dict[str, Any]:
+    facts = fold_facts(fold, model)
+    # Its seconds stand beside it: they are all that differs from one run to the next.
+    report = {name: one for name, one in fit_report(model).items() if name != "seconds"}
+    return {**facts, _FIT: report}
 
 
 def kept_report(keep: FoldStore, index: int) -> FoldReport:
@@ -161,7 +167,8 @@ def kept_report(keep: FoldStore, index: int) -> FoldReport:
     numbers = ("test_start", "test_end", "train_start", "train_end", "n_train", "n_test")
     try:
         known = {name: int(facts[name]) for name in numbers}
-        return FoldReport(index=index, **known, metrics={}, model=None, fit=facts[_FIT])
+        fit = {**facts[_FIT], "seconds": facts["seconds"]}
+        return FoldReport(index=index, **known, metrics={}, model=None, fit=fit)
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"fold {index} kept in {keep.folder} must say how it went, does not ({error!r}); "

@@ -201,7 +201,7 @@ def test_an_error_leaves_what_is_done_and_says_where(
         raise ArithmeticError("the original words")
 
     with monkeypatch.context() as patch:
-        patch.setattr("research.walkforward.predict_rows", fail)
+        patch.setattr("research.fold_runs.predict_rows", fail)
         done = study(catalog, copied)
     assert done.exit_code == 5
     assert "ArithmeticError: the original words" in done.stderr
@@ -370,7 +370,7 @@ def test_two_processes_do_not_share_a_folder(catalog: Path, whole: Path, copied:
         ("--experts=lightgbm,lightgbm", "--experts must be different ones, were lightgbm, light"),
         ("--experts=oracle", "an expert must be one of .*was 'oracle'"),
         ("--experts=none", "experts must hold at least one"),
-        ("--experts=sentiment", "features must have news_score for the expert sentiment, had not"),
+        ("--experts=sentiment", "must have the features news_score, there are none"),
         ("--experts=heuristic", "must be fitted on all features, heuristic are not"),
         ("--ablations=smoc", "inputs must be different ones of smc, .*were smoc"),
         ("--ablations=smc,smc", "inputs must be different ones of smc, .*were smc, smc"),

@@ -84,7 +84,7 @@ def test_a_calibration_fitted_on_the_tested_block_is_found(
         ups = known.mean() if len(known) else 0.5
         return frame.assign(prob_up=np.clip(frame["prob_up"] + ups - 0.5, 0.01, 0.99))
 
-    monkeypatch.setattr("research.walkforward.predict_rows", peeking)
+    monkeypatch.setattr("research.fold_runs.predict_rows", peeking)
     assert "prob_up" in found(profile, catalog)
 
 

@@ -30,6 +30,7 @@ from live.runs import (
 )
 from live.served import Served, breaker_line
 from research.benchmarks import HoldingCosts, buy_and_hold
+from research.cost_stress import cost_stress
 from research.degraded import DegradedShare
 from research.estimates import Estimate
 from research.metrics import (
@@ -224,6 +225,7 @@ class RunSummary:
                 *_rows("trading", self.metrics["trading"]),
             ],
         )
+        lines += ["", _stress_line(self.metrics["stress"])]
         lines += ["", _degraded_line(self.metrics)]
         lines += _served_lines(self.metrics["served"])
         lines += _expert_lines(self.metrics["experts"])
@@ -256,6 +258,17 @@ def _remark_lines(fits: Sequence[Mapping[str, Any]]) -> list[str]:
             for name, reason in fit.get(what.replace(" ", "_"), {}).items():
                 lines += ["", f"{name} {what} in fold {fit.get('fold', place)}: {reason}"]
     return lines
+
+
+def _stress_line(stress: Metrics) -> str:
+    """Return what the same trades would have returned under other costs, in one line."""
+    told = ", ".join(
+        f"{row['name']} {row['net_return']['value']:+.3f}"
+        for row in stress["rows"]
+        if row["net_return"]["value"] is not None
+    )
+    even = stress["break_even"]
+    return f"net return by {told}; break-even costs x {_number(even)}"
 
 
 def _degraded(frame: pd.DataFrame) -> DegradedShare:
@@ -316,6 +329,7 @@ def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
         "served": None if run.predictions.served is None else run.predictions.served.to_json(),
         "fits": list(run.predictions.fits),
         "provenance": _provenance(run),
+        "stress": _stress(run),
         "step_seconds": dict(run.predictions.step_seconds),
         "cut_short": dict(run.predictions.cut_short),
         "seconds": watch.total(),
@@ -408,6 +422,19 @@ def _trading(run: RunResult) -> tuple[dict[str, Estimate], list[Metrics]]:
             }
         )
     return pooled, folds
+
+
+def _stress(run: RunResult) -> Metrics:
+    """Return what the same trades would have earned under other costs."""
+    found = cost_stress(
+        run.outcome,
+        run.bars,
+        start=run.start,
+        end=run.end,
+        starting_balance=run.profile.execution.starting_balance,
+        **run.profile.bootstrap.model_dump(),
+    )
+    return found.as_dict()
 
 
 def _provenance(run: RunResult) -> Metrics:

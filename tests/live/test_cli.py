@@ -98,6 +98,9 @@ def test_metrics_json_keeps_its_keys(run: Path) -> None:
         "version",
     ]
     assert metrics["provenance"]["synthetic"] is True
+    rows = {row["name"]: row["net_return"]["value"] for row in metrics["stress"]["rows"]}
+    assert rows["costs x 1"] == pytest.approx(metrics["trading"]["net_return"]["value"])
+    assert rows["costs x 0"] > rows["costs x 2"]
     # The synthetic market trades always and has no slow inputs that could be missing.
     assert metrics["degraded_frac"] == 0.0
     assert metrics["degraded_reasons"] == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,13 +50,18 @@ class SizingRow:
     holds: Mapping[str, int]
     break_even: float
 
+    @property
+    def trades(self) -> int:
+        """How many positions were taken."""
+        return int(self.measures["trades"].value)
+
     def to_json(self) -> dict[str, Any]:
         """Return the row for programs."""
         return {
             "name": self.name,
             "measures": {name: one.as_dict() for name, one in self.measures.items()},
             "guard_holds": dict(self.holds),
-            "break_even_cost_multiple": self.break_even,
+            "break_even_cost_multiple": self.break_even if self.break_even < math.inf else None,
         }
 
 
@@ -90,7 +96,9 @@ class SizingComparison:
         for row in self.rows:
             holds = ", ".join(f"{reason} {count}" for reason, count in row.holds.items()) or "-"
             numbers = ["" if one.value != one.value else str(one) for one in row.measures.values()]
-            lines.append(_line([row.name, *numbers, f"{row.break_even:.2f} x", holds]))
+            lines.append(
+                _line([row.name, *numbers, f"{row.break_even:.2f} x" if row.trades else "", holds])
+            )
         return "\n".join(lines)
 
 

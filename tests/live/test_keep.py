@@ -86,6 +86,7 @@ def test_a_run_says_who_was_left_out_and_who_started_cold() -> None:
         "served": None,
         "experts": {},
         "cut_short": {},
+        "stress": {"rows": [], "break_even": None},
         "fits": [
             {"fold": 0, "left_out": {"sentiment": "answered 0 held-out rows"}, "started_cold": {}},
             {"fold": 1, "left_out": {}, "started_cold": {"lstm": "the fold before had none"}},

@@ -23,6 +23,7 @@ def summary(**changes: Any) -> list[str]:
         "served": None,
         "fits": [],
         "cut_short": {},
+        "stress": {"rows": [], "break_even": None},
         "step_seconds": {},
         "seconds": {"total": 1.0},
         "peak_memory_mb": 100.0,

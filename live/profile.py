@@ -32,6 +32,7 @@ from research.splits import Time, ValidationConfig
 from research.staleness import StalenessConfig
 from strategies.execution import ExecutionConfig
 from strategies.policy_config import FusionPolicy
+from strategies.risk_policy import load_risk_policy
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 
@@ -194,7 +195,8 @@ def load_profile(name_or_path: str, overrides: Sequence[str] = ()) -> Profile:
     name_or_path : str
         A name from `profile_names`, or a YAML file.
     overrides : sequence of str
-        Such as ``strategy.entry_threshold=0.56``; the value is read as YAML.
+        Such as ``strategy.entry_threshold=0.56``; the value is read as YAML. Of `strategy.risk` it
+        may be the name of a risk policy's file.
 
     Raises
     ------
@@ -205,7 +207,17 @@ def load_profile(name_or_path: str, overrides: Sequence[str] = ()) -> Profile:
     content = read_settings(path, "profile")
     for override in overrides:
         _apply(content, override)
+    strategy = content.get("strategy")
+    if isinstance(strategy, dict) and isinstance(strategy.get("risk"), str):
+        # What is stored with a run is the policy itself: its file may change.
+        strategy["risk"] = load_risk_policy(_beside(path, strategy["risk"])).model_dump(mode="json")
     return parse_profile(content, path.name)
+
+
+def _beside(profile: Path, name: str) -> Path:
+    """Return the file of a risk policy: as named, or in the profile's folder or the one above."""
+    places = [Path(name), profile.parent / name, profile.parent.parent / name]
+    return next((place for place in places if place.is_file()), places[0])
 
 
 def parse_profile(content: dict[str, Any], where: str) -> Profile:

@@ -82,6 +82,7 @@ class FusionStrategy(Strategy):
         super().__init__(StrategyConfig(strategy_id=identity, order_id_tag=settings.tag))
         register_types()
         self.policy = policy
+        self._sizing = policy.position_sizing
         self.settings = settings
         self.recorder = recorder
         self.desk = OrderDesk(self, settings, recorder)
@@ -344,11 +345,11 @@ class FusionStrategy(Strategy):
         stop_frac = math.nan if fixed is None else fixed
         if policy.stops is not None:
             stop_frac = stop_fraction(policy.stops, prediction.volatility, prediction.horizon_bars)
-        if policy.sizing is not None:
+        if self._sizing is not None:
             account = self.desk.account(prediction.instrument_id)
             direction = BUY if side > 0 else SELL
             found = size(
-                policy.sizing,
+                self._sizing,
                 prediction,
                 direction,
                 market,

@@ -81,7 +81,8 @@ class FusionPolicy(Config):
     stops : StopConfig or None
         A stop whose distance follows the volatility, instead of `stop_loss_frac`.
     sizing : SizingConfig or None
-        How much to hold. None: `position_frac` by the prediction's confidence.
+        How much to hold. None: what `risk` says of it, or else `position_frac` by the prediction's
+        confidence.
     risk : RiskPolicy or None
         Limits that every order is checked against. None: no risk guard.
     """
@@ -107,6 +108,13 @@ class FusionPolicy(Config):
     stops: StopConfig | None = None
     sizing: SizingConfig | None = None
     risk: RiskPolicy | None = None
+
+    @property
+    def position_sizing(self) -> SizingConfig | None:
+        """How much to hold: `sizing`, else what the risk policy says; None for `position_frac`."""
+        if self.sizing is not None or self.risk is None or not self.risk.sizing:
+            return self.sizing
+        return SizingConfig.model_validate(self.risk.sizing)
 
     @property
     def stop_fracs(self) -> tuple[float, float] | None:
@@ -138,7 +146,8 @@ class FusionPolicy(Config):
                 "stops must have neither trailing nor target_vol_multiple: no order follows them "
                 "yet; leave them out"
             )
-        if self.sizing is not None and self.sizing.method == "kelly_multi":
+        sizing = self.position_sizing
+        if sizing is not None and sizing.method == "kelly_multi":
             raise ValueError(
                 "sizing.method must be one that sizes an instrument by itself, was kelly_multi: "
                 "it needs the weights of all instruments together, which a rebalancing gives"

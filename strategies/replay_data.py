@@ -176,7 +176,7 @@ def check_inputs(
             f"side of the market as soon as it was sent; widen it"
         )
     # A reversal is sent before the margin of the old position is free.
-    sizing = policy.sizing
+    sizing = policy.position_sizing
     name, largest = ("position_frac", policy.position_frac)
     gross = largest * len(names)
     if sizing is not None:

@@ -73,7 +73,8 @@ class RiskPolicy(Config):
     found_groups : FoundGroups or None
         How further groups are found; None finds none.
     sizing : dict
-        Method and fractions: the settings of `strategies.sizing.SizingConfig`, checked there.
+        Method and fractions: the settings of `strategies.sizing.SizingConfig`, used where the
+        strategy has none of its own. Empty: the strategy's `position_frac` sizes.
     min_position_usd, max_position_usd : float
         Smallest and largest worth of a position, USDT.
     rebalance : str or None

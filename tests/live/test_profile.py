@@ -6,7 +6,7 @@ import pytest
 
 from catalog.errors import ConfigError
 from catalog.timestamps import parse_time
-from live.profile import dump_profile, load_profile, profile_names
+from live.profile import PROFILE_FOLDER, dump_profile, load_profile, profile_names
 from tests.strategies.settings import PLAIN, execution_yaml
 
 MINIMAL = """
@@ -144,6 +144,22 @@ def test_a_swept_threshold_pays_what_the_profile_says_trading_costs(
 ) -> None:
     profile = load_profile(write(tmp_path, MINIMAL), overrides)
     assert profile.walk_forward_config().thresholds.cost_bps == cost
+
+
+def test_a_risk_policy_is_named_by_its_file_and_kept_as_what_it_says(tmp_path: Path) -> None:
+    small = write(tmp_path, MINIMAL)
+    assert load_profile(small).strategy.risk is None
+    shipped = load_profile(small, [f"strategy.risk={PROFILE_FOLDER.parent / 'risk_policy.yaml'}"])
+    assert shipped.strategy.risk is not None
+    assert shipped.strategy.risk.max_daily_loss == 0.03
+    # A shipped profile finds the shipped policy by its name.
+    by_name = load_profile("perps-swing", ["strategy.risk=risk_policy.yaml"]).strategy.risk
+    assert by_name == shipped.strategy.risk
+    again = tmp_path / "again.yaml"
+    again.write_text(dump_profile(shipped), encoding="utf-8")
+    assert load_profile(str(again)) == shipped
+    with pytest.raises(ConfigError, match="risk policy"):
+        load_profile(small, ["strategy.risk=nowhere.yaml"])
 
 
 def test_span_that_ends_before_it_starts_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from strategies.sizing_config import SizingConfig
 from strategies.stops import StopConfig
 
 DAY_BARS = 96
-LIMITS = {"found_groups": None, "correlation_groups": {}, "max_symbol_share": 10.0}
+LIMITS = {"found_groups": None, "sizing": {}, "correlation_groups": {}, "max_symbol_share": 10.0}
 
 
 def policy(**changes):
@@ -130,6 +130,18 @@ def test_the_size_is_the_sizings_and_its_reason_is_recorded(market):
     assert entry.stop_frac == pytest.approx(0.02)
     stop = out.orders[out.orders.type == "STOP_MARKET"].iloc[0]
     assert stop.trigger_price == 29_400.0
+
+
+def test_the_risk_policys_sizing_counts_where_the_strategy_has_none(market):
+    bars = market.bars([flat(30_000)] * 4)
+    limits = risk(sizing={"method": "fixed", "fixed_frac": 0.1, "max_position": 0.05})
+    own = SizingConfig(method="fixed", fixed_frac=0.1, max_position=0.03)
+    predictor = rich_predictor(market, {0: 0.9}, volatility=0.01)
+    for sized, quantity in ((policy(risk=limits), 0.166), (policy(risk=limits, sizing=own), 0.1)):
+        out = run_backtest(market.inputs(bars), predictor, sized, market.execution())
+        assert out.orders.iloc[0].quantity == quantity
+    with pytest.raises(ValueError, match="method"):
+        policy(risk=risk(sizing={"method": "martingale"}))
 
 
 def test_a_stop_follows_the_volatility_at_the_entry(market):

@@ -44,7 +44,8 @@ def test_the_reference_profile_predicts_as_well_as_promised(catalog: Path) -> No
 def test_nothing_looks_ahead_in_the_reference_profile(catalog: Path) -> None:
     # Every expert is audited in test_real_experts; here it is the profile's features and rows.
     span = ["data.end=2023-07-01", "validation.test_start=2023-05-01", "validation.n_folds=2"]
-    report = audit_lookahead(load_profile("perps-15m", [*span, "experts.lstm=null"]), catalog)
+    profile = load_profile("perps-15m", [*span, "experts.lstm=null"])
+    report = audit_lookahead(profile, catalog, cuts=1)
     assert report.violations == []
 
 
@@ -54,3 +55,33 @@ def test_the_trading_profile_decides_alike_in_backtest_and_live_node(catalog: Pa
     assert report.identical, str(report)
     assert report.compared["predictions"] == 3 * 16 * 96
     assert report.compared["fills"] > 0
+
+
+EVERY_RULE = (
+    "features.regime=true",
+    "strategy.entry_threshold=swept",
+    "thresholds.cost_bps=1",
+    "strategy.stop_loss_frac=null",
+    "strategy.regime_shift=0.02",
+    "strategy.hysteresis=0.02",
+    "strategy.cooldown_bars=8",
+    "strategy.edge_margin_bps=0",
+    "strategy.stops={stop_vol_multiple: 2.0}",
+    "strategy.sizing={method: kelly, fraction: 1.0, max_position: 0.2, shrink_by_interval: false}",
+    # Narrow limits and low costs, so that something is traded and the guard has something to say.
+    "strategy.risk={max_daily_loss: 0.003, max_drawdown: 0.2, max_symbol_share: 0.1, sizing: {}}",
+    "execution.fee_tier=explicit",
+    "execution.taker_fee_bps=1",
+    "execution.maker_fee_bps=1",
+)
+
+
+def test_every_rule_of_policy_sizing_and_guard_decides_alike_in_backtest_and_live_node(
+    catalog: Path,
+) -> None:
+    span = (parse_time("2025-04-01"), parse_time("2025-05-01"))
+    report = audit_parity(load_profile("perps-swing", EVERY_RULE), catalog, span=span)
+    assert report.identical, str(report)
+    assert report.compared["predictions"] == 3 * 30 * 96
+    assert report.compared["fills"] > 50
+    assert report.compared["guard"] > 0

@@ -336,6 +336,7 @@ def _trading_part(data: TearsheetData, frames: OutcomeFrames, quantstats: bool) 
         "waterfall": waterfall,
         "waterfall_rows": _waterfall_rows(waterfall, balance),
         "unexplained": _unexplained(waterfall, balance),
+        "stress_rows": _stress_rows(data.metrics.get("stress")),
         "equity_picture": plots.svg_uri(plots.equity_figure(curves, data.folds)),
         "waterfall_picture": plots.svg_uri(plots.waterfall_figure(waterfall)),
         "months": _MONTHS,
@@ -365,6 +366,23 @@ def _waterfall_rows(waterfall: Waterfall, balance: float) -> list[tuple[str, str
         )
         for name, amount in steps
     ]
+
+
+def _stress_rows(stress: Mapping[str, Any] | None) -> list[tuple[str, str, str, str, str]]:
+    """Return for each assumption about costs: name, return and Sharpe ratio with intervals."""
+    if stress is None:
+        return []
+    rows = [
+        (
+            row["name"],
+            *number_text(estimate_of(row["net_return"]), percent=True),
+            *number_text(estimate_of(row["net_sharpe"]), percent=False),
+        )
+        for row in stress["rows"]
+    ]
+    even = stress["break_even"]
+    told = "n/a" if even is None else f"costs x {even:.2f}"
+    return [*rows, ("break-even", told, "", "", "")]
 
 
 def _unexplained(waterfall: Waterfall, balance: float) -> str:

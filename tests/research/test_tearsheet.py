@@ -346,6 +346,19 @@ def test_books_that_do_not_agree_are_shown_in_red(data: TearsheetData) -> None:
     assert "tell the same story" not in page
 
 
+def test_costs_under_stress_stand_beside_what_was_paid(data: TearsheetData, page: str) -> None:
+    title = "Had the same trades cost more, less, or come a bar later"
+    assert title not in page
+    ratio = {"value": -1.25, "low": -2.0, "high": 0.5}
+    rows = [{"name": "costs x 3", "net_return": ratio | {"value": -0.375}, "net_sharpe": ratio}]
+    stress = {"rows": rows, "break_even": 1.437, "delay_cost": 12.0}
+    stressed = replace(data, metrics={**data.metrics, "stress": stress})
+    shown = render_tearsheet(stressed, quantstats=False)
+    assert title in shown
+    for text in ("costs x 3", "-38 %", "-1.2", "costs x 1.44"):
+        assert text in shown, text
+
+
 def test_missing_metrics_are_refused(data: TearsheetData) -> None:
     metrics = {key: value for key, value in data.metrics.items() if key != "seconds"}
     with pytest.raises(DataError, match=r"metrics must have the keys \['seconds'\]"):

@@ -416,7 +416,7 @@ class FusionStrategy(Strategy):
         if order_id_ == state.stop_id and held != 0.0:
             state.stop_id = ""
             if not state.under_way:
-                self.desk.market("X", row.instrument_id, ts, -held, STOP_REFUSED)
+                self.desk.market("F", row.instrument_id, ts, -held, STOP_REFUSED)
 
     def _ended(self, order_id_: str) -> None:
         row = self.recorder.orders.get(order_id_)

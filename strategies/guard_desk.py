@@ -75,7 +75,7 @@ class GuardDesk:
             self._desk.drop_held_back()
             for name, position in list(self._recorder.ledger.positions.items()):
                 if not self._desk.states[name].under_way:
-                    self._desk.market("X", name, ts, -position.quantity, RISK_GUARD)
+                    self._desk.market("F", name, ts, -position.quantity, RISK_GUARD)
         self._recorder.guard_events.extend(self.guard.news())
 
     def allowed(

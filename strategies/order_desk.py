@@ -189,8 +189,9 @@ class OrderDesk:
 
         Parameters
         ----------
-        kind : {"E", "X"}
-            Entry, or exit that may only reduce.
+        kind : {"E", "X", "F"}
+            Entry, or one that may only reduce: exit by decision, or forced. Each has names of
+            its own, because a second may hold all three.
         instrument_id : str
             What is traded.
         ts : int
@@ -205,7 +206,7 @@ class OrderDesk:
         identity = order_id(self._settings.tag, kind, instrument_id, ts)
         side: Side = BUY if quantity > 0.0 else -1
         row = OrderRow(
-            identity, ts, instrument_id, side, abs(quantity), reason, reduce_only=kind == "X"
+            identity, ts, instrument_id, side, abs(quantity), reason, reduce_only=kind != "E"
         )
         row.bound_by, row.stop_frac = bound_by, stop_frac
         self.states[instrument_id].under_way.add(identity)

@@ -7,10 +7,13 @@ import math
 import pandas as pd
 import pytest
 
-from catalog.errors import ConfigError
+from catalog.errors import ConfigError, RunFailedError
+from catalog.progress import no_progress
 from research.predictions import stamp_predictions
 from research.predictor import PrecomputedPredictions
-from strategies.backtest import FusionPolicy, run_backtest
+from strategies import fusion
+from strategies.backtest import FusionPolicy, Replay, run_backtest
+from strategies.execution import stop_trigger
 from strategies.risk_policy import RiskPolicy
 from strategies.sizing_config import SizingConfig
 from strategies.stops import StopConfig
@@ -178,6 +181,36 @@ def test_an_edge_that_does_not_pay_is_left_alone(market):
         predictor = rich_predictor(market, {0: 0.65}, volatility=volatility)
         out = run_backtest(market.inputs(bars), predictor, careful, market.execution())
         assert out.decisions.reason.tolist() == [reason]
+
+
+def test_a_position_whose_stop_is_refused_is_closed_at_once(market, monkeypatch):
+    calls = []
+
+    def second_is_beyond_the_market(side, price, fraction, tick):
+        calls.append(side)
+        wrong = len(calls) == 2
+        return stop_trigger(side, price, -0.05 if wrong else fraction, tick)
+
+    monkeypatch.setattr(fusion, "stop_trigger", second_is_beyond_the_market)
+    # A reversal: exit, entry and forced exit fall into one second.
+    bars = market.bars([flat(30_000)] * 6)
+    replay = Replay(
+        market.inputs(bars),
+        market.predictor({0: 0.9, 1: 0.1}),
+        policy(stop_loss_frac=0.02),
+        market.execution(),
+    )
+    with pytest.raises(RunFailedError, match="REJECTED"):
+        replay.run(no_progress)
+    fills = [(row.reason, row.side) for row in replay.recorder.fills]
+    assert fills == [
+        ("enter_long", 1),
+        ("reverse_to_short", -1),
+        ("reverse_to_short", -1),
+        ("stop_refused", 1),
+    ]
+    assert not replay.recorder.ledger.positions
+    assert len({row.client_order_id for row in replay.recorder.orders.values()}) == 6
 
 
 def test_a_stop_beside_stops_is_refused():

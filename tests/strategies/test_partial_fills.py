@@ -5,7 +5,10 @@ from __future__ import annotations
 from strategies.backtest import FusionPolicy, run_backtest
 from strategies.risk_policy import RiskPolicy
 
-NO_GROUPS = {"found_groups": None, "correlation_groups": {}, "max_symbol_share": 10.0}
+NO_GROUPS = {
+    **{"found_groups": None, "correlation_groups": {}},
+    **{"sizing": {}, "max_symbol_share": 10.0},
+}
 
 
 def policy(**changes):

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Let SIGINT mean what it does in a fresh process.
+
+    A live node that ran in this process has put a handler of its own in Python's place, for good.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -69,6 +69,7 @@ def test_a_failure_ends_what_runs_beside_it() -> None:
         left[0].result()
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_ends_what_runs() -> None:
     began = threading.Event()
     main = threading.main_thread().ident

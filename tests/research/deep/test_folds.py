@@ -209,6 +209,8 @@ def test_a_warm_run_whose_experts_are_gone_begins_anew_and_says_why(tmp_path: Pa
     pd.testing.assert_frame_equal(found.predictions, again.predictions, check_exact=True)
 
 
+@pytest.mark.usefixtures("interrupts")
+@pytest.mark.timeout(60)
 def test_an_interrupt_ends_a_long_fit_within_seconds() -> None:
     forever = settings(trees=False, epochs=10_000, patience=10_000)
     main = threading.main_thread().ident

@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def interrupts() -> Iterator[None]:
     """Let SIGINT mean what it does in a fresh process.
 
-    A live node that ran in this process has put a handler of its own in Python's place, for good.
+    What a shell starts in the background ignores interrupts, and whatever ran in this process
+    before may have put a handler of its own in Python's place.
     """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield

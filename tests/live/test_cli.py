@@ -269,7 +269,13 @@ def test_interrupting_a_run_leaves_nothing_behind(market: Path) -> None:
     command = [sys.executable, "-m", "live.cli", "walkforward", "-p", "synthetic", *SMALL]
     command += ["--set=experts.lightgbm.n_trees=1500", "-c", str(market), "-o", str(out)]
     process = subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "100"}
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "100"},
+        # What a shell starts in the background ignores interrupts, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     maps = Path(f"/proc/{process.pid}/maps")

@@ -374,7 +374,7 @@ def _return_metrics(daily: DailyEquity, draws: Float64Array) -> dict[str, Estima
     measures: dict[str, Callable[[Float64Array], Float64Array]] = {
         "net_return": lambda rows: np.prod(1.0 + rows, axis=1) - 1.0,
         "net_sharpe": sharpe_rows,
-        "max_drawdown": _drawdown_rows,
+        "max_drawdown": drawdown_rows,
     }
     if daily.ruined or draws.shape[1] < 2:
         draws = np.empty((0, len(returns)))
@@ -397,7 +397,7 @@ def sharpe_rows(returns: Float64Array) -> Float64Array:
     return np.asarray(returns.mean(axis=1) / safe * math.sqrt(DAYS_PER_YEAR))
 
 
-def _drawdown_rows(returns: Float64Array) -> Float64Array:
+def drawdown_rows(returns: Float64Array) -> Float64Array:
     """Return the largest fall from a peak of each row's compounded returns."""
     level = np.cumprod(1.0 + returns, axis=1)
     peak = np.maximum(np.maximum.accumulate(level, axis=1), 1.0)

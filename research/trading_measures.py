@@ -18,6 +18,7 @@ from research.performance import (
     OutcomeFrames,
     TradingSpan,
     block_bootstrap_rows,
+    drawdown_rows,
     estimate_of,
     max_drawdown,
     sharpe_rows,
@@ -93,7 +94,7 @@ def trading_measures(
         "net_return": lambda rows: np.prod(1.0 + rows[0], axis=1) - 1.0,
         "net_sharpe": lambda rows: sharpe_rows(rows[0]),
         "sortino": lambda rows: _sortino_rows(rows[0]),
-        "max_drawdown": lambda rows: _drawdowns(rows[0]),
+        "max_drawdown": lambda rows: drawdown_rows(rows[0]),
         "turnover": lambda rows: rows[1].mean(axis=1) * per_year,
         "cost_share": lambda rows: _cost_share(rows[2], rows[3]),
         "time_in_market": lambda rows: rows[4].sum(axis=1) / rows[5].sum(axis=1),
@@ -117,12 +118,6 @@ def _sortino_rows(returns: Float64Array) -> Float64Array:
     downside = np.sqrt(np.mean(np.minimum(returns, 0.0) ** 2, axis=1))
     safe = np.where(downside > 0.0, downside, np.nan)
     return np.asarray(returns.mean(axis=1) / safe * math.sqrt(DAYS_PER_YEAR))
-
-
-def _drawdowns(returns: Float64Array) -> Float64Array:
-    level = np.cumprod(1.0 + returns, axis=1)
-    peak = np.maximum(np.maximum.accumulate(level, axis=1), 1.0)
-    return np.asarray((level / peak - 1.0).min(axis=1, initial=0.0))
 
 
 def _cost_share(costs: Float64Array, results: Float64Array) -> Float64Array:

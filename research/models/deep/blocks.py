@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -34,7 +35,7 @@ class ModelInputs:
     n_instruments: int
 
 
-class SequenceModel(nn.Module):
+class SequenceModel(nn.Module, ABC):
     """A causal model of a sequence that can also be run token by token.
 
     Subclasses implement `forward`, `empty_parts`, `read` and `advance`, and take
@@ -74,6 +75,7 @@ class SequenceModel(nn.Module):
         self.mask_sizes = tuple(mask_sizes)
         self.n_outputs = N_DISTRIBUTION + n_quantiles
 
+    @abstractmethod
     def forward(self, x: Tensor, code: Tensor, masks: list[Tensor]) -> Tensor:
         """Answer every token of some sequences, each from an empty state.
 
@@ -91,15 +93,15 @@ class SequenceModel(nn.Module):
         (n_sequences, n_steps, n_outputs) float32
             Columns as in `research.models.deep.mixture`; a token's depend on none after it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def empty_parts(self, batch: int) -> tuple[Tensor, ...]:
         """Return what `advance` keeps of `batch` sequences without a token: zeros, `rings` first.
 
         Each part has the leading axis `batch`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, x: Tensor, code: Tensor, count: Tensor) -> tuple[Tensor, ...]:
         """Return what a token means to every sequence that is shown it: what no mask touches.
 
@@ -117,8 +119,8 @@ class SequenceModel(nn.Module):
         tuple of Tensor
             Each with the leading axis `n_rows`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def advance(
         self, seen: tuple[Tensor, ...], masks: list[Tensor], *parts: Tensor
     ) -> tuple[Tensor, ...]:
@@ -139,7 +141,6 @@ class SequenceModel(nn.Module):
             Outputs (n_sequences, n_outputs); for each ring the row (n_sequences, ..., 1, width)
             to write; the other parts anew.
         """
-        raise NotImplementedError
 
     def initial_state(self, batch: int) -> tuple[Tensor, ...]:
         """Return the empty state of `batch` sequences: its parts, then (batch,) int64 tokens."""

@@ -33,6 +33,11 @@ class Sum(SequenceModel):
         self.scale = nn.Parameter(torch.ones(4))
         self.fault = fault
 
+    def forward(self, x: Tensor, code: Tensor, masks: list[Tensor]) -> Tensor:
+        total = (x * masks[0][:, None]).sum(dim=2).cumsum(dim=1)
+        steps = torch.arange(1, x.shape[1] + 1)
+        return (total + code[:, None] * steps)[..., None] * self.scale
+
     def empty_parts(self, batch: int) -> tuple[Tensor, ...]:
         return (torch.full((batch, 1), 1.0 if self.fault == "state" else 0.0),)
 

@@ -17,7 +17,7 @@ from nautilus_trader.trading import Strategy, StrategyConfig
 from catalog.timestamps import NS_PER_HOUR
 from catalog.types import register_types
 from strategies.callbacks import guarded
-from strategies.execution import BUY, SELL, stop_trigger
+from strategies.execution import BUY, SELL
 from strategies.guard_desk import GuardDesk
 from strategies.intent import MarketView
 from strategies.market_data import price_number
@@ -25,7 +25,6 @@ from strategies.order_desk import InstrumentState, OrderDesk, StrategySettings
 from strategies.policy import (
     NEVER,
     STOP_LOSS,
-    STOP_REFUSED,
     DecidedBars,
     Held,
     Verdict,
@@ -33,6 +32,7 @@ from strategies.policy import (
 )
 from strategies.policy_config import FusionPolicy
 from strategies.predictor_actor import PREDICTION_TYPE
+from strategies.protection import Protection
 from strategies.recorder import FINAL_STATUSES, Decision, FillRow, RunRecorder
 from strategies.sizing import Size, confidence, order_quantity, size, target_fraction
 from strategies.stops import stop_fraction
@@ -86,6 +86,7 @@ class FusionStrategy(Strategy):
         self.settings = settings
         self.recorder = recorder
         self.desk = OrderDesk(self, settings, recorder)
+        self.protection = Protection(self.desk, recorder)
         self.guard = GuardDesk.of(policy.risk, self.desk, recorder)
         self._states = self.desk.states
         self._decided = DecidedBars(settings.interval_ns)
@@ -227,23 +228,12 @@ class FusionStrategy(Strategy):
     @guarded
     def on_position_opened(self, event: Any) -> None:
         """Protect a new position by a stop, if the policy has one."""
-        name = str(event.instrument_id)
-        state = self._states[name]
-        fraction = state.stop_frac
-        if math.isnan(fraction):
-            return
-        position = self.recorder.ledger.positions[name]
-        side = SELL if position.quantity > 0.0 else BUY
-        trigger = stop_trigger(side, position.average_open, fraction, state.terms.tick)
-        self.desk.stop(name, event.ts_event, -position.quantity, trigger, STOP_LOSS)
+        self.protection.opened(str(event.instrument_id), event.ts_event)
 
     @guarded
     def on_position_closed(self, event: Any) -> None:
         """Take back the stop of a position that something else closed."""
-        state = self._states[str(event.instrument_id)]
-        stop_id, state.stop_id = state.stop_id, ""
-        if stop_id and self.recorder.orders[stop_id].status not in FINAL_STATUSES:
-            self.desk.cancel(stop_id)
+        self.protection.closed(str(event.instrument_id))
         if self.guard is not None:
             self.guard.on_closed(event.ts_event)
 
@@ -411,12 +401,7 @@ class FusionStrategy(Strategy):
             return
         if self.guard is not None and not row.reduce_only:
             self.guard.on_reject(ts, detail)
-        state = self._states[row.instrument_id]
-        held = self.recorder.ledger.quantity(row.instrument_id)
-        if order_id_ == state.stop_id and held != 0.0:
-            state.stop_id = ""
-            if not state.under_way:
-                self.desk.market("F", row.instrument_id, ts, -held, STOP_REFUSED)
+        self.protection.refused(order_id_, ts)
 
     def _ended(self, order_id_: str) -> None:
         row = self.recorder.orders.get(order_id_)

@@ -11,7 +11,7 @@ from catalog.errors import ConfigError, RunFailedError
 from catalog.progress import no_progress
 from research.predictions import stamp_predictions
 from research.predictor import PrecomputedPredictions
-from strategies import fusion
+from strategies import protection
 from strategies.backtest import FusionPolicy, Replay, run_backtest
 from strategies.execution import stop_trigger
 from strategies.risk_policy import RiskPolicy
@@ -191,7 +191,7 @@ def test_a_position_whose_stop_is_refused_is_closed_at_once(market, monkeypatch)
         wrong = len(calls) == 2
         return stop_trigger(side, price, -0.05 if wrong else fraction, tick)
 
-    monkeypatch.setattr(fusion, "stop_trigger", second_is_beyond_the_market)
+    monkeypatch.setattr(protection, "stop_trigger", second_is_beyond_the_market)
     # A reversal: exit, entry and forced exit fall into one second.
     bars = market.bars([flat(30_000)] * 6)
     replay = Replay(

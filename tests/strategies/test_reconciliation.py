@@ -273,9 +273,9 @@ def test_an_account_that_can_carry_nothing_fails_the_run(run):
 
 def test_a_rejected_stop_fails_the_run(run, monkeypatch):
     # Beyond the market when it arrives: the exchange refuses, the position goes unprotected.
-    import strategies.fusion as fusion
+    from strategies import protection
 
-    monkeypatch.setattr(fusion, "stop_trigger", lambda *_: 40_000.0)
+    monkeypatch.setattr(protection, "stop_trigger", lambda *_: 40_000.0)
     with pytest.raises(RunFailedError, match=r"F1-S.*was REJECTED"):
         run(policy=STOPPED)
 
@@ -345,9 +345,9 @@ def test_a_stop_that_is_never_sent_fails_the_run(wild, monkeypatch):
     [(1.0, "must cover it at"), (29_999.9, "must cover it at")],
 )
 def test_a_stop_at_another_price_fails_the_run(run, monkeypatch, trigger, message):
-    import strategies.fusion as fusion
+    from strategies import protection
 
-    monkeypatch.setattr(fusion, "stop_trigger", lambda *_: trigger)
+    monkeypatch.setattr(protection, "stop_trigger", lambda *_: trigger)
     with pytest.raises(RunFailedError, match=message):
         run(policy=STOPPED)
 

@@ -50,6 +50,8 @@ _COSTS = (
     "impact_bps",
     "impact_cap_bps",
 )
+_WITHOUT_LIMITS = {"limit_offset_bps": 0.0, "limit_timeout_bars": 1, "post_only": False}
+"""What the settings of limits must say where there are none."""
 
 
 class ExecutionConfig(Config):
@@ -92,6 +94,16 @@ class ExecutionConfig(Config):
     liquidation : bool
         Whether the exchange takes all positions away once the equity at an open is no more than
         their maintenance margin. What happens between two opens is not looked at.
+    order_style : {"market", "limit"}
+        How entries and exits by decision are sent (`strategies.limit_desk`). Forced exits, stops
+        and targets are never limits.
+    limit_offset_bps : float
+        How far on our side of the last close a limit waits, basis points; 0 for market orders.
+    limit_timeout_bars : int
+        Closes after which a limit that is not complete is cancelled, at least 1; 1 for market
+        orders.
+    post_only : bool
+        Whether the exchange refuses a limit that would take; false for market orders.
     """
 
     fee_tier: str
@@ -107,6 +119,10 @@ class ExecutionConfig(Config):
     starting_balance: float = Field(gt=0)
     leverage: float = Field(gt=0, le=125)
     liquidation: bool
+    order_style: Literal["market", "limit"]
+    limit_offset_bps: float = Field(ge=0, le=1_000)
+    limit_timeout_bars: int = Field(ge=1, le=10_000)
+    post_only: bool
 
     @field_validator("starting_balance")
     @classmethod
@@ -119,6 +135,25 @@ class ExecutionConfig(Config):
         if fault is not None:
             raise ValueError(fault)
         return self
+
+    @model_validator(mode="after")
+    def _check_order_style(self) -> Self:
+        if self.order_style == "limit":
+            return self
+        for name, plain in _WITHOUT_LIMITS.items():
+            value = getattr(self, name)
+            if value != plain:
+                raise ValueError(
+                    f"{name} must be {_word(plain)} where order_style is market, was "
+                    f"{_word(value)}: it would have no effect; set order_style: limit or {name}: "
+                    f"{_word(plain)}"
+                )
+        return self
+
+    @property
+    def uses_limits(self) -> bool:
+        """Whether entries and exits by decision are limit orders."""
+        return self.order_style == "limit"
 
     @property
     def latency_ns(self) -> int:
@@ -253,6 +288,11 @@ def funding_payment(quantity: float, mark_price: float, rate: float) -> float:
     """
     exact = -exact_decimal(quantity) * exact_decimal(mark_price) * exact_decimal(rate)
     return float(round(exact, MONEY_DECIMALS))
+
+
+def _word(value: float | bool) -> str:
+    """Return a setting as a profile has it."""
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
 
 
 @lru_cache(maxsize=64)

@@ -23,6 +23,10 @@ PLAIN: dict[str, Any] = {
     "starting_balance": 100_000.0,
     "leverage": 10.0,
     "liquidation": False,
+    "order_style": "market",
+    "limit_offset_bps": 0.0,
+    "limit_timeout_bars": 1,
+    "post_only": False,
 }
 """Every key, with values that leave a fill what a test can work out by hand."""
 

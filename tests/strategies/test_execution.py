@@ -88,6 +88,18 @@ def test_zero_latency_is_refused():
         plain_execution(latency_ms=0)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("limit_offset_bps", 1.0), ("limit_timeout_bars", 2), ("post_only", True)],
+)
+def test_settings_of_limits_where_there_are_none_are_refused(field, value):
+    limits = plain_execution(order_style="limit", **{field: value})
+    assert getattr(limits.with_costs(2.0), field) == value
+    assert limits.uses_limits
+    with pytest.raises(ValidationError, match=f"{field} must be .* where order_style is market"):
+        plain_execution(**{field: value})
+
+
 def test_fees_that_are_not_those_of_their_tier_are_refused():
     assert plain_execution(fee_tier="binance-usdm-regular").taker_fee_bps == 5.0
     with pytest.raises(ValidationError, match=r"must be 1\.6 bp to make and 4 bp to take, were 2"):

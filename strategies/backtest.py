@@ -198,7 +198,7 @@ class Replay:
     def add_data(self, engine: BacktestEngine, after: int | None, until: int | None) -> int:
         """Hand the records of ``(after, until]`` to the engine and return how many."""
         count = 0
-        for batch in self.source.groups(after, until):
+        for batch in self.source.groups(after, until, ranges=True):
             if batch:
                 engine.add_data(batch, validate=False, sort=False)
                 count += len(batch)

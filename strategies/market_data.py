@@ -17,12 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from nautilus_trader.model import (
+    AggressorSide,
     Bar,
     FundingRateUpdate,
     InstrumentId,
     MarkPriceUpdate,
     Price,
+    Quantity,
     QuoteTick,
+    TradeId,
+    TradeTick,
 )
 from nautilus_trader.persistence import BarDataWrangler, QuoteTickDataWrangler
 
@@ -40,6 +44,8 @@ _EXACT = 2.0**50
 _ROUNDER = 1.5 * 2.0**52
 _QUOTE_SIZE = 1e9
 """Size on both sides of a quote: the fill model, not the quote's depth, prices an order."""
+_LEAST_UNITS = 4
+"""Of the last decimal of size: the engine looks at a bar as at four trades of a quarter each."""
 _TOLERANCE = 1e-3
 """Of a unit of the last decimal: above binary noise, below anything that was ever written."""
 
@@ -176,6 +182,36 @@ def bar_records(bars: BarArrays, bar_type: str, instrument: Any) -> list[Bar]:
     columns["volume"] = _decimals(bars.volume, size, bars, "volume")
     wrangler = BarDataWrangler(bar_type, price, size)
     return wrangler.process_record_batch_bytes(_record_batch(columns, bars.ts_init))
+
+
+def range_records(bars: BarArrays, instrument: Any) -> list[TradeTick]:
+    """Return open, high, low and close as trades, for bars too thin for the engine to look at.
+
+    It takes a bar for four trades of a quarter of its volume each, and where such a quarter rounds
+    to nothing it looks at none of them: a stop inside the range would stay. These trades, given
+    just before their bar, follow the same path. The bar itself keeps the volume that it has.
+    """
+    unit = 10.0**-instrument.size_precision
+    thin = (bars.volume < (_LEAST_UNITS - 0.5) * unit) & (bars.high > bars.low)
+    rows = np.flatnonzero(thin)
+    if not len(rows):
+        return []
+    identity, size = instrument.id, Quantity(_QUOTE_SIZE, instrument.size_precision)
+    # The high comes before the low, as in every bar of this replay.
+    path = np.stack([bars.open[rows], bars.high[rows], bars.low[rows], bars.close[rows]], axis=1)
+    return [
+        TradeTick(
+            identity,
+            Price(price, instrument.price_precision),
+            size,
+            AggressorSide.NO_AGGRESSOR,
+            TradeId(f"{ts}-{place}"),
+            ts,
+            ts,
+        )
+        for ts, prices in zip(bars.ts_init[rows].tolist(), path.tolist(), strict=True)
+        for place, price in enumerate(prices)
+    ]
 
 
 def quote_records(quotes: OpenQuotes, bars: BarArrays, instrument: Any) -> list[QuoteTick]:

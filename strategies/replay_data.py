@@ -22,6 +22,7 @@ from strategies.market_data import (
     mark_records,
     open_quotes,
     quote_records,
+    range_records,
 )
 from strategies.policy_config import FusionPolicy
 from strategies.slow_data import SlowInputs
@@ -117,8 +118,13 @@ class RecordSource:
         edges = (times[step::step] - 1).tolist()
         yield from zip([None, *edges], [*edges, None], strict=True)
 
-    def groups(self, after: int | None, until: int | None) -> Iterator[list[Any]]:
-        """Yield the records of ``(after, until]`` by kind and instrument, as `record_groups`."""
+    def groups(
+        self, after: int | None, until: int | None, *, ranges: bool = False
+    ) -> Iterator[list[Any]]:
+        """Yield the records of ``(after, until]`` by kind and instrument, as `record_groups`.
+
+        `ranges` adds what lets the backtest engine see the range of bars with hardly any volume.
+        """
         pairs = list(zip(self._inputs.bars, self._inputs.instruments, strict=True))
         funding = {name: one.between(after, until) for name, one in self._funding.items()}
         for bars, instrument in pairs:
@@ -129,8 +135,10 @@ class RecordSource:
         yield from slow_records(self._inputs.slow, self._interval_ns, after, self._last(until))
         interval = interval_name(self._interval_ns)
         for bars, instrument in pairs:
-            name = bar_type(bars.instrument_id, interval)
-            yield bar_records(bars.between(after, until), name, instrument)
+            part = bars.between(after, until)
+            if ranges:
+                yield range_records(part, instrument)
+            yield bar_records(part, bar_type(bars.instrument_id, interval), instrument)
         for one, (bars, instrument) in zip(self._quotes, pairs, strict=True):
             yield quote_records(one.between(after, until), bars, instrument)
 

@@ -1,0 +1,102 @@
+"""Bars in which hardly anything traded: their range triggers stops in replay and paper alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from catalog.errors import RunFailedError
+from live.live_replay import run_live_replay
+from live.parity import compare
+from strategies import replay_data
+from strategies.backtest import BacktestOutcome, ReplayInputs, run_backtest
+from strategies.fusion import FusionPolicy
+from tests.strategies import markets
+from tests.strategies.settings import plain_execution
+
+POLICY = FusionPolicy(
+    entry_threshold=0.6,
+    exit_threshold=0.5,
+    position_frac=0.5,
+    min_holding_bars=0,
+    stop_loss_frac=0.02,
+)
+NAMES = (markets.BTC, markets.SOL)
+STEP = {markets.BTC: 0.001, markets.SOL: 1.0}
+
+
+def flat(price: float) -> tuple[float, float, float, float]:
+    return (price,) * 4
+
+
+def market(units: float, close: float = 100.0) -> ReplayInputs:
+    """Return a long that a wick of its third bar stops, in which `units` steps were traded."""
+    bars = []
+    for name in NAMES:
+        volumes = [1_000.0, 1_000.0, units * STEP[name], *[1_000.0] * 5]
+        wick = (100.0, 103.0, 97.0, close)
+        rows = [flat(100.0)] * 2 + [wick] + [flat(close)] * 5
+        bars.append(markets.make_bars(rows, name, volumes=volumes))
+    return markets.make_inputs(*bars)
+
+
+def predictor() -> Any:
+    return markets.make_predictor({0: {markets.BTC: 0.9, markets.SOL: 0.1}}, NAMES)
+
+
+def replayed(inputs: ReplayInputs, **settings: Any) -> BacktestOutcome:
+    return run_backtest(inputs, predictor(), POLICY, plain_execution(**settings))
+
+
+@pytest.mark.parametrize("units", [0, 1, 2, 3, 4, 5])
+def test_a_stop_inside_a_thin_bar_fills_at_its_trigger(units: float) -> None:
+    out = replayed(market(units))
+    stopped = out.fills[out.fills.reason == "stop_loss"]
+    assert stopped.price.tolist() == [98.0, 102.0]
+    assert set(stopped.ts_event) == {markets.close_time(2)}
+
+
+@pytest.mark.parametrize("units", [0, 1])
+def test_the_engine_alone_would_not_look_at_it(
+    units: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_data, "range_records", lambda bars, instrument: [])
+    with pytest.raises(RunFailedError, match="not protected by their stop"):
+        replayed(market(units))
+
+
+def test_an_empty_bar_is_alike_in_paper_trading() -> None:
+    inputs = market(0, close=97.5)
+    paper = run_live_replay(inputs, predictor, POLICY, plain_execution())
+    report = compare(replayed(inputs), paper)
+    report.require_identical()
+    assert report.compared["fills"] == 4
+
+
+def test_a_settlement_at_the_end_of_an_empty_bar_finds_nothing_held() -> None:
+    funding = {
+        name: markets.make_funding({markets.START: 0.0, markets.close_time(2): 0.001}, name)
+        for name in NAMES
+    }
+    bars = market(0).bars
+    inputs = markets.make_inputs(*bars, funding=funding)
+    out = replayed(inputs, funding="recorded")
+    assert len(out.positions) == 2
+    assert len(out.funding) == 0
+
+
+def test_what_an_empty_bar_reaches_does_not_liquidate() -> None:
+    # Only opens do. Twenty per cent down and back again, at five times equity, without a stop.
+    rows = [flat(100.0)] * 2 + [(100.0, 100.0, 80.0, 100.0)] + [flat(100.0)] * 3
+    volumes = [1_000.0, 1_000.0, 0.0, 1_000.0, 1_000.0, 1_000.0]
+    inputs = markets.make_inputs(markets.make_bars(rows, volumes=volumes))
+    bold = POLICY.model_copy(update={"stop_loss_frac": None, "position_frac": 5.0})
+    execution = plain_execution(liquidation=True)
+    out = run_backtest(inputs, markets.make_predictor({0: 0.9}), bold, execution)
+    assert out.fills.reason.tolist() == ["enter_long"]
+
+
+def test_a_bar_without_range_needs_no_help() -> None:
+    quiet = markets.flat_bars(4, volumes=[0.0] * 4)
+    assert replay_data.range_records(quiet, markets.make_inputs(quiet).instruments[0]) == []

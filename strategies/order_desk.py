@@ -87,7 +87,6 @@ class InstrumentState:
     since: int = 0
     weight: float = 0.0
     under_way: set[str] = field(default_factory=set)
-    stop_id: str = ""
     stop_frac: float = math.nan
     stopped_at: int = 0
     degraded_bars: int = 0
@@ -214,17 +213,22 @@ class OrderDesk:
         return identity
 
     def stop(
-        self, instrument_id: str, ts: int, quantity: float, trigger: float, reason: str
-    ) -> None:
-        """Send the stop of a position; it is named after the decision that it protects."""
-        state = self.states[instrument_id]
-        stop_id = order_id(self._settings.tag, "S", instrument_id, state.since)
+        self,
+        instrument_id: str,
+        ts: int,
+        quantity: float,
+        trigger: float,
+        reason: str,
+        named: int,
+    ) -> str:
+        """Send the stop of a position, named after the time `named`; return its identifier."""
+        stop_id = order_id(self._settings.tag, "S", instrument_id, named)
         side: Side = BUY if quantity > 0.0 else -1
         row = OrderRow(stop_id, ts, instrument_id, side, abs(quantity), reason)
         row.type, row.trigger_price, row.reduce_only = "STOP_MARKET", trigger, True
-        state.stop_id = stop_id
         self._submit(row)
         self.settle()
+        return stop_id
 
     def cancel(self, client_order_id: str) -> None:
         """Take an order back."""

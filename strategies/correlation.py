@@ -13,13 +13,13 @@ Strongly negative correlation is no link: two such positions of one side offset 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from catalog.timestamps import NS_PER_DAY
+from strategies.returns_window import ReturnsWindow
 from strategies.risk_policy import FoundGroups
 
 
@@ -124,9 +124,7 @@ class GroupFinder:
     def __init__(self, names: Sequence[str], config: FoundGroups) -> None:
         self._names = tuple(names)
         self._config = config
-        self._returns = np.full((config.window_bars, len(self._names)), np.nan)
-        self._at = 0
-        self._last: dict[str, float] = {}
+        self._window = ReturnsWindow(self._names, config.window_bars)
         self._day: int | None = None
 
     def update(self, ts: int, closes: Mapping[str, float]) -> tuple[frozenset[str], ...] | None:
@@ -140,21 +138,11 @@ class GroupFinder:
             Of the instruments that have this bar. A return over missing bars is left out: it
             would be one of another length.
         """
-        row = [_log_return(self._last.get(name), closes.get(name)) for name in self._names]
-        self._last = dict(closes)
-        self._returns[self._at] = row
-        self._at = (self._at + 1) % len(self._returns)
+        self._window.update(closes)
         day = ts // NS_PER_DAY
         if day == self._day:
             return None
         self._day = day
         config = self._config
-        # Summed in the order of time: where the ring begins must not change the last bit.
-        window = np.roll(self._returns, -self._at, axis=0)
-        return correlated_groups(window, self._names, config.limit, config.min_bars)
-
-
-def _log_return(before: float | None, now: float | None) -> float:
-    if before is None or now is None or not 0.0 < before < math.inf or not 0.0 < now < math.inf:
-        return math.nan
-    return math.log(now / before)
+        returns = self._window.returns()
+        return correlated_groups(returns, self._names, config.limit, config.min_bars)

@@ -24,6 +24,7 @@ from strategies.market_data import price_number
 from strategies.order_desk import InstrumentState, OrderDesk, StrategySettings
 from strategies.policy import (
     NEVER,
+    REBALANCE,
     STOP_LOSS,
     DecidedBars,
     Held,
@@ -31,6 +32,7 @@ from strategies.policy import (
     decide,
 )
 from strategies.policy_config import FusionPolicy
+from strategies.portfolio_desk import PortfolioDesk
 from strategies.predictor_actor import PREDICTION_TYPE
 from strategies.protection import Protection
 from strategies.recorder import FINAL_STATUSES, Decision, FillRow, RunRecorder
@@ -88,6 +90,7 @@ class FusionStrategy(Strategy):
         self.desk = OrderDesk(self, settings, recorder)
         self.protection = Protection(self.desk, recorder)
         self.guard = GuardDesk.of(policy.risk, self.desk, recorder)
+        self.portfolio_desk = PortfolioDesk.of(policy, settings, self.desk, recorder)
         self._states = self.desk.states
         self._decided = DecidedBars(settings.interval_ns)
         self._interval_ns = settings.interval_ns
@@ -130,10 +133,12 @@ class FusionStrategy(Strategy):
             self._pay(ts)
         if self.guard is not None:
             self.guard.watch(ts)
+        if self.portfolio_desk is not None:
+            self.portfolio_desk.watch(ts)
         if self._pending:
             waiting, self._pending = self._pending, []
             for prediction in waiting:
-                self._decide(prediction)
+                self._take(prediction)
 
     @guarded
     def on_data(self, data: Any) -> None:
@@ -147,7 +152,7 @@ class FusionStrategy(Strategy):
         if complete or prediction.degraded:
             if self._due:
                 self._pay(prediction.ts_init)
-            self._decide(prediction)
+            self._take(prediction)
         else:
             self._pending.append(prediction)
 
@@ -193,6 +198,8 @@ class FusionStrategy(Strategy):
             self._states[row.instrument_id].stopped_at = bars * self._interval_ns
         if self.guard is not None:
             self.guard.on_fill(event.ts_event, row.instrument_id, quantity, price)
+        if row.reason == REBALANCE:
+            self.protection.resize(row.instrument_id, event.ts_event)
         self._ended(order_id_)
 
     @guarded
@@ -253,7 +260,14 @@ class FusionStrategy(Strategy):
         """Send what waited for the next open of its instrument."""
         self.desk.send_held_back(event.name)
 
-    def _decide(self, prediction: _Record) -> None:
+    def _take(self, prediction: _Record) -> None:
+        """Decide on a prediction, and with the last one of a time on all positions together."""
+        market = self._market_view(prediction, self._states[prediction.instrument_id])
+        self._decide(prediction, market)
+        if self.portfolio_desk is not None:
+            self.portfolio_desk.decided(prediction, market, self.guard)
+
+    def _decide(self, prediction: _Record, market: MarketView) -> None:
         recorder = self.recorder
         name, ts = prediction.instrument_id, prediction.ts_init
         state = self._states[name]
@@ -271,7 +285,6 @@ class FusionStrategy(Strategy):
             return
         bars = (ts - state.since) // self._interval_ns if side else 0
         stopped = (ts - state.stopped_at) // self._interval_ns if state.stopped_at else NEVER
-        market = self._market_view(prediction, state)
         verdict = decide(
             self.policy,
             prediction,
@@ -339,6 +352,11 @@ class FusionStrategy(Strategy):
         if self._sizing is not None:
             account = self.desk.account(prediction.instrument_id)
             direction = BUY if side > 0 else SELL
+            weight = math.nan
+            if self.portfolio_desk is not None:
+                weight = self.portfolio_desk.weight(
+                    prediction, direction, market, self.settings.costs
+                )
             found = size(
                 self._sizing,
                 prediction,
@@ -348,6 +366,7 @@ class FusionStrategy(Strategy):
                 state.terms,
                 stop_frac,
                 self.settings.costs,
+                weight=weight,
             )
         else:
             fraction = target_fraction(policy.position_frac, confidence(prediction.prob_up))

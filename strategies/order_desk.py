@@ -138,15 +138,21 @@ class OrderDesk:
         """Return the account without one instrument, orders under way counted as filled."""
         ledger = self._recorder.ledger
         gross = net = 0.0
-        for name in self.states:
-            if name == instrument_id:
-                continue
-            quantity = ledger.quantity(name) + self._coming(name)
-            if quantity != 0.0:
+        for name, quantity in self.coming().items():
+            if name != instrument_id:
                 value = quantity * ledger.marks[name]
                 gross += abs(value)
                 net += value
         return AccountView(ledger.equity(), gross, net)
+
+    def coming(self) -> dict[str, float]:
+        """Return the positions as they will be, by instrument: orders under way have filled."""
+        found = {}
+        for name in self.states:
+            quantity = self._recorder.ledger.quantity(name) + self._coming(name)
+            if quantity != 0.0:
+                found[name] = quantity
+        return found
 
     def book(self) -> Book:
         """Return what is held and what may still be added, for the risk guard."""
@@ -183,14 +189,15 @@ class OrderDesk:
         *,
         bound_by: str = "",
         stop_frac: float = math.nan,
+        reduce_only: bool | None = None,
     ) -> str:
         """Send a market order and return its identifier.
 
         Parameters
         ----------
-        kind : {"E", "X", "F"}
-            Entry, or one that may only reduce: exit by decision, or forced. Each has names of
-            its own, because a second may hold all three.
+        kind : {"E", "X", "F", "R"}
+            Entry, or one that may only reduce: exit by decision, or forced; rebalancing may do
+            either. Each has names of its own, because a second may hold all of them.
         instrument_id : str
             What is traded.
         ts : int
@@ -201,11 +208,15 @@ class OrderDesk:
             Why it is sent, and what decided its size.
         stop_frac : float
             Distance of the stop that the position is to have, NaN for none.
+        reduce_only : bool, optional
+            Whether it may only reduce; without it, every kind but an entry does.
         """
+        if reduce_only is None:
+            reduce_only = kind != "E"
         identity = order_id(self._settings.tag, kind, instrument_id, ts)
         side: Side = BUY if quantity > 0.0 else -1
         row = OrderRow(
-            identity, ts, instrument_id, side, abs(quantity), reason, reduce_only=kind != "E"
+            identity, ts, instrument_id, side, abs(quantity), reason, reduce_only=reduce_only
         )
         row.bound_by, row.stop_frac = bound_by, stop_frac
         self.states[instrument_id].under_way.add(identity)

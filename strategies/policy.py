@@ -55,6 +55,8 @@ RISK_GUARD = "risk_guard"
 """The reason of an exit that the risk guard asked for, and of an entry that it did not let pass."""
 STOP_REFUSED = "stop_refused"
 """The reason of an exit whose position could not be protected."""
+REBALANCE = "rebalance"
+"""The reason of an order that only brings a position back to its weight."""
 LIQUIDATED = "liquidation"
 """The reason of a fill by which the exchange took a position away."""
 FORCED_REASONS = frozenset({STOP_LOSS, RISK_GUARD, STOP_REFUSED})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from catalog.config import Config
+from strategies.rebalance import RebalanceConfig
 from strategies.risk_policy import RiskPolicy
 from strategies.sizing_config import SizingConfig
 from strategies.stops import StopConfig
@@ -85,6 +87,11 @@ class FusionPolicy(Config):
         confidence.
     risk : RiskPolicy or None
         Limits that every order is checked against. None: no risk guard.
+    rebalance : RebalanceConfig or None
+        How open positions are brought back to their weights. A risk policy with a schedule
+        rebalances, with these settings or their defaults, by its own schedule; one without does
+        not. Without either there is no rebalancing. The limits of sizing and risk policy count
+        here as well.
     """
 
     entry_threshold: Probability | Literal["swept"]
@@ -108,6 +115,35 @@ class FusionPolicy(Config):
     stops: StopConfig | None = None
     sizing: SizingConfig | None = None
     risk: RiskPolicy | None = None
+    rebalance: RebalanceConfig | None = None
+
+    @property
+    def rebalancing(self) -> RebalanceConfig | None:
+        """How positions are brought back to their weights, None if they are not."""
+        risk, settings = self.risk, self.rebalance
+        if risk is not None:
+            if risk.rebalance is None:
+                return None
+            settings = settings or RebalanceConfig()
+            settings = settings.model_copy(update={"schedule": risk.rebalance})
+        if settings is None:
+            return None
+        return settings.within(self._largest_position, *self._largest_exposure)
+
+    @property
+    def _largest_position(self) -> float:
+        """Largest weight of one instrument that sizing and risk policy allow."""
+        sizing, risk = self.position_sizing, self.risk
+        return min(
+            math.inf if sizing is None else sizing.max_position,
+            math.inf if risk is None else risk.max_symbol_share,
+        )
+
+    @property
+    def _largest_exposure(self) -> tuple[float, float]:
+        """Largest gross and net exposure that sizing allows, multiples of equity."""
+        sizing = self.position_sizing
+        return (math.inf, math.inf) if sizing is None else (sizing.max_gross, sizing.max_net)
 
     @property
     def position_sizing(self) -> SizingConfig | None:
@@ -146,12 +182,8 @@ class FusionPolicy(Config):
                 "stops must have neither trailing nor target_vol_multiple: no order follows them "
                 "yet; leave them out"
             )
-        sizing = self.position_sizing
-        if sizing is not None and sizing.method == "kelly_multi":
-            raise ValueError(
-                "sizing.method must be one that sizes an instrument by itself, was kelly_multi: "
-                "it needs the weights of all instruments together, which a rebalancing gives"
-            )
+        # The risk policy's own sizing is checked where it is read.
+        _ = self.position_sizing
         return self
 
     @model_validator(mode="after")

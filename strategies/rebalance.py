@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -81,6 +81,15 @@ class RebalanceConfig(Config):
             return None if value is None else check_schedule(value)
         except ConfigError as error:
             raise ValueError(str(error)) from error
+
+    def within(self, max_position: float, max_gross: float, max_net: float) -> Self:
+        """Return the settings with limits that are at most these."""
+        changed = {
+            "max_position": min(self.max_position, max_position),
+            "max_gross": min(self.max_gross, max_gross),
+            "max_net": min(self.max_net, max_net),
+        }
+        return self.model_copy(update=changed)
 
 
 class Holding(NamedTuple):

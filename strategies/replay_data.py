@@ -191,6 +191,12 @@ def check_inputs(
         name, largest = ("sizing.max_position", sizing.max_position)
         gross = min(largest * len(names), sizing.max_gross)
     needed = gross * (2 if policy.allow_short else 1)
+    rebalancing = policy.rebalancing
+    if rebalancing is not None and rebalancing.max_gross > execution.leverage:
+        raise ConfigError(
+            f"leverage must be at least rebalance.max_gross ({rebalancing.max_gross:g}), was "
+            f"{execution.leverage:g}: raise it or lower rebalance.max_gross"
+        )
     if needed > execution.leverage:
         raise ConfigError(
             f"leverage must be at least {needed:g} ({name} {largest:g} x "

@@ -17,6 +17,8 @@ type Method = Literal[
     "kelly_multi",
 ]
 
+LEAST_BARS = 96
+"""With fewer returns that instruments share, nobody knows how they move together."""
 BOUND_BY = (
     "fixed",
     "fixed_fractional",
@@ -88,6 +90,9 @@ class SizingConfig(Config):
         multiples of equity.
     min_notional, max_notional : float or None
         Smallest and largest order, USDT.
+    lookback_bars : int
+        ``kelly_multi``: bars that the covariance is estimated from. With fewer than `LEAST_BARS`
+        that all instruments at hand share there is none, and nothing is opened.
     """
 
     method: Method = "kelly"
@@ -108,6 +113,7 @@ class SizingConfig(Config):
     max_net: float = Field(default=1.0, gt=0.0, le=125.0)
     min_notional: float | None = Field(default=None, gt=0.0)
     max_notional: float | None = Field(default=None, gt=0.0)
+    lookback_bars: int = Field(default=2_880, ge=LEAST_BARS, le=1_000_000)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -105,5 +105,5 @@ def test_a_return_over_a_missing_bar_is_left_out():
     finder.update(0, dict.fromkeys(NAMES, 1.0))
     finder.update(BAR, {"A": 2.0, "B": 2.0})
     finder.update(2 * BAR, dict.fromkeys(NAMES, 3.0))
-    row = finder._returns[2]
+    row = finder._window.returns()[-1]
     assert np.isfinite(row).tolist() == [True, True, False, False]

@@ -1,0 +1,64 @@
+"""The latest log returns of several instruments, one row a bar."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class ReturnsWindow:
+    """Keep the returns of the last bars.
+
+    What it holds depends on the closes of the window only, so that a stream which began earlier or
+    later holds the same once the window is full.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Instruments.
+    bars : int
+        Length of the window.
+    """
+
+    def __init__(self, names: Sequence[str], bars: int) -> None:
+        self.names = tuple(names)
+        self._returns = np.full((bars, len(self.names)), np.nan)
+        self._at = 0
+        self._last: dict[str, float] = {}
+
+    def update(self, closes: Mapping[str, float]) -> None:
+        """Take the closes of one bar; each time once, in order.
+
+        Parameters
+        ----------
+        closes : mapping of str to float
+            Of the instruments that have this bar. A return over missing bars is left out: it
+            would be one of another length.
+        """
+        row = [_log_return(self._last.get(name), closes.get(name)) for name in self.names]
+        self._last = dict(closes)
+        self._returns[self._at] = row
+        self._at = (self._at + 1) % len(self._returns)
+
+    def returns(self) -> NDArray[np.float64]:
+        """Return the window, (n_bars, n_instruments), oldest first; NaN where a bar is missing.
+
+        In the order of time, so that sums do not depend on where the window begins inside.
+        """
+        return np.roll(self._returns, -self._at, axis=0)
+
+    def complete(self, names: Sequence[str]) -> NDArray[np.float64]:
+        """Return the rows that are known for all of `names`, (n_known_bars, n_names)."""
+        columns = [self.names.index(name) for name in names]
+        rows = self.returns()[:, columns]
+        found: NDArray[np.float64] = rows[np.isfinite(rows).all(axis=1)]
+        return found
+
+
+def _log_return(before: float | None, now: float | None) -> float:
+    if before is None or now is None or not 0.0 < before < math.inf or not 0.0 < now < math.inf:
+        return math.nan
+    return math.log(now / before)

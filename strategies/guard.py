@@ -14,6 +14,7 @@ no data                max_data_age_secs                   the next UTC day, and
 loss since the peak    max_drawdown                        a person releases
 kill switch, `halt`    kill_switch_file                    a person releases, the file is gone
 price, equity, fill    must be finite and positive         a person releases
+state not stored       it must be                          a person releases
 anything raised here   nothing may                         a person releases
 =====================  ==================================  =====================================
 
@@ -33,7 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import update_wrapper
-from typing import Concatenate
+from typing import Concatenate, Literal
 
 from catalog.errors import ConfigError
 from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, NS_PER_SECOND
@@ -267,12 +268,22 @@ class Guard:
             raise ValueError(f"reason must be one of {', '.join(HOLDS)}, was {reason!r}")
         self._holds.hold(reason, detail)
 
+    def fail(self, detail: str) -> None:
+        """End trading because what surrounds the guard cannot judge. Never raises."""
+        self._holds.fail(detail)
+
     @_fails_safe
     def adopt(self, ts: int, policy: RiskPolicy) -> None:
         """Let another policy count from now on; holds stay."""
         self._advance(ts)
         self._take(policy)
         self._holds.tell("policy", "", f"policy {policy.content_hash()[:12]} counts from now on")
+
+    @_fails_safe
+    def refuse(self, ts: int, what: Literal["policy", "release"], detail: str) -> None:
+        """Tell that another policy, or a release, was refused: all stays as it is."""
+        self._advance(ts)
+        self._holds.tell("refused", what, detail)
 
     def set_found_groups(self, groups: Iterable[frozenset[str]]) -> None:
         """Replace the groups found from correlation; the named ones of the policy stay."""

@@ -6,10 +6,17 @@ nothing returns to normal before it was flat, and time never goes back.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from catalog.timestamps import NS_PER_DAY, format_time
-from strategies.guard_state import HOLDS, MAX_HISTORY, NEXT_DAY, GuardEvent, GuardState, Hold, Level
+from strategies.guard_state import (
+    HOLDS,
+    MAX_HISTORY,
+    NEXT_DAY,
+    EventKind,
+    GuardEvent,
+    GuardState,
+    Hold,
+    Level,
+)
 
 
 class Holds:
@@ -134,12 +141,7 @@ class Holds:
         self.newest_data = ts
         self.asked = None
 
-    def tell(
-        self,
-        kind: Literal["hold", "release", "flat", "clock", "policy"],
-        reason: str,
-        detail: str,
-    ) -> None:
+    def tell(self, kind: EventKind, reason: str, detail: str) -> None:
         """Note an event, for people."""
         event = GuardEvent(self.state.ts, kind, self.level, reason, detail)
         self._news.append(event)

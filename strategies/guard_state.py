@@ -14,6 +14,9 @@ from pydantic import ConfigDict
 type Level = Literal["normal", "reducing", "halted"]
 """normal: orders pass; reducing: only what reduces, until flat; halted: flat, and stays so."""
 
+type EventKind = Literal["hold", "release", "flat", "clock", "policy", "refused"]
+"""What an event is about. Append only."""
+
 NEXT_DAY = "next_day"
 PERSON = "person"
 
@@ -31,6 +34,7 @@ HOLDS = {
     "bad_fill": PERSON,
     "guard_failure": PERSON,
     "state_damaged": PERSON,
+    "state_unsaved": PERSON,
 }
 """Every reason of a hold, and what releases it: the next UTC day (and always a person), or only a
 person. Append only."""
@@ -52,12 +56,15 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class GuardEvent:
-    """Something that people should know: a hold, its release, being flat, a clock going back."""
+    """Something that people should know: a hold, its release, being flat, a clock going back.
+
+    Of kind ``refused`` is what was asked for and not done; `reason` names it.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     ts: int
-    kind: Literal["hold", "release", "flat", "clock", "policy"]
+    kind: EventKind
     level: Level
     reason: str
     detail: str

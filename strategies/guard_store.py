@@ -7,16 +7,17 @@ after a halt. It comes back as a state on hold, and its bytes are kept beside it
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from catalog.errors import DataError
+from catalog.errors import ConfigError, DataError
 from catalog.transactions import sync_folder
 from strategies.guard_state import HOLDS, GuardState, Hold
 
@@ -36,6 +37,49 @@ class GuardStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._written = b""
+        self._lock: IO[str] | None = None
+
+    def claim(self) -> None:
+        """Keep other processes from the file until `give_up`, or until this process ends.
+
+        Raises
+        ------
+        ConfigError
+            If another process has it.
+        DataError
+            If the place cannot be written to.
+        """
+        if self._lock is not None:
+            return
+        lock = beside(self.path, "lock")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = lock.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise DataError(
+                f"the risk guard's state must be stored, {lock} could not be written ({error}): "
+                f"make room or give another path, then start again"
+            ) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            handle.close()
+            raise ConfigError(
+                f"the risk guard's state {self.path} must belong to one process, process {holder} "
+                f"has it: stop that one or give another path"
+            ) from None
+        handle.truncate(0)
+        handle.write(f"{os.getpid()}\n")
+        handle.flush()
+        self._lock = handle
+
+    def give_up(self) -> None:
+        """Let other processes have the file."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def load(self) -> GuardState:
         """Return what was saved last; a fresh state if nothing ever was. Never raises.
@@ -54,7 +98,7 @@ class GuardStore:
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             # Not moved: a second restart would find nothing and trade.
             with contextlib.suppress(OSError):
-                shutil.copyfile(self.path, self.path.with_name(self.path.name + ".damaged"))
+                shutil.copyfile(self.path, beside(self.path, "damaged"))
             return _damaged(f"{self.path} is damaged: {str(error)[:200]}")
 
     def save(self, state: GuardState) -> None:
@@ -86,6 +130,11 @@ class GuardStore:
                 f"({error}): make room or give another path, then start again"
             ) from error
         self._written = encoded
+
+
+def beside(path: Path, what: str) -> Path:
+    """Return the file that belongs to a state's file: its lock, a request, an answer."""
+    return path.with_name(f"{path.name}.{what}")
 
 
 def kill_switch_seen(path: str | Path) -> str:

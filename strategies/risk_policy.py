@@ -6,6 +6,7 @@ and a file that was caught half written would silently fall back to defaults.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -191,6 +192,10 @@ def _usual(key: str) -> str:
     return str(value.model_dump() if isinstance(value, Config) else value)
 
 
+def _fits_anything(policy: RiskPolicy) -> None:
+    """Take every policy."""
+
+
 class Reloaded(NamedTuple):
     """A policy after looking at its file again.
 
@@ -203,7 +208,9 @@ class Reloaded(NamedTuple):
     refused: str = ""
 
 
-def reload_risk_policy(path: str | Path, current: RiskPolicy) -> Reloaded:
+def reload_risk_policy(
+    path: str | Path, current: RiskPolicy, fits: Callable[[RiskPolicy], None] = _fits_anything
+) -> Reloaded:
     """Read the file again; one with any fault is refused whole and `current` stays. Never raises.
 
     Parameters
@@ -212,9 +219,13 @@ def reload_risk_policy(path: str | Path, current: RiskPolicy) -> Reloaded:
         The file.
     current : RiskPolicy
         What counts now.
+    fits : callable
+        Raises where a policy, right in itself, does not fit whoever is to keep it.
     """
     try:
         fresh = load_risk_policy(path)
+        if fresh != current:
+            fits(fresh)
     except Exception as error:
         return Reloaded(current, changed=False, refused=str(error))
     return Reloaded(fresh, changed=fresh != current)
@@ -229,11 +240,19 @@ class PolicyWatch:
         The file.
     policy : RiskPolicy
         What it said when it was loaded.
+    fits : callable
+        See `reload_risk_policy`.
     """
 
-    def __init__(self, path: str | Path, policy: RiskPolicy) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        policy: RiskPolicy,
+        fits: Callable[[RiskPolicy], None] = _fits_anything,
+    ) -> None:
         self.path = Path(path)
         self.policy = policy
+        self._fits = fits
         # Not its present signature: it may have changed since it was loaded.
         self._seen: tuple[int, ...] | None = None
 
@@ -246,7 +265,7 @@ class PolicyWatch:
         if signature == self._seen:
             return None
         self._seen = signature
-        found = reload_risk_policy(self.path, self.policy)
+        found = reload_risk_policy(self.path, self.policy, self._fits)
         self.policy = found.policy
         return found if found.changed or found.refused else None
 

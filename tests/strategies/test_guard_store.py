@@ -18,7 +18,7 @@ reasons = st.sampled_from(sorted(HOLDS))
 events = st.builds(
     GuardEvent,
     times,
-    st.sampled_from(["hold", "release", "flat", "clock", "policy"]),
+    st.sampled_from(["hold", "release", "flat", "clock", "policy", "refused"]),
     st.sampled_from(["normal", "reducing", "halted"]),
     st.text(),
     st.text(),

@@ -196,20 +196,33 @@ def rebalance(
     holdings: Annotated[Path, typer.Option(help="JSON object of signed quantities by instrument.")],
     equity: Annotated[float, typer.Option(help="USDT.")],
     at: Annotated[str, typer.Option(help="A time whose last closes count, such as 2025-05-12.")],
-    drift: Annotated[float, typer.Option(help="Band around a weight, of equity.")] = 0.05,
-    lookback_bars: Annotated[int, typer.Option(help="Bars that risk is estimated from.")] = 2_880,
+    drift: Annotated[
+        float | None, typer.Option(help="Band around a weight, of equity, not the profile's.")
+    ] = None,
+    lookback_bars: Annotated[
+        int | None, typer.Option(help="Bars that risk is estimated from, not the profile's.")
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Run whose predictions Kelly goes by.")
+    ] = None,
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print what a rebalancing to equal risk would do; nothing is sent."""
+    """Print what a rebalancing would do; nothing is sent."""
     with user_errors():
         from live.profile import load_profile
-        from live.rebalance import plan_rebalance, plan_to_json, read_holdings, settings_of
+        from live.rebalance import (
+            BookAt,
+            plan_rebalance,
+            plan_to_json,
+            read_holdings,
+            settings_of,
+        )
 
         settings = load_profile(profile, set_ or ())
         config = settings_of(settings, drift, lookback_bars)
-        held = read_holdings(holdings)
-        found = plan_rebalance(settings, catalog, held, equity, parse_time(at), config)
+        held = BookAt(read_holdings(holdings), equity, parse_time(at))
+        found = plan_rebalance(settings, catalog, held, config, predictions)
         emit(plan_to_json(found), json, lambda: out.print(str(found), markup=False, soft_wrap=True))
 
 

@@ -5,24 +5,31 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
-from catalog.arrays import BarArrays, Float64Array
+from catalog.arrays import BarArrays, Float64Array, Ohlcv
 from catalog.errors import ConfigError, DataError
 from catalog.store import Catalog
 from catalog.strict_yaml import explain
 from catalog.timestamps import DAYS_PER_YEAR, NS_PER_DAY, format_time, interval_ns
 from live.profile import Profile
+from live.runs import PREDICTIONS_FILE
+from research.predictions import PrecomputedPredictions, read_predictions
+from research.settings import predictor_spec
 from strategies.edge import round_trip_cost_frac
-from strategies.execution import InstrumentTerms
+from strategies.execution import BUY, SELL, InstrumentTerms
+from strategies.intent import NO_COSTS, MarketView
+from strategies.joint_kelly import Candidate, expected_returns, horizon_covariance
 from strategies.rebalance import Book, Holding, RebalanceConfig, fault, plan, target_weights
 from strategies.rebalance_orders import Plan
 from strategies.risk_parity import risk_covariance
-from strategies.risk_policy import RiskPolicy
+from strategies.schedule import MONDAY_MORNING
+from strategies.sizing_config import LEAST_BARS, SizingConfig
 
 
 def plan_to_json(found: Plan) -> dict[str, Any]:
@@ -37,22 +44,28 @@ def plan_to_json(found: Plan) -> dict[str, Any]:
     }
 
 
-def settings_of(profile: Profile, drift_frac: float, lookback_bars: int) -> RebalanceConfig:
-    """Return how to rebalance: schedule and largest share by the risk policy, where there is one.
+def settings_of(
+    profile: Profile, drift_frac: float | None, lookback_bars: int | None
+) -> RebalanceConfig:
+    """Return how the profile rebalances, or would by default, with what is asked for instead.
 
     Raises
     ------
     ConfigError
         If a number is out of range.
     """
-    risk = profile.strategy.risk or RiskPolicy()
+    strategy = profile.strategy
+    settings = strategy.rebalancing
+    if settings is None:
+        # The dry run shows what a schedule would do before there is one.
+        risk = strategy.risk and strategy.risk.model_copy(update={"rebalance": MONDAY_MORNING})
+        asked = {"risk": risk, "rebalance": strategy.rebalance or RebalanceConfig()}
+        settings = strategy.model_copy(update=asked).rebalancing
+    assert settings is not None
+    changed = {"drift_frac": drift_frac, "lookback_bars": lookback_bars}
+    given = {name: value for name, value in changed.items() if value is not None}
     try:
-        return RebalanceConfig(
-            schedule=risk.rebalance,
-            drift_frac=drift_frac,
-            max_position=risk.max_symbol_share,
-            lookback_bars=lookback_bars,
-        )
+        return RebalanceConfig.model_validate({**settings.model_dump(), **given})
     except ValidationError as error:
         faults = "; ".join(explain(one, RebalanceConfig, "rebalancing") for one in error.errors())
         raise ConfigError(f"the rebalancing's options are wrong: {faults}") from None
@@ -82,13 +95,31 @@ def read_holdings(path: Path) -> dict[str, float]:
     return held
 
 
+@dataclass(frozen=True, slots=True)
+class BookAt:
+    """A book at a close.
+
+    Parameters
+    ----------
+    holdings : mapping of str to float
+        Signed quantities, base units, by instrument.
+    equity : float
+        USDT.
+    at : int
+        A time, UTC nanoseconds; prices are those of the last closes not after it.
+    """
+
+    holdings: Mapping[str, float]
+    equity: float
+    at: int
+
+
 def plan_rebalance(
     profile: Profile,
     catalog: Path,
-    holdings: Mapping[str, float],
-    equity: float,
-    at: int,
+    held: BookAt,
     config: RebalanceConfig,
+    predictions: Path | None = None,
 ) -> Plan:
     """Plan the rebalancing of a book at a close.
 
@@ -97,31 +128,31 @@ def plan_rebalance(
     profile : Profile
         Bars and costs.
     catalog : Path
-        Data, of which only what was known at `at` is read.
-    holdings : mapping of str to float
-        Signed quantities, base units.
-    equity : float
-        USDT.
-    at : int
-        A time, UTC nanoseconds; prices are those of the last closes not after it.
+        Data, of which only what was known at the time is read.
+    held : BookAt
+        What is held.
     config : RebalanceConfig
         Method, band and limits.
+    predictions : Path, optional
+        Run whose predictions Kelly goes by.
 
     Raises
     ------
     ConfigError
-        If the book cannot be planned with, saying why.
+        If the book cannot be planned with, saying why, or Kelly has no predictions.
     DataError
         If the bars of the window are not all there.
     """
-    if config.method != "risk_parity":
+    if config.method == "kelly" and predictions is None:
         raise ConfigError(
-            f"method must be risk_parity for a dry run, was {config.method}: Kelly needs what the "
-            "predictions expect"
+            "method must be risk_parity where no predictions are given, was kelly: name a run with "
+            "--predictions"
         )
+    names = tuple(held.holdings)
     store, length = Catalog.open(catalog), interval_ns(profile.data.interval)
-    start = at - (config.lookback_bars + 1) * length
-    bars = {name: store.bars(name, profile.data.interval, start=start, end=at) for name in holdings}
+    start = held.at - (config.lookback_bars + 1) * length
+    interval = profile.data.interval
+    bars = {name: store.bars(name, interval, start=start, end=held.at) for name in names}
     returns = _aligned_returns(bars, config.lookback_bars)
     per_year = DAYS_PER_YEAR * NS_PER_DAY / length
     execution = profile.execution
@@ -134,15 +165,58 @@ def plan_rebalance(
             annual_volatility=float(np.sqrt(np.mean(returns[:, place] ** 2) * per_year)),
             cost_frac=cost,
         )
-        for place, (name, quantity) in enumerate(holdings.items())
+        for place, (name, quantity) in enumerate(held.holdings.items())
     )
     ts = max(int(one.ts_init[-1]) for one in bars.values())
-    book = Book(ts, equity, lines)
+    book = Book(ts, held.equity, lines)
     wrong = fault(book)
     if wrong:
         raise ConfigError(f"the book must be one that can be planned with, was not: {wrong}")
-    covariance = per_year * risk_covariance(returns, tuple(holdings))
-    return plan(config, book, target_weights(config, book, covariance))
+    if config.method == "risk_parity":
+        covariance = per_year * risk_covariance(returns, names)
+        return plan(config, book, target_weights(config, book, covariance))
+    assert predictions is not None
+    candidates = _candidates(profile, predictions, book)
+    scaled = horizon_covariance(candidates, returns)
+    if scaled is None:
+        raise DataError(
+            f"the risk of {', '.join(names)} must be known for Kelly, was not: predictions must "
+            f"know a volatility, and returns vary over at least {LEAST_BARS} bars"
+        )
+    mu = expected_returns(profile.strategy.position_sizing or SizingConfig(), candidates)
+    return plan(config, book, target_weights(config, book, scaled, mu))
+
+
+def _candidates(profile: Profile, run: Path, book: Book) -> list[Candidate]:
+    """Return what a run predicts of each position at the time of the book."""
+    length = interval_ns(profile.data.interval)
+    spec = predictor_spec(profile.walk_forward_config(), profile.data.instruments, length)
+    frame = read_predictions(run / PREDICTIONS_FILE, spec, None)
+    stamp = frame.attrs
+    frame = frame[frame["ts_init"] == book.ts_ns]
+    frame.attrs = stamp
+    names = [one.terms.instrument_id for one in book.holdings]
+    asked = dict.fromkeys(names, Ohlcv(math.nan, math.nan, math.nan, math.nan, math.nan))
+    found = PrecomputedPredictions.from_frame(frame, spec).update(book.ts_ns, asked)
+    known = {one.instrument_id: one for one in found}
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise DataError(
+            f"predictions of {run} must cover {', '.join(missing)} at {format_time(book.ts_ns)}, "
+            "did not: choose a time within the run"
+        )
+    return [
+        Candidate(
+            one.terms.instrument_id,
+            BUY if one.quantity > 0.0 else SELL,
+            known[one.terms.instrument_id],
+            MarketView(
+                one.price, known[one.terms.instrument_id].volatility, math.nan, 0.0, math.nan
+            ),
+            NO_COSTS,
+        )
+        for one in book.holdings
+    ]
 
 
 def _aligned_returns(bars: Mapping[str, BarArrays], count: int) -> Float64Array:

@@ -6,6 +6,7 @@ close of a bar, so the same numbers reach the same arithmetic in replay, paper a
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 
@@ -66,3 +67,7 @@ class TradeCosts(NamedTuple):
 
     round_trip_frac: float
     funding_interval_bars: float
+
+
+NO_COSTS = TradeCosts(round_trip_frac=0.0, funding_interval_bars=math.nan)
+"""What is still to be paid for a position that is held and has to be closed some time anyway."""

@@ -26,13 +26,11 @@ from catalog.timestamps import interval_name
 from strategies.callbacks import nothing
 from strategies.execution import BUY, InstrumentTerms, Side
 from strategies.guard_orders import Book
-from strategies.intent import AccountView, TradeCosts
+from strategies.intent import NO_COSTS, AccountView, TradeCosts
 from strategies.market_data import price_number
 from strategies.order_ids import OrderKind, check_tag, order_id
 from strategies.policy import FORCED_REASONS, LIQUIDATED
 from strategies.recorder import LIQUIDATION_PREFIX, TAKEN_BACK, OrderRow, RunRecorder
-
-NO_COSTS = TradeCosts(round_trip_frac=0.0, funding_interval_bars=math.nan)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Self
 
 from strategies.execution import BUY, SELL, Side
 from strategies.guard_desk import GuardDesk
-from strategies.intent import MarketView
+from strategies.intent import NO_COSTS, MarketView
 from strategies.joint_kelly import Candidate, joint_weight
-from strategies.order_desk import NO_COSTS, OrderDesk, StrategySettings
+from strategies.order_desk import OrderDesk, StrategySettings
 from strategies.policy import REBALANCE
 from strategies.policy_config import FusionPolicy
 from strategies.rebalance_orders import Trade

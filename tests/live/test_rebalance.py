@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
 from adapters.synthetic import SyntheticConfig
+from catalog.timestamps import interval_ns, parse_time
 from live.cli import app
+from live.profile import load_profile
+from live.runs import PREDICTIONS_FILE
 from live.synthesis import make_market
+from research.predictions import stamp_predictions, write_predictions
+from research.settings import predictor_spec
 
 NAMES = ("BTCUSDT-PERP.BINANCE", "ETHUSDT-PERP.BINANCE", "SOLUSDT-PERP.BINANCE")
 
@@ -76,3 +82,34 @@ def test_a_book_that_cannot_be_planned_is_refused(
     assert done.exit_code != 0
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def predicted(folder: Path, probs: dict[str, float], at: str) -> Path:
+    """Write a run that holds nothing but predictions at one close."""
+    profile = load_profile("synthetic")
+    config, data = profile.walk_forward_config(), profile.data
+    spec = predictor_spec(config, data.instruments, interval_ns(data.interval))
+    frame = pd.DataFrame(
+        [(parse_time(at), name, prob) for name, prob in probs.items()],
+        columns=["ts_init", "instrument_id", "prob_up"],
+    )
+    frame["volatility"] = 0.002
+    folder.mkdir()
+    write_predictions(folder / PREDICTIONS_FILE, stamp_predictions(frame, spec, "0" * 64))
+    return folder
+
+
+def test_kelly_closes_what_is_not_expected_to_pay(catalog: Path, tmp_path: Path) -> None:
+    run = predicted(tmp_path / "run", {NAMES[0]: 0.6, NAMES[1]: 0.4}, "2024-01-08")
+    held = {NAMES[0]: 0.1, NAMES[1]: 1.0}
+    method = ("--set", "strategy.rebalance={method: kelly, drift_frac: 0.0}")
+    done = rebalance(catalog, held, *method, "--predictions", str(run), "--json")
+    assert done.exit_code == 0, done.stderr
+    trades = {one["instrument"]: one for one in json.loads(done.stdout)["trades"]}
+    assert trades[NAMES[1]]["reason"] == "close"
+    assert trades[NAMES[0]]["side"] == 1
+    unknown = predicted(tmp_path / "other", {NAMES[0]: 0.6}, "2024-01-08")
+    done = rebalance(catalog, held, *method, "--predictions", str(unknown))
+    assert f"must cover {NAMES[1]} at 2024-01-08 00:00:00, did not" in done.stderr
+    done = rebalance(catalog, held, *method)
+    assert "method must be risk_parity where no predictions are given" in done.stderr

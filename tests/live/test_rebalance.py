@@ -102,7 +102,7 @@ def predicted(folder: Path, probs: dict[str, float], at: str) -> Path:
 def test_kelly_closes_what_is_not_expected_to_pay(catalog: Path, tmp_path: Path) -> None:
     run = predicted(tmp_path / "run", {NAMES[0]: 0.6, NAMES[1]: 0.4}, "2024-01-08")
     held = {NAMES[0]: 0.1, NAMES[1]: 1.0}
-    method = ("--set", "strategy.rebalance={method: kelly, drift_frac: 0.0}")
+    method = ("--set", "strategy.rebalance={method: kelly, drift_frac: 0.01}")
     done = rebalance(catalog, held, *method, "--predictions", str(run), "--json")
     assert done.exit_code == 0, done.stderr
     trades = {one["instrument"]: one for one in json.loads(done.stdout)["trades"]}

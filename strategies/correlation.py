@@ -127,6 +127,12 @@ class GroupFinder:
         self._window = ReturnsWindow(self._names, config.window_bars)
         self._day: int | None = None
 
+    def changed(self, config: FoundGroups) -> GroupFinder:
+        """Return a finder with other settings and this one's past; it finds at its next bar."""
+        other = GroupFinder(self._names, config)
+        other._window = self._window.resized(config.window_bars)
+        return other
+
     def update(self, ts: int, closes: Mapping[str, float]) -> tuple[frozenset[str], ...] | None:
         """Take the closes of one bar; return the groups where they were found anew, else None.
 

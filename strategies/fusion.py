@@ -18,6 +18,7 @@ from catalog.timestamps import NS_PER_HOUR
 from catalog.types import register_types
 from strategies.callbacks import guarded
 from strategies.execution import BUY, SELL
+from strategies.guard import Guard
 from strategies.guard_desk import GuardDesk
 from strategies.intent import MarketView
 from strategies.market_data import price_number
@@ -36,6 +37,7 @@ from strategies.portfolio_desk import PortfolioDesk
 from strategies.predictor_actor import PREDICTION_TYPE
 from strategies.protection import Protection
 from strategies.recorder import FINAL_STATUSES, Decision, FillRow, RunRecorder
+from strategies.risk_policy import RiskPolicy
 from strategies.sizing import Size, confidence, order_quantity, size, target_fraction
 from strategies.stops import stop_fraction
 
@@ -69,16 +71,26 @@ class FusionStrategy(Strategy):
         Where.
     recorder : RunRecorder
         Takes decisions, orders and fills, and holds the ledger.
+    guard : Guard, optional
+        One that remembers an earlier process, with the policy's own `risk`; else a fresh one.
     """
 
     def __new__(
-        cls, policy: FusionPolicy, settings: StrategySettings, recorder: RunRecorder
+        cls,
+        policy: FusionPolicy,
+        settings: StrategySettings,
+        recorder: RunRecorder,
+        guard: Guard | None = None,
     ) -> Self:
         """Create the native part, whose own constructor refuses our arguments."""
         return super().__new__(cls)
 
     def __init__(
-        self, policy: FusionPolicy, settings: StrategySettings, recorder: RunRecorder
+        self,
+        policy: FusionPolicy,
+        settings: StrategySettings,
+        recorder: RunRecorder,
+        guard: Guard | None = None,
     ) -> None:
         identity = StrategyId(f"FUSION-{settings.tag}")
         super().__init__(StrategyConfig(strategy_id=identity, order_id_tag=settings.tag))
@@ -89,7 +101,7 @@ class FusionStrategy(Strategy):
         self.recorder = recorder
         self.desk = OrderDesk(self, settings, recorder)
         self.protection = Protection(self.desk, recorder)
-        self.guard = GuardDesk.of(policy.risk, self.desk, recorder)
+        self.guard = GuardDesk.of(policy.risk, self.desk, recorder, guard)
         self.portfolio_desk = PortfolioDesk.of(policy, settings, self.desk, recorder)
         self._states = self.desk.states
         self._decided = DecidedBars(settings.interval_ns)
@@ -99,6 +111,19 @@ class FusionStrategy(Strategy):
         self._seen = 0
         self._pending: list[_Record] = []
         self._due: list[tuple[str, float, int]] = []
+
+    def adopt_risk(self, ts: int, risk: RiskPolicy) -> None:
+        """Let another risk policy count from now on: its limits, and its sizing where that counts.
+
+        Raises
+        ------
+        ConfigError
+            If it does not fit the strategy; the old one stays.
+        """
+        assert self.guard is not None
+        policy = self.policy.with_risk(risk)
+        self.guard.adopt(ts, risk)
+        self.policy, self._sizing = policy, policy.position_sizing
 
     @guarded
     def on_start(self) -> None:

@@ -1,13 +1,17 @@
 """The risk guard at the strategy's side: tells it what happens, asks it, does what it says.
 
-All of it happens at the stamps of data, so a replay and a live node take the same decisions. What
-only a live process can see (a kill-switch file, data that stay away) is told by whoever sees it,
-through `GuardDesk.guard`.
+What the strategy tells it happens at the stamps of data, so a replay and a live node take the same
+decisions. What only a live process can see (a kill-switch file, data that stay away, prices between
+two closes) comes from the actor `strategies.risk_guard`, which shares this desk.
 """
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Self
+
+from catalog.errors import ConfigError
+from catalog.timestamps import NS_PER_SECOND, format_time
 
 from strategies.correlation import GroupFinder
 from strategies.execution import BUY, SELL
@@ -18,6 +22,13 @@ from strategies.order_desk import OrderDesk
 from strategies.policy import RISK_GUARD
 from strategies.recorder import RunRecorder
 from strategies.risk_policy import RiskPolicy
+
+
+class Mark(NamedTuple):
+    """The latest price of an instrument, quote units, and since when it is known (UTC ns)."""
+
+    price: float
+    ts: int
 
 
 class GuardDesk:
@@ -31,6 +42,12 @@ class GuardDesk:
         What is held and under way, and where orders leave.
     recorder : RunRecorder
         Holds the ledger, and takes the guard's events down.
+
+    Attributes
+    ----------
+    on_news : callable or None
+        Called when the guard had something to say, such as a new hold, before anything follows
+        from it: for whoever stores its state. It must not hold the strategy.
     """
 
     def __init__(self, guard: Guard, desk: OrderDesk, recorder: RunRecorder) -> None:
@@ -40,17 +57,38 @@ class GuardDesk:
         found = guard.policy.found_groups
         self._finder = None if found is None else GroupFinder(tuple(desk.states), found)
         self._ts = 0
+        self.on_news: Callable[[], None] | None = None
+        self._looked: int | None = None
+        self._look_within_ns = 0
 
     @classmethod
-    def of(cls, policy: RiskPolicy | None, desk: OrderDesk, recorder: RunRecorder) -> Self | None:
-        """Return a guard with a policy; None without one."""
-        return None if policy is None else cls(Guard(policy), desk, recorder)
+    def of(
+        cls,
+        policy: RiskPolicy | None,
+        desk: OrderDesk,
+        recorder: RunRecorder,
+        guard: Guard | None = None,
+    ) -> Self | None:
+        """Return the desk of a guard, or of a fresh one with a policy; None without a policy.
+
+        Raises
+        ------
+        ConfigError
+            If the guard keeps another policy.
+        """
+        if guard is not None and guard.policy != policy:
+            raise ConfigError(
+                "a strategy's guard must keep the strategy's own risk policy, kept another: build "
+                "it with the policy of the profile"
+            )
+        return None if policy is None else cls(guard or Guard(policy), desk, recorder)
 
     def watch(self, ts: int) -> None:
         """Mark the account once a bar, when all its bars are in, and do what the guard says."""
         if ts <= self._ts:
             return
         self._ts = ts
+        self._require_looks(ts)
         ledger, guard = self._recorder.ledger, self.guard
         states = self._desk.states
         fresh = {name: ledger.marks[name] for name, one in states.items() if one.bar_ts == ts}
@@ -65,18 +103,75 @@ class GuardDesk:
                 guard.set_found_groups(groups)
         self.act(ts)
 
+    def expect_looks(self, ts: int, within_ns: int) -> None:
+        """Say that somebody looks from now on; without a look for so long trading ends."""
+        self._looked, self._look_within_ns = ts, within_ns
+
+    def look(self, ts: int, marks: Mapping[str, Mark]) -> None:
+        """Mark the account between two closes, and do what the guard says.
+
+        Parameters
+        ----------
+        ts : int
+            Now, UTC nanoseconds.
+        marks : mapping of str to Mark
+            Prices by instrument, from after the last look; the close of a later bar counts more.
+        """
+        self._looked = ts
+        ledger, guard, states = self._recorder.ledger, self.guard, self._desk.states
+        for name, (price, seen) in marks.items():
+            guard.on_data(min(seen, ts), name, price)
+        guard.on_clock(ts)
+        newer = {name: one.price for name, one in marks.items() if one.ts >= states[name].bar_ts}
+        guard.on_equity(ts, ledger.equity_at({**ledger.marks, **newer}))
+        guard.on_positions(ts, len(ledger.positions), self._desk.under_way())
+        self.act(ts)
+
     def act(self, ts: int) -> None:
         """Do what the guard says.
 
         A market order that has left cannot be taken back; what it opens is flattened next. Stops
         stay until their position is closed.
         """
-        if any(isinstance(one, FlattenAll) for one in self.guard.actions(ts)):
-            self._desk.drop_held_back()
-            for name, position in list(self._recorder.ledger.positions.items()):
-                if not self._desk.states[name].under_way:
-                    self._desk.market("F", name, ts, -position.quantity, RISK_GUARD)
-        self._recorder.guard_events.extend(self.guard.news())
+        flatten = any(isinstance(one, FlattenAll) for one in self.guard.actions(ts))
+        self.tell()
+        if not flatten:
+            return
+        self._desk.drop_held_back()
+        for name, position in list(self._recorder.ledger.positions.items()):
+            # A second may hold one forced exit; the next request for a flattening sends another.
+            if not self._desk.states[name].under_way and not self._desk.has_sent("F", name, ts):
+                self._desk.market("F", name, ts, -position.quantity, RISK_GUARD)
+
+    def tell(self) -> None:
+        """Take down what the guard has to say, and have its state stored."""
+        news = self.guard.news()
+        if news:
+            self._recorder.guard_events.extend(news)
+            if self.on_news is not None:
+                self.on_news()
+
+    def adopt(self, ts: int, policy: RiskPolicy) -> None:
+        """Let another policy count from now on, the groups that it wants found included."""
+        before = self.guard.policy.found_groups
+        self.guard.adopt(ts, policy)
+        found = policy.found_groups
+        if found is None:
+            self._finder = None
+            self.guard.set_found_groups(())
+        elif self._finder is None:
+            self._finder = GroupFinder(tuple(self._desk.states), found)
+        elif found != before:
+            self._finder = self._finder.changed(found)
+        self.tell()
+
+    def _require_looks(self, ts: int) -> None:
+        """End trading where whoever was to look does not: files and clocks are unseen then."""
+        if self._looked is not None and ts - self._looked > self._look_within_ns:
+            self.guard.fail(
+                f"the risk guard must look every {self._look_within_ns / NS_PER_SECOND:g} s, last "
+                f"did {(ts - self._looked) / NS_PER_SECOND:.0f} s before {format_time(ts)}"
+            )
 
     def allowed(
         self, instrument_id: str, ts: int, quantity: float, price: float
@@ -90,8 +185,9 @@ class GuardDesk:
             price,
             self._desk.states[instrument_id].terms,
         )
+        self._require_looks(ts)
         ruling = self.guard.check(intent, self._desk.book())
-        self._recorder.guard_events.extend(self.guard.news())
+        self.tell()
         if isinstance(ruling, Allowed):
             return quantity, ""
         if isinstance(ruling, Refused):

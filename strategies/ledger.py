@@ -9,6 +9,7 @@ reduction books its profit, a settlement its payment. Each booking is rounded to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -98,9 +99,13 @@ class Ledger:
 
     def equity(self) -> float:
         """Return cash and the unrealised result of every position at the latest marks, USDT."""
+        return self.equity_at(self.marks)
+
+    def equity_at(self, marks: Mapping[str, float]) -> float:
+        """Return what `equity` would at other marks; a position without one is worth its cost."""
         total = self.cash
         for instrument_id, position in self.positions.items():
-            move = self.marks.get(instrument_id, position.average_open) - position.average_open
+            move = marks.get(instrument_id, position.average_open) - position.average_open
             total += position.quantity * move
         return total
 

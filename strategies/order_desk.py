@@ -252,6 +252,10 @@ class OrderDesk:
             due = clock.timestamp_ns() + after
             clock.set_time_alert_ns(f"settle-{due}", due, nothing)
 
+    def has_sent(self, kind: OrderKind, instrument_id: str, ts: int) -> bool:
+        """Return whether the name of an order is taken: a second has one of each kind."""
+        return order_id(self._settings.tag, kind, instrument_id, ts) in self._recorder.orders
+
     def ended(self, client_order_id: str) -> None:
         """Take note that an order has ended."""
         row = self._recorder.orders[client_order_id]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from catalog.config import Config
+from catalog.errors import ConfigError
 from strategies.rebalance import RebalanceConfig
 from strategies.risk_policy import RiskPolicy
 from strategies.sizing_config import SizingConfig
@@ -144,6 +145,21 @@ class FusionPolicy(Config):
         """Largest gross and net exposure that sizing allows, multiples of equity."""
         sizing = self.position_sizing
         return (math.inf, math.inf) if sizing is None else (sizing.max_gross, sizing.max_net)
+
+    def with_risk(self, risk: RiskPolicy) -> Self:
+        """Return these settings with another risk policy.
+
+        Raises
+        ------
+        ConfigError
+            If the two do not fit.
+        """
+        parts = {name: getattr(self, name) for name in type(self).model_fields}
+        try:
+            return type(self).model_validate({**parts, "risk": risk})
+        except ValidationError as error:
+            faults = "; ".join(str(fault["msg"]) for fault in error.errors())
+            raise ConfigError(f"the risk policy does not fit the strategy: {faults}") from None
 
     @property
     def position_sizing(self) -> SizingConfig | None:

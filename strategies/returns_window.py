@@ -50,6 +50,14 @@ class ReturnsWindow:
         """
         return np.roll(self._returns, -self._at, axis=0)
 
+    def resized(self, bars: int) -> ReturnsWindow:
+        """Return a window of another length with as much of the past as both hold."""
+        other = ReturnsWindow(self.names, bars)
+        kept = self.returns()[-bars:]
+        other._returns[-len(kept) :] = kept
+        other._last = dict(self._last)
+        return other
+
     def complete(self, names: Sequence[str]) -> NDArray[np.float64]:
         """Return the rows that are known for all of `names`, (n_known_bars, n_names)."""
         columns = [self.names.index(name) for name in names]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -42,6 +42,7 @@ from strategies.predictor_actor import PredictorActor, PredictorActorConfig
 from strategies.reconciliation import Reconciliation
 from strategies.recorder import FINAL_STATUSES, RunRecorder
 from strategies.replay_data import RecordSource, ReplayInputs, check_inputs, settlements
+from strategies.throttle import engine_rate, require_room
 
 __all__ = [
     "BacktestOutcome",
@@ -111,6 +112,7 @@ class Replay:
     def run(self, progress: Progress) -> BacktestOutcome:
         """Build, run, read, dispose: one engine may be alive per thread."""
         started = time.perf_counter()
+        require_room(self.policy.risk, len(self.inputs.instruments))
         engine = BacktestEngine(engine_config())
         try:
             strategy = self.strategy()
@@ -118,6 +120,8 @@ class Replay:
             total = len(np.unique(np.concatenate([one.ts_init for one in self.inputs.bars])))
             engine.add_actor(self.actor(lambda done: progress(_STAGE, min(done, total), total)))
             engine.add_strategy(strategy)
+            for watcher in self.watchers(strategy):
+                engine.add_actor(watcher)
             records = self.feed(engine)
             progress(_STAGE, total, total)
             ran = time.perf_counter()
@@ -142,6 +146,10 @@ class Replay:
             send_at=self.send_at,
         )
         return FusionStrategy(self.policy, settings, self.recorder)
+
+    def watchers(self, strategy: Any) -> Sequence[Any]:
+        """Return further actors, such as a `RiskGuard` that looks by the replay's clock: none."""
+        return ()
 
     def send_at(self, instrument_id: str, ts: int) -> int | None:
         """Return when an order decided at `ts` must be sent to arrive with its next open."""
@@ -306,7 +314,7 @@ def engine_config() -> BacktestEngineConfig:
         # Equity is computed from our ledger, and margins follow fills, not prices.
         portfolio=PortfolioConfig(bar_updates=False, equity_curve=False),
         # A hundred orders a second would be denied although replayed seconds are not real ones.
-        risk_engine=RiskEngineConfig(max_order_submit_rate="1000000/00:00:01"),
+        risk_engine=RiskEngineConfig(max_order_submit_rate=engine_rate()),
     )
 
 

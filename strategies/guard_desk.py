@@ -12,7 +12,6 @@ from typing import NamedTuple, Self
 
 from catalog.errors import ConfigError
 from catalog.timestamps import NS_PER_SECOND, format_time
-
 from strategies.correlation import GroupFinder
 from strategies.execution import BUY, SELL
 from strategies.guard import Guard

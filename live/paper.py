@@ -114,6 +114,8 @@ class PaperExecutionClient(ExecutionClient):
         """Return whether a record could make this client emit an event."""
         if self._due and record.ts_init > self._due[0].ts_init and self.book.ledger.positions:
             return True
+        if self.book.would_take_back(record.ts_init):
+            return True
         if isinstance(record, QuoteTick):
             price = price_number(record.bid_price)
             return self.book.quote_would_act(str(record.instrument_id), price, record.ts_init)
@@ -128,6 +130,7 @@ class PaperExecutionClient(ExecutionClient):
         if record.ts_init > self._quoted:
             self.require_solvent()
         self.settle(record.ts_init)
+        self._publish(self.book.on_time(record.ts_init))
         if isinstance(record, QuoteTick):
             self.on_quote(record)
         elif isinstance(record, Bar):

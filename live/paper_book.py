@@ -27,6 +27,8 @@ from strategies.impact import fill_slippage_bps, takes
 from strategies.ledger import FundingRow, Ledger, LedgerFill
 from strategies.liquidation import is_liquidated, maintenance_margin
 
+_NEVER = 1 << 62
+
 
 @dataclass(frozen=True, slots=True)
 class PaperOrder:
@@ -121,6 +123,7 @@ class PaperBook:
         self._known: dict[str, PaperOrder] = {}
         self._volumes = dict.fromkeys(terms, math.nan)
         self._quotes: dict[str, float] = {}
+        self._cancel_due = _NEVER
         self.ledger = Ledger(execution.starting_balance)
         self.filled: dict[str, float] = {}
 
@@ -137,6 +140,7 @@ class PaperBook:
             return False
         arrival = ts_sent + self._execution.latency_ns
         self._travelling[order.instrument_id].append(_Command("cancel", order, arrival))
+        self._cancel_due = min(self._cancel_due, arrival)
         return True
 
     def open_orders(self) -> list[PaperOrder]:
@@ -179,6 +183,45 @@ class PaperBook:
         """Take a complete bar's open, high and low: its range fills the stops that it reached."""
         events = self._arrive(instrument_id, ts_event)
         return events + self._trigger_stops(instrument_id, *prices, ts_event)
+
+    def would_take_back(self, ts_event: int) -> bool:
+        """Return whether `on_time` would cancel anything."""
+        return ts_event >= self._cancel_due and bool(self._taken_back(ts_event))
+
+    def on_time(self, ts_event: int) -> list[PaperEvent]:
+        """Cancel the market orders that wait for a price and were taken back by now.
+
+        To be called with the time of every record, before it is taken: an instrument that pauses
+        sends none of its own.
+        """
+        if ts_event < self._cancel_due:
+            return []
+        taken = self._taken_back(ts_event)
+        for order in taken:
+            self._remove(order)
+            commands = self._travelling[order.instrument_id]
+            self._travelling[order.instrument_id] = [one for one in commands if one.order != order]
+        self._cancel_due = min(
+            (
+                one.ts_arrival
+                for commands in self._travelling.values()
+                for one in commands
+                if one.action == "cancel"
+            ),
+            default=_NEVER,
+        )
+        return [PaperCancel(order, ts_event) for order in taken]
+
+    def _taken_back(self, ts_event: int) -> list[PaperOrder]:
+        return [
+            one.order
+            for commands in self._travelling.values()
+            for one in commands
+            if one.action == "cancel"
+            and one.ts_arrival <= ts_event
+            and one.order.trigger is None
+            and one.order.client_order_id in self._known
+        ]
 
     def on_volume(self, instrument_id: str, volume: float) -> None:
         """Take note, after `on_bar`, of what was traded in the bar: later fills are sized by it."""

@@ -136,7 +136,7 @@ class GuardDesk:
         self.tell()
         if not flatten:
             return
-        self._desk.drop_held_back()
+        self._desk.take_back_entries()
         for name, position in list(self._recorder.ledger.positions.items()):
             # A second may hold one forced exit; the next request for a flattening sends another.
             if not self._desk.states[name].under_way and not self._desk.has_sent("F", name, ts):

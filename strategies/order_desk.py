@@ -261,18 +261,29 @@ class OrderDesk:
         row = self._recorder.orders[client_order_id]
         self.states[row.instrument_id].under_way.discard(client_order_id)
 
-    def drop_held_back(self) -> None:
-        """Take back the entries that wait for the next open of their instrument."""
-        for name, orders in self._held_back.items():
-            kept = []
-            for order in orders:
-                identity = order.client_order_id.value
-                if self._recorder.orders[identity].reduce_only:
-                    kept.append(order)
-                else:
+    def take_back_entries(self) -> None:
+        """Take back what adds risk and has not filled: what waits for an open of its instrument.
+
+        In a replay it has not left yet; a live exchange must be asked.
+        """
+        held_back = {
+            order.client_order_id.value: orders
+            for orders in self._held_back.values()
+            for order in orders
+        }
+        for state in self.states.values():
+            for identity in sorted(state.under_way):
+                row = self._recorder.orders[identity]
+                if row.reduce_only:
+                    continue
+                if identity in held_back:
+                    orders = held_back[identity]
+                    orders[:] = [one for one in orders if one.client_order_id.value != identity]
                     self._recorder.order_status(identity, "CANCELED", TAKEN_BACK)
                     self.ended(identity)
-            self._held_back[name] = kept
+                else:
+                    self._recorder.order_status(identity, row.status, TAKEN_BACK)
+                    self.cancel(identity)
 
     def adopt(self, event: Any) -> OrderRow:
         """Take down the fill of an order that the exchange sent in our name: a liquidation.
@@ -323,6 +334,8 @@ class OrderDesk:
         if self._settings.send_at is not None and row.type == "MARKET":
             due = self._settings.send_at(row.instrument_id, ts)
         if due is None:
+            # It stays under way until the end of the data, unless it is taken back.
+            self._held_back.setdefault("", []).append(order)
             return
         if due <= ts:
             self._strategy.submit_order(order)

@@ -65,7 +65,7 @@ FINAL_STATUSES = ("FILLED", "CANCELED", "REJECTED", "DENIED", "EXPIRED")
 """An order with another status at the end of a run is not closed."""
 LIQUIDATION_PREFIX = "LIQUIDATION-"
 """With what the engine's names of liquidation orders begin; the rest is random."""
-TAKEN_BACK = "taken back before it left"
+TAKEN_BACK = "taken back before it filled"
 """The detail of an order that was cancelled while it waited for the next open."""
 _TYPES = {
     **dict.fromkeys(("kind", "level"), "object"),

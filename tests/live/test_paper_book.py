@@ -249,3 +249,18 @@ def test_an_account_that_does_not_cover_its_positions_says_so() -> None:
     assert found is not None
     assert "must be more than the maintenance margin 120.12" in found
     assert book().liquidation() is None
+
+
+def test_an_entry_that_waits_is_taken_back_though_its_instrument_pauses() -> None:
+    paper = book()
+    paper.submit(market("E", on=ETH), 0)
+    assert paper.cancel("E", 10 * LATENCY)
+    assert not paper.would_take_back(11 * LATENCY - 1)
+    assert paper.on_time(11 * LATENCY - 1) == []
+    assert paper.would_take_back(11 * LATENCY)
+    (event,) = paper.on_time(11 * LATENCY)
+    assert isinstance(event, PaperCancel)
+    assert (event.order.client_order_id, event.ts_event) == ("E", 11 * LATENCY)
+    assert paper.open_orders() == []
+    assert paper.on_time(12 * LATENCY) == []
+    assert paper.on_quote(ETH, 50.0, 12 * LATENCY) == []

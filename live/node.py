@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nautilus_trader.common import Environment, LoggerConfig, LogLevel
@@ -20,11 +20,13 @@ from nautilus_trader.live import (
     LiveNodeConfig,
     LiveRiskEngineConfig,
 )
+from nautilus_trader.live.clients import DataClientFactory
 from nautilus_trader.model import TraderId
 
 from adapters.replay import FENCE_PARAMETER, FenceStrategy, ReplaySession, replay_data_factory
 from catalog.errors import RunFailedError
 from live.paper import PaperExecutionClient, PaperWiring, paper_factory
+from strategies.throttle import engine_rate
 
 TRADER_ID = "LEVIBOT-001"
 
@@ -53,36 +55,69 @@ def run_node(
     RunFailedError
         If the node could not be built.
     """
-    clients: list[PaperExecutionClient] = []
 
-    def created(client: PaperExecutionClient) -> None:
-        clients.append(client)
+    def ready(client: PaperExecutionClient, stop: Callable[[], None]) -> None:
         session.venue = client
+        session.on_end = stop
 
-    node = _build(session, paper_factory(wiring, created), wiring)
+    # Added last, started last: its subscription starts the replay.
+    fence = FenceStrategy(session, wiring.account_id)
+    try:
+        return run_feed(replay_data_factory(session), wiring, ready, actors, (*strategies, fence))
+    finally:
+        session.on_end = None
+        _release(session.failure)
+
+
+def run_feed(
+    data_factory: type[DataClientFactory],
+    wiring: PaperWiring,
+    ready: Callable[[PaperExecutionClient, Callable[[], None]], None],
+    actors: Sequence[Any],
+    strategies: Sequence[Any],
+) -> PaperExecutionClient:
+    """Run a live node with a paper exchange on any data client; return when somebody stops it.
+
+    Parameters
+    ----------
+    data_factory : type
+        Makes the client that market data come from, by the wall clock or in lock-step.
+    wiring : PaperWiring
+        Connections of the paper exchange.
+    ready : callable
+        Told the paper exchange, which must be shown each record before it is published, and what
+        stops the node; from any thread.
+    actors, strategies : sequence
+        Nautilus components, started in this order.
+
+    Raises
+    ------
+    RunFailedError
+        If the node could not be built.
+    """
+    clients: list[PaperExecutionClient] = []
+    node = _build(data_factory, paper_factory(wiring, clients.append), wiring)
     try:
         for actor in actors:
             node.add_actor(actor)
         for strategy in strategies:
             node.add_strategy(strategy)
-        # Added last, started last: its subscription starts the replay.
-        node.add_strategy(FenceStrategy(session, wiring.account_id))
-        handle = node.handle()
-        session.on_end = handle.stop
+        ready(clients[0], node.handle().stop)
         node.run()
     finally:
-        session.on_end = None
         node.dispose()
         del node
-        _release(session.failure)
+        _release(None)
     return clients[0]
 
 
-def _build(session: ReplaySession, execution_factory: Any, wiring: PaperWiring) -> LiveNode:
+def _build(
+    data_factory: type[DataClientFactory], execution_factory: Any, wiring: PaperWiring
+) -> LiveNode:
     try:
         return (
             LiveNodeBuilder.from_config("levibot", _node_config())
-            .add_data_client(wiring.venue, replay_data_factory(session), DataClientConfig())
+            .add_data_client(wiring.venue, data_factory, DataClientConfig())
             .add_exec_client(wiring.venue, execution_factory, ExecutionClientConfig())
             .build()
         )
@@ -116,7 +151,7 @@ def _node_config() -> LiveNodeConfig:
         timeout_shutdown_secs=1.0,
         exec_engine=LiveExecutionEngineConfig(reconciliation=False, inflight_check_interval_ms=0),
         # The limit counts wall-clock seconds, of which a replayed day takes a few hundredths.
-        risk_engine=LiveRiskEngineConfig(max_order_submit_rate="1000000/00:00:01"),
+        risk_engine=LiveRiskEngineConfig(max_order_submit_rate=engine_rate()),
     )
 
 

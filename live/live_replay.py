@@ -26,6 +26,7 @@ from strategies.predictor_actor import PredictorActor, PredictorActorConfig
 from strategies.reconciliation import Reconciliation
 from strategies.recorder import FINAL_STATUSES
 from strategies.replay_data import check_inputs, record_groups
+from strategies.throttle import require_room
 
 _PATIENCE_MS = 24 * 3_600_000
 """The actor's own time-out: longer than any replay, whose session says when a time is complete."""
@@ -91,6 +92,7 @@ class LiveReplay:
         """Build, run, read, drop: one live node may exist in a process."""
         started = time.perf_counter()
         replay = self.backtest
+        require_room(replay.policy.risk, len(replay.inputs.instruments))
         venue = str(replay.inputs.instruments[0].id.venue)
         feed = ReplayFeed(venue, replay.inputs.instruments, self.records)
         session = ReplaySession(feed, config, progress=progress)

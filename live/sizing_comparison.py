@@ -118,7 +118,7 @@ def policies(profile: Profile, interval_ns: int) -> dict[str, FusionPolicy]:
         If the policy has no stop, which sizing by risk needs.
     """
     own = profile.strategy
-    if own.stop_fracs is None:
+    if own.exit_rules is None:
         raise ConfigError(
             "sizing by risk needs a stop, the profile has none: set strategy.stop_loss_frac or "
             "strategy.stops"

@@ -40,7 +40,7 @@ from strategies.outcome import BacktestOutcome, close_books, run_frames
 from strategies.policy_config import FusionPolicy
 from strategies.predictor_actor import PredictorActor, PredictorActorConfig
 from strategies.reconciliation import Reconciliation
-from strategies.recorder import FINAL_STATUSES, TAKEN_BACK, RunRecorder
+from strategies.recorder import EXIT_TYPES, FINAL_STATUSES, TAKEN_BACK, RunRecorder
 from strategies.replay_data import RecordSource, ReplayInputs, check_inputs, settlements
 from strategies.throttle import engine_rate, require_room
 
@@ -269,7 +269,7 @@ class Replay:
 
     def fill_rules(self) -> FillRules:
         """Return what the run's fills must follow."""
-        return FillRules(self.inputs.bars, self.terms, self.execution, self.policy.stop_fracs)
+        return FillRules(self.inputs.bars, self.terms, self.execution, self.policy.exit_rules)
 
     def settlements_due(self) -> int:
         """Return how many settlements fell while a position was held, counted from the fills."""
@@ -325,7 +325,7 @@ def _alive(recorder: RunRecorder, check: FillCheck) -> tuple[tuple[str, ...], tu
     for row in recorder.orders.values():
         if row.status in FINAL_STATUSES:
             continue
-        resting = row.type == "STOP_MARKET" and row.status == "ACCEPTED"
+        resting = row.type in EXIT_TYPES and row.status == "ACCEPTED"
         protects = resting and recorder.ledger.quantity(row.instrument_id) * row.side < 0.0
         at_end = check.meets_no_price(row) and row.filled_quantity == 0.0
         if protects or at_end:

@@ -7,12 +7,18 @@ When things happen, for a decision at the close ``t`` of a bar (``interval`` lon
 
 ============================  ======================================================
 ``t``                         decision; market orders are submitted
-``t + latency``               the open of the next bar is quoted; stops that it has passed fill at
-                              it, then market orders do (an exit is refused if its stop was first)
-``t + 2 latency``             a stop for a position opened at ``t + latency`` becomes live
+``t + latency``               the open of the next bar is quoted; stops and targets that it has
+                              passed fill at it; then what was sent at ``t`` arrives, the new stop
+                              of a trailing one first (refused if the open has passed it), and
+                              market orders fill (an exit is refused if its stop was first)
+``t + 2 latency``             stop and target of a position opened at ``t + latency`` become live;
+                              a stop that was replaced at ``t`` is gone
 ``t + interval``              the next bar is complete; stops that its range reached fill at
                               ``min(trigger, open)`` (sells) or ``max(trigger, open)`` (buys),
-                              stamped ``t + interval``, before the decision at that time
+                              targets at the trigger, stamped ``t + interval``, before the decision
+                              at that time. Its path is open, high, low, close: of a long's stop
+                              and target the target comes first, of a short's the stop. Whatever
+                              closes a position ends its other exits in the same moment
 ============================  ======================================================
 
 A stop is live within its entry bar from that bar's open on: the two latencies are milliseconds.
@@ -262,6 +268,11 @@ def stop_trigger(side: Side, entry_price: float, stop_loss_frac: float, tick: De
 def stop_reference(side: Side, trigger: float, open_price: float) -> float:
     """Return the price before slippage of a triggered stop: a gap fills at the open, not at it."""
     return max(trigger, open_price) if side == BUY else min(trigger, open_price)
+
+
+def target_reference(side: Side, trigger: float, open_price: float) -> float:
+    """Return the price before slippage of a touched target: a gap fills at the better open."""
+    return min(trigger, open_price) if side == BUY else max(trigger, open_price)
 
 
 def stop_is_triggered(side: Side, trigger: float, high: float, low: float) -> bool:

@@ -37,6 +37,7 @@ from strategies.execution import (
     commission,
     slipped_price,
     stop_reference,
+    target_reference,
 )
 from strategies.impact import fill_slippage_bps, takes
 from strategies.market_data import BarVolumes, OpenQuotes, price_number
@@ -99,9 +100,12 @@ class ReplayFillModel(FillModel):
         reference = self._market.quotes[terms.instrument_id].last(now)
         if order.order_type == OrderType.STOP_MARKET:
             reference = stop_reference(side, price_number(order.trigger_price), reference)
+        elif order.order_type == OrderType.MARKET_IF_TOUCHED:
+            reference = target_reference(side, price_number(order.trigger_price), reference)
         elif order.order_type != OrderType.MARKET:
             raise RunFailedError(
-                f"order type must be MARKET or STOP_MARKET, was {order.order_type}"
+                f"order type must be MARKET, STOP_MARKET or MARKET_IF_TOUCHED, was "
+                f"{order.order_type}"
             )
         volume = self._market.volumes[terms.instrument_id].before(now)
         execution, quantity = self._market.execution, price_number(order.quantity)

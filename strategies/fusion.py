@@ -26,7 +26,7 @@ from strategies.order_desk import InstrumentState, OrderDesk, StrategySettings
 from strategies.policy import (
     NEVER,
     REBALANCE,
-    STOP_LOSS,
+    STOP_REASONS,
     DecidedBars,
     Held,
     Verdict,
@@ -100,7 +100,7 @@ class FusionStrategy(Strategy):
         self.settings = settings
         self.recorder = recorder
         self.desk = OrderDesk(self, settings, recorder)
-        self.protection = Protection(self.desk, recorder)
+        self.protection = Protection(policy.exit_rules, self.desk, recorder)
         self.guard = GuardDesk.of(policy.risk, self.desk, recorder, guard)
         self.portfolio_desk = PortfolioDesk.of(policy, settings, self.desk, recorder)
         self._states = self.desk.states
@@ -149,6 +149,7 @@ class FusionStrategy(Strategy):
         name = self.desk.instrument_of[bar.bar_type]
         recorder.ledger.mark(name, price_number(bar.close))
         self._states[name].bar_ts = ts
+        self.protection.on_bar(name, bar)
         if ts > self._ts:
             self._ts, self._seen = ts, 0
         self._seen += 1
@@ -218,11 +219,12 @@ class FusionStrategy(Strategy):
                 reason=row.reason,
             )
         )
-        if row.reason == STOP_LOSS:
+        if row.reason in STOP_REASONS:
             bars = -(-event.ts_event // self._interval_ns)
             self._states[row.instrument_id].stopped_at = bars * self._interval_ns
         if self.guard is not None:
             self.guard.on_fill(event.ts_event, row.instrument_id, quantity, price)
+        self.protection.filled(row.instrument_id)
         if row.reason == REBALANCE:
             self.protection.resize(row.instrument_id, event.ts_event)
         self._ended(order_id_)
@@ -260,12 +262,12 @@ class FusionStrategy(Strategy):
 
     @guarded
     def on_position_opened(self, event: Any) -> None:
-        """Protect a new position by a stop, if the policy has one."""
+        """Protect a new position by stop and target, if the policy has them."""
         self.protection.opened(str(event.instrument_id), event.ts_event)
 
     @guarded
     def on_position_closed(self, event: Any) -> None:
-        """Take back the stop of a position that something else closed."""
+        """Take back what protected a position that something else closed."""
         self.protection.closed(str(event.instrument_id))
         if self.guard is not None:
             self.guard.on_closed(event.ts_event)
@@ -440,7 +442,7 @@ class FusionStrategy(Strategy):
             self._refused(order_id_, event.ts_event, detail)
 
     def _refused(self, order_id_: str, ts: int, detail: str) -> None:
-        """Leave no position naked whose stop was refused; tell the guard of refused entries."""
+        """Leave no position whose exit was refused; tell the guard of refused entries."""
         row = self.recorder.orders.get(order_id_)
         if row is None:
             return

@@ -10,7 +10,7 @@ import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from nautilus_trader.model import (
     BarType,
@@ -30,7 +30,13 @@ from strategies.intent import NO_COSTS, AccountView, TradeCosts
 from strategies.market_data import price_number
 from strategies.order_ids import OrderKind, check_tag, order_id
 from strategies.policy import FORCED_REASONS, LIQUIDATED
-from strategies.recorder import LIQUIDATION_PREFIX, TAKEN_BACK, OrderRow, RunRecorder
+from strategies.recorder import (
+    EXIT_TYPES,
+    LIQUIDATION_PREFIX,
+    TAKEN_BACK,
+    OrderRow,
+    RunRecorder,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,18 @@ class InstrumentState:
     degraded_bars: int = 0
     funding_rate: float = 0.0
     bar_ts: int = 0
+
+
+class ExitOrder(NamedTuple):
+    """A stop (kind S) or target (T); `quantity` is signed, `named` the time in its identifier."""
+
+    kind: OrderKind
+    instrument_id: str
+    ts: int
+    quantity: float
+    trigger: float
+    reason: str
+    named: int
 
 
 class OrderDesk:
@@ -171,6 +189,11 @@ class OrderDesk:
         """Return how many orders that are no stops have not ended."""
         return sum(len(state.under_way) for state in self.states.values())
 
+    def is_leaving(self, instrument_id: str) -> bool:
+        """Return whether a market order is under way that only reduces."""
+        rows = (self._recorder.orders[one] for one in self.states[instrument_id].under_way)
+        return any(row.reduce_only and row.type == "MARKET" for row in rows)
+
     def _coming(self, instrument_id: str) -> float:
         rows = (self._recorder.orders[one] for one in self.states[instrument_id].under_way)
         return sum(row.side * (row.quantity - row.filled_quantity) for row in rows)
@@ -221,23 +244,18 @@ class OrderDesk:
         self._submit(row)
         return identity
 
-    def stop(
-        self,
-        instrument_id: str,
-        ts: int,
-        quantity: float,
-        trigger: float,
-        reason: str,
-        named: int,
-    ) -> str:
-        """Send the stop of a position, named after the time `named`; return its identifier."""
-        stop_id = order_id(self._settings.tag, "S", instrument_id, named)
-        side: Side = BUY if quantity > 0.0 else -1
-        row = OrderRow(stop_id, ts, instrument_id, side, abs(quantity), reason)
-        row.type, row.trigger_price, row.reduce_only = "STOP_MARKET", trigger, True
+    def protect(self, order: ExitOrder) -> str:
+        """Send a stop or a target and return its identifier."""
+        identity = order_id(self._settings.tag, order.kind, order.instrument_id, order.named)
+        side: Side = BUY if order.quantity > 0.0 else -1
+        row = OrderRow(
+            identity, order.ts, order.instrument_id, side, abs(order.quantity), order.reason
+        )
+        row.type = "STOP_MARKET" if order.kind == "S" else "MARKET_IF_TOUCHED"
+        row.trigger_price, row.reduce_only = order.trigger, True
         self._submit(row)
         self.settle()
-        return stop_id
+        return identity
 
     def cancel(self, client_order_id: str) -> None:
         """Take an order back."""
@@ -318,9 +336,10 @@ class OrderDesk:
         identity = ClientOrderId(row.client_order_id)
         factory = self._strategy.order_factory
         common = {"reduce_only": row.reduce_only, "client_order_id": identity}
-        if row.type == "STOP_MARKET":
+        if row.type in EXIT_TYPES:
             trigger = Price(row.trigger_price, price_decimals)
-            order = factory.stop_market(state.identity, side, quantity, trigger, **common)
+            make = factory.stop_market if row.type == "STOP_MARKET" else factory.market_if_touched
+            order = make(state.identity, side, quantity, trigger, **common)
         else:
             forced = row.reason in FORCED_REASONS
             duration = TimeInForce.GTC if forced else TimeInForce.IOC

@@ -10,8 +10,8 @@ from typing import Literal
 from catalog.errors import ConfigError
 from catalog.timestamps import NS_PER_SECOND
 
-type OrderKind = Literal["E", "X", "F", "R", "S", "L"]
-"""Entry, exit, forced exit, rebalancing, stop, liquidation."""
+type OrderKind = Literal["E", "X", "F", "R", "S", "T", "L"]
+"""Entry, exit, forced exit, rebalancing, stop, target, liquidation."""
 
 MAX_TAG = 6
 """With a longer tag an identifier would not fit into the 24 characters that adapters leave."""
@@ -25,7 +25,7 @@ def order_id(tag: str, kind: OrderKind, instrument_id: str, ts: int) -> str:
     ----------
     tag : str
         The strategy's tag, at most 6 characters; strategies of one account have different ones.
-    kind : {"E", "X", "F", "R", "S", "L"}
+    kind : {"E", "X", "F", "R", "S", "T", "L"}
         There is at most one of each per instrument and time.
     instrument_id : str
         Its checksum becomes part of the identifier.

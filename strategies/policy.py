@@ -47,10 +47,16 @@ REASONS = (
     "edge_too_small",
     "already_decided",
     "risk_guard",
+    "take_profit",
+    "trailing_stop",
 )
 """Every reason a decision can carry. Codes are places here and are stored: only ever append."""
 STOP_LOSS = "stop_loss"
-"""The reason of a fill that no decision caused."""
+"""The reason of a stop that stands where the entry put it."""
+TRAILING_STOP = "trailing_stop"
+"""The reason of a stop that was moved, and of an exit where the market had passed it already."""
+TAKE_PROFIT = "take_profit"
+"""The reason of a target, and of an exit where the market had passed it already."""
 RISK_GUARD = "risk_guard"
 """The reason of an exit that the risk guard asked for, and of an entry that it did not let pass."""
 STOP_REFUSED = "stop_refused"
@@ -59,7 +65,9 @@ REBALANCE = "rebalance"
 """The reason of an order that only brings a position back to its weight."""
 LIQUIDATED = "liquidation"
 """The reason of a fill by which the exchange took a position away."""
-FORCED_REASONS = frozenset({STOP_LOSS, RISK_GUARD, STOP_REFUSED})
+STOP_REASONS = frozenset({STOP_LOSS, TRAILING_STOP})
+"""Reasons of fills after which nothing is opened for a while."""
+FORCED_REASONS = frozenset({*STOP_REASONS, TAKE_PROFIT, RISK_GUARD, STOP_REFUSED})
 """Reasons of orders that must get out at once and whole, however thin the market is."""
 OPEN_AT_END = "open_at_end"
 """The reason of a position that the end of the data found open."""

@@ -12,7 +12,7 @@ from catalog.errors import ConfigError
 from strategies.rebalance import RebalanceConfig
 from strategies.risk_policy import RiskPolicy
 from strategies.sizing_config import SizingConfig
-from strategies.stops import StopConfig
+from strategies.stops import ExitRules, StopConfig
 
 type Probability = Annotated[float, Field(gt=0.5, lt=1.0)]
 """A threshold for a side: above a coin's, below certainty."""
@@ -164,16 +164,22 @@ class FusionPolicy(Config):
     @property
     def position_sizing(self) -> SizingConfig | None:
         """How much to hold: `sizing`, else what the risk policy says; None for `position_frac`."""
-        if self.sizing is not None or self.risk is None or not self.risk.sizing:
-            return self.sizing
-        return SizingConfig.model_validate(self.risk.sizing)
+        sizing = self.sizing
+        if sizing is None and self.risk is not None and self.risk.sizing:
+            sizing = SizingConfig.model_validate(self.risk.sizing)
+        ratio = None if self.stops is None else self.stops.payoff_ratio
+        if sizing is None or ratio is None or sizing.loss_at != "stop":
+            return sizing
+        # What a bet between stop and target wins is what the target says.
+        return sizing.model_copy(update={"payoff_ratio": ratio})
 
     @property
-    def stop_fracs(self) -> tuple[float, float] | None:
-        """Least and largest distance of a stop, fractions of the entry price; None for no stop."""
+    def exit_rules(self) -> ExitRules | None:
+        """What holds for stops and targets; None for no stop."""
         if self.stops is not None:
-            return self.stops.min_frac, self.stops.max_frac
-        return None if self.stop_loss_frac is None else (self.stop_loss_frac, self.stop_loss_frac)
+            return self.stops.rules
+        fraction = self.stop_loss_frac
+        return None if fraction is None else ExitRules(fraction, fraction)
 
     @model_validator(mode="after")
     def _exit_below_entry(self) -> Self:
@@ -192,11 +198,6 @@ class FusionPolicy(Config):
             raise ValueError(
                 f"stop_loss_frac must be left out where stops are given, was "
                 f"{self.stop_loss_frac}: a position has one stop"
-            )
-        if self.stops is not None and (self.stops.trailing or self.stops.target_vol_multiple):
-            raise ValueError(
-                "stops must have neither trailing nor target_vol_multiple: no order follows them "
-                "yet; leave them out"
             )
         # The risk policy's own sizing is checked where it is read.
         _ = self.position_sizing

@@ -1,27 +1,43 @@
-"""What protects a position: its stop is sent when it opens and taken back when it ends.
+"""What protects a position: stop and target are sent when it opens and taken back when it ends.
 
 An order that protects only ever reduces. It is replaced rather than modified, because exchanges
 do not modify stops: the new one is sent first, and the old one is taken back only once the new one
 is accepted, so that a position is never naked. Where a replacement is refused, the old one stays
 until the position is closed at the market.
+
+A trailing stop is moved at the close of each bar of its instrument, before anything is decided at
+that close. It follows the extremes of complete bars that began after the entry or with it.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from catalog.timestamps import NS_PER_SECOND
 from strategies.execution import BUY, SELL, Side, stop_trigger
-from strategies.order_desk import OrderDesk
-from strategies.policy import STOP_LOSS, STOP_REFUSED
+from strategies.market_data import price_number
+from strategies.order_desk import ExitOrder, OrderDesk
+from strategies.order_ids import OrderKind
+from strategies.policy import STOP_LOSS, STOP_REFUSED, TAKE_PROFIT, TRAILING_STOP
 from strategies.recorder import FINAL_STATUSES, RunRecorder
+from strategies.stops import (
+    ExitRules,
+    already_passed,
+    best_price,
+    target_trigger,
+    tightened,
+    trailing_trigger,
+)
 
 
 @dataclass(slots=True)
 class _Exit:
-    """One sort of exit of one position: its orders from the oldest that may still be alive on."""
+    """One way out of a position: its orders, from the oldest that may still be alive on."""
 
+    kind: OrderKind
     sent: list[str]
     trigger: float
     reason: str
@@ -29,42 +45,62 @@ class _Exit:
 
 @dataclass(slots=True)
 class _Exits:
-    """What protects one position: `side` is that of its exits, `quantity` what they cover."""
+    """What protects one position.
+
+    `side` is that of its exits, `best` the best price since the entry, `quantity` what the latest
+    exits were sent for, `covered` what they cover: an exchange makes them smaller with their
+    position, but not larger again.
+    """
 
     side: Side
+    stop_frac: float
+    best: float
+    ts_opened: int
     quantity: float
-    stop: _Exit = field(default_factory=lambda: _Exit([], math.nan, STOP_LOSS))
+    covered: float
+    stop: _Exit
+    target: _Exit | None
 
 
 class Protection:
-    """The stops of one strategy's positions.
+    """Stops and targets of one strategy's positions.
 
     Parameters
     ----------
+    rules : ExitRules or None
+        Whether there are targets, and whether stops trail; None where there are no stops.
     desk : OrderDesk
         Where orders leave, and what is under way.
     recorder : RunRecorder
         Holds the ledger and the orders.
     """
 
-    def __init__(self, desk: OrderDesk, recorder: RunRecorder) -> None:
+    def __init__(self, rules: ExitRules | None, desk: OrderDesk, recorder: RunRecorder) -> None:
+        self._payoff_ratio = None if rules is None else rules.payoff_ratio
+        self._trails = rules is not None and rules.trailing
         self._desk = desk
         self._recorder = recorder
         self._exits: dict[str, _Exits] = {}
-        self._named: dict[str, int] = {}
+        self._named: dict[tuple[str, OrderKind], int] = {}
 
     def opened(self, name: str, ts: int) -> None:
         """Protect a new position as the decision that opened it asked for."""
         state = self._desk.states[name]
-        if math.isnan(state.stop_frac):
+        fraction, tick = state.stop_frac, state.terms.tick
+        if math.isnan(fraction):
             return
         position = self._recorder.ledger.positions[name]
-        side = SELL if position.quantity > 0.0 else BUY
-        exits = self._exits[name] = _Exits(side, abs(position.quantity))
-        exits.stop.trigger = stop_trigger(
-            side, position.average_open, state.stop_frac, state.terms.tick
-        )
-        self._send(name, ts, exits, state.since)
+        side, entry = SELL if position.quantity > 0.0 else BUY, position.average_open
+        target = None
+        if self._payoff_ratio is not None:
+            price = target_trigger(side, entry, self._payoff_ratio * fraction, tick)
+            target = _Exit("T", [], price, TAKE_PROFIT)
+        held = abs(position.quantity)
+        stop = _Exit("S", [], stop_trigger(side, entry, fraction, tick), STOP_LOSS)
+        exits = _Exits(side, fraction, entry, ts, held, held, stop, target)
+        self._exits[name] = exits
+        for one in _both(exits):
+            self._send(name, ts, exits, one, state.since)
 
     def resize(self, name: str, ts: int) -> None:
         """Cover what is held of an instrument now, at the same triggers.
@@ -81,46 +117,102 @@ class Protection:
         """
         exits = self._exits.get(name)
         held = self._recorder.ledger.quantity(name)
-        if exits is None or held * exits.side >= 0.0 or abs(held) == exits.quantity:
+        if exits is None or held * exits.side >= 0.0:
             return
-        exits.quantity = abs(held)
-        self._send(name, ts, exits, ts)
+        if abs(held) == exits.quantity == exits.covered:
+            return
+        for one in _both(exits):
+            self._send(name, ts, exits, one, ts)
+
+    def filled(self, name: str) -> None:
+        """Take note that a fill may have made a position smaller, and its exits with it."""
+        exits = self._exits.get(name)
+        if exits is not None:
+            exits.covered = min(exits.covered, abs(self._recorder.ledger.quantity(name)))
+
+    def on_bar(self, name: str, bar: Any) -> None:
+        """Let the stop follow a complete bar, before anything is decided at its close."""
+        exits = self._exits.get(name)
+        if exits is None or bar.ts_init <= exits.ts_opened:
+            return
+        if not exits.stop.sent:
+            # It was refused while an exit was under way that has not closed all of it.
+            self._leave(name, bar.ts_init, STOP_REFUSED)
+        elif self._trails:
+            self._trail(name, bar, exits)
 
     def accepted(self, order_id: str) -> None:
         """Take back what an order that the exchange now has replaces."""
-        row = self._recorder.orders.get(order_id)
-        exits = None if row is None else self._exits.get(row.instrument_id)
-        if exits is None or order_id not in exits.stop.sent:
-            return
-        place = exits.stop.sent.index(order_id)
-        older, exits.stop.sent = exits.stop.sent[:place], exits.stop.sent[place:]
-        self._take_back(older)
+        one = self._exit_of(order_id)
+        if one is not None:
+            place = one.sent.index(order_id)
+            older, one.sent = one.sent[:place], one.sent[place:]
+            self._take_back(older)
 
     def closed(self, name: str) -> None:
         """Take back what protected a position that something else closed."""
         exits = self._exits.pop(name, None)
         if exits is not None:
-            self._take_back(exits.stop.sent)
+            for one in _both(exits):
+                self._take_back(one.sent)
 
     def refused(self, order_id: str, ts: int) -> None:
-        """Close the position at the market whose stop was refused."""
-        row = self._recorder.orders[order_id]
-        exits = self._exits.get(row.instrument_id)
-        if exits is None or order_id not in exits.stop.sent:
+        """Close the position at the market whose stop or target was refused."""
+        one = self._exit_of(order_id)
+        if one is None:
             return
-        exits.stop.sent.remove(order_id)
-        held = self._recorder.ledger.quantity(row.instrument_id)
-        if held != 0.0 and not self._desk.states[row.instrument_id].under_way:
-            self._desk.market("F", row.instrument_id, ts, -held, STOP_REFUSED)
+        one.sent.remove(order_id)
+        if one.sent:
+            one.trigger = self._recorder.orders[one.sent[-1]].trigger_price
+        name = self._recorder.orders[order_id].instrument_id
+        self._leave(name, ts, STOP_REFUSED if one.kind == "S" else TAKE_PROFIT)
 
-    def _send(self, name: str, ts: int, exits: _Exits, named: int) -> None:
-        """Send a stop as `exits` has it; its identifier carries a time that no other has."""
-        named = max(named, self._named.get(name, 0) + NS_PER_SECOND)
-        self._named[name] = named
-        quantity, stop = exits.side * exits.quantity, exits.stop
-        stop.sent.append(self._desk.stop(name, ts, quantity, stop.trigger, stop.reason, named))
+    def _exit_of(self, order_id: str) -> _Exit | None:
+        """Return which way out an order is, None if it is none of a position that is held."""
+        row = self._recorder.orders.get(order_id)
+        exits = None if row is None else self._exits.get(row.instrument_id)
+        if exits is None:
+            return None
+        return next((one for one in _both(exits) if order_id in one.sent), None)
+
+    def _trail(self, name: str, bar: Any, exits: _Exits) -> None:
+        high, low = price_number(bar.high), price_number(bar.low)
+        exits.best = best_price(exits.side, exits.best, high, low)
+        tick = self._desk.states[name].terms.tick
+        moved = trailing_trigger(exits.side, exits.best, exits.stop_frac, tick)
+        current = exits.stop.trigger
+        if tightened(exits.side, current, moved) == current:
+            return
+        if already_passed(exits.side, moved, price_number(bar.close)):
+            self._leave(name, bar.ts_init, TRAILING_STOP)
+            return
+        exits.stop.trigger, exits.stop.reason = moved, TRAILING_STOP
+        self._send(name, bar.ts_init, exits, exits.stop, bar.ts_init)
+
+    def _leave(self, name: str, ts: int, reason: str) -> None:
+        """Close a position at the market, unless a market order already does."""
+        held = self._recorder.ledger.quantity(name)
+        if held != 0.0 and not self._desk.is_leaving(name):
+            self._desk.market("F", name, ts, -held, reason)
+
+    def _send(self, name: str, ts: int, exits: _Exits, one: _Exit, named: int) -> None:
+        """Send an exit for what is held; its identifier carries a time that no other has."""
+        held = self._recorder.ledger.quantity(name)
+        exits.quantity = exits.covered = abs(held)
+        key = (name, one.kind)
+        named = max(named, self._named.get(key, 0) + NS_PER_SECOND)
+        self._named[key] = named
+        order = ExitOrder(one.kind, name, ts, -held, one.trigger, one.reason, named)
+        one.sent.append(self._desk.protect(order))
 
     def _take_back(self, order_ids: list[str]) -> None:
         for one in order_ids:
             if self._recorder.orders[one].status not in FINAL_STATUSES:
                 self._desk.cancel(one)
+
+
+def _both(exits: _Exits) -> Iterator[_Exit]:
+    """Yield the stop, then the target where there is one."""
+    yield exits.stop
+    if exits.target is not None:
+        yield exits.target

@@ -63,6 +63,8 @@ GUARD_COLUMNS = ("ts", "kind", "level", "reason", "detail")
 EQUITY_COLUMNS = ("ts_init", "equity", "cash", "gross_exposure", "net_exposure")
 FINAL_STATUSES = ("FILLED", "CANCELED", "REJECTED", "DENIED", "EXPIRED")
 """An order with another status at the end of a run is not closed."""
+EXIT_TYPES = ("STOP_MARKET", "MARKET_IF_TOUCHED")
+"""Types of the orders that rest to protect a position: stop and target."""
 LIQUIDATION_PREFIX = "LIQUIDATION-"
 """With what the engine's names of liquidation orders begin; the rest is random."""
 TAKEN_BACK = "taken back before it filled"

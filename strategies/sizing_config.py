@@ -62,7 +62,8 @@ class SizingConfig(Config):
     fraction : float
         Of full Kelly.
     payoff_ratio : float
-        ``kelly``: what a win brings in multiples of what a loss takes, before costs.
+        ``kelly``: what a win brings in multiples of what a loss takes, before costs. With
+        `loss_at` ``stop`` and a target in the strategy, that of the target counts instead.
     loss_at : {"move", "stop"}
         ``kelly``: whether a loss is the expected move over the horizon or the stop's distance
         (for a probability that says which of target and stop is touched first).

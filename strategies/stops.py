@@ -31,6 +31,25 @@ from strategies.execution import (
 )
 
 
+class ExitRules(NamedTuple):
+    """What a policy says about the exits of its positions.
+
+    Parameters
+    ----------
+    least, largest : float
+        Bounds of a stop's distance, fractions of the entry price.
+    payoff_ratio : float or None
+        A target's distance in multiples of the stop's; None for no target.
+    trailing : bool
+        Whether the stop follows the best price.
+    """
+
+    least: float
+    largest: float
+    payoff_ratio: float | None = None
+    trailing: bool = False
+
+
 class StopConfig(Config):
     """How far stop and target are from the entry.
 
@@ -46,7 +65,8 @@ class StopConfig(Config):
         Bounds of the stop's distance, fractions of the entry price. `min_frac` must be wider than
         the slippage of an entry, or the stop would be on the wrong side of the market at once.
     trailing : bool
-        Whether the stop follows the best price since the entry.
+        Whether the stop follows the best price since the entry, at the same distance: at the close
+        of each bar it is replaced by a tighter one.
     """
 
     stop_vol_multiple: float = Field(gt=0.0, le=100.0)
@@ -76,6 +96,11 @@ class StopConfig(Config):
         if self.target_vol_multiple is None:
             return None
         return self.target_vol_multiple / self.stop_vol_multiple
+
+    @property
+    def rules(self) -> ExitRules:
+        """What holds for the exits of every position."""
+        return ExitRules(self.min_frac, self.max_frac, self.payoff_ratio, self.trailing)
 
 
 class Levels(NamedTuple):
@@ -230,12 +255,13 @@ def already_passed(side: Side, trigger: float, last_price: float) -> bool:
 
 
 def target_is_reached(side: Side, target: float, high: float, low: float) -> bool:
-    """Return whether a price range trades THROUGH the target: a touch fills nobody for certain.
+    """Return whether a price range touches the target.
 
+    A touch is enough, because it triggers a market order: what that fills at is another question.
     `side` is that of the target order: a long's target sells (-1). A target of NaN is never
     reached.
     """
-    return low < target if side == BUY else high > target
+    return low <= target if side == BUY else high >= target
 
 
 def ambiguous(side: Side, levels: Levels, bar: Ohlcv) -> bool:

@@ -53,7 +53,7 @@ def altered(replay):
     def call(alter):
         recorder = copy.deepcopy(replay.recorder)
         alter(recorder)
-        rules = FillRules(replay.inputs.bars, replay.terms, replay.execution, POLICY.stop_fracs)
+        rules = FillRules(replay.inputs.bars, replay.terms, replay.execution, POLICY.exit_rules)
         check = FillCheck(recorder, rules)
         return check.market_faults() + check.stop_faults() + check.refusals()[1]
 

@@ -110,11 +110,11 @@ def test_a_trailing_stop_beyond_the_last_close_is_known_as_passed():
     assert not already_passed(BUY, 95.5, 95.4)
 
 
-def test_a_touch_does_not_reach_a_target():
-    assert not target_is_reached(SELL, 101.0, 101.0, 99.0)
-    assert target_is_reached(SELL, 101.0, 101.1, 99.0)
-    assert not target_is_reached(BUY, 99.0, 101.0, 99.0)
-    assert target_is_reached(BUY, 99.0, 101.0, 98.9)
+def test_a_touch_reaches_a_target():
+    assert target_is_reached(SELL, 101.0, 101.0, 99.0)
+    assert not target_is_reached(SELL, 101.0, 100.9, 99.0)
+    assert target_is_reached(BUY, 99.0, 101.0, 99.0)
+    assert not target_is_reached(BUY, 99.0, 101.0, 99.1)
     assert not target_is_reached(SELL, NAN, 1e9, 0.0)
 
 
@@ -122,12 +122,14 @@ def test_a_touch_does_not_reach_a_target():
     ("one", "expected"),
     [
         (bar(100.0, 103.1, 98.0), True),
-        (bar(100.0, 103.0, 98.0), False),
+        (bar(100.0, 103.0, 98.0), True),
+        (bar(100.0, 102.9, 98.0), False),
         (bar(100.0, 103.1, 98.1), False),
         (bar(97.0, 103.1, 97.0), False),
         (bar(98.0, 103.1, 98.0), False),
         (bar(103.5, 104.0, 97.0), False),
-        (bar(103.0, 104.0, 97.0), True),
+        (bar(103.0, 104.0, 97.0), False),
+        (bar(102.9, 104.0, 97.0), True),
     ],
 )
 def test_a_bar_is_ambiguous_when_only_the_path_inside_it_could_tell(one, expected):

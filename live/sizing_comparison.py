@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from catalog.errors import ConfigError
 from catalog.progress import Progress, no_progress
@@ -15,7 +15,7 @@ from catalog.timestamps import NS_PER_DAY, format_time
 from live.pipeline import load_market, read_run_predictions
 from live.profile import Profile, dump_profile
 from live.runs import PROFILE_FILE, code_version, finite, run_folder, write_json
-from research.cost_stress import cost_stress
+from research.cost_stress import CostStress, cost_stress
 from research.estimates import Estimate
 from research.predictions import PrecomputedPredictions
 from research.trading_measures import MEASURES, trading_measures
@@ -23,10 +23,7 @@ from strategies.policy_config import FusionPolicy
 from strategies.risk_policy import RiskPolicy
 from strategies.sizing_config import Method, SizingConfig
 
-METHODS: tuple[Method, ...] = (
-    *("fixed", "fixed_fractional", "volatility_target", "kelly", "kelly_continuous"),
-)
-"""Those that size an instrument by itself."""
+METHODS: tuple[Method, ...] = get_args(Method.__value__)
 TABLE_FILE, PAGE_FILE = "sizing.json", "sizing.md"
 _TITLES = {
     "net_return": "net return",
@@ -43,12 +40,17 @@ _TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class SizingRow:
-    """One way of trading: its name, measures, holds of the guard, and costs that it would bear."""
+    """One way of trading: its name, measures, holds of the guard, and what costs did to it."""
 
     name: str
     measures: Mapping[str, Estimate]
     holds: Mapping[str, int]
-    break_even: float
+    stress: CostStress
+
+    @property
+    def free_sharpe(self) -> Estimate:
+        """The Sharpe ratio of the same trades without fees and slippage: what the signal gave."""
+        return self.stress.rows[0].net_sharpe
 
     @property
     def trades(self) -> int:
@@ -61,7 +63,7 @@ class SizingRow:
             "name": self.name,
             "measures": {name: one.as_dict() for name, one in self.measures.items()},
             "guard_holds": dict(self.holds),
-            "break_even_cost_multiple": self.break_even if self.break_even < math.inf else None,
+            "cost_stress": self.stress.as_dict(),
         }
 
 
@@ -90,15 +92,15 @@ class SizingComparison:
 
     def __str__(self) -> str:
         """Return the table as Markdown."""
-        header = ["sizing", *_TITLES.values(), "break-even costs", "guard"]
+        header = ["sizing", *_TITLES.values(), "Sharpe without costs", "break-even costs", "guard"]
         lines = ["**SYNTHETIC DATA**", ""] if self.synthetic else []
         lines += [_line(header), _line(["---"] + ["---:"] * (len(header) - 1))]
         for row in self.rows:
             holds = ", ".join(f"{reason} {count}" for reason, count in row.holds.items()) or "-"
-            numbers = ["" if one.value != one.value else str(one) for one in row.measures.values()]
-            lines.append(
-                _line([row.name, *numbers, f"{row.break_even:.2f} x" if row.trades else "", holds])
-            )
+            measured = [*row.measures.values(), row.free_sharpe]
+            numbers = ["" if math.isnan(one.value) else str(one) for one in measured]
+            bearable = f"{row.stress.break_even:.2f} x" if row.trades else ""
+            lines.append(_line([row.name, *numbers, bearable, holds]))
         return "\n".join(lines)
 
 
@@ -191,7 +193,7 @@ def compare_sizing(
                 name,
                 trading_measures(outcome, **measured),
                 dict(Counter(held)),
-                cost_stress(outcome, market.bars(start, end), **measured).break_even,
+                cost_stress(outcome, market.bars(start, end), **measured),
             )
         )
     progress("sizing", len(wanted), len(wanted))
@@ -210,8 +212,9 @@ def _page(found: SizingComparison) -> str:
     return (
         f"# Ways of sizing\n\nProfile `{found.profile}`, {format_time(start)} to "
         f"{format_time(end)}, the same out-of-sample predictions in every row. Brackets hold the "
-        "central 95 % of a stationary bootstrap over days. Break-even is how many times the fees "
-        "and slippage the same trades would have paid for.\n\n"
+        "central 95 % of a stationary bootstrap over days. Without costs is the Sharpe ratio of "
+        "the same trades had fees and slippage been nothing; break-even is how many times them "
+        "they would have paid for.\n\n"
         f"{found}\n"
     )
 

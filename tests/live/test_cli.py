@@ -332,15 +332,15 @@ def test_sizing_trades_the_same_predictions_in_every_way(
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     names = [row["name"] for row in found["rows"]]
-    assert len(names) == 10
-    assert {"kelly", "kelly + guard", "fixed", "volatility_target + guard"} <= set(names)
+    assert len(names) == 12
+    assert {"kelly", "kelly_multi + guard", "fixed", "volatility_target + guard"} <= set(names)
     assert found["synthetic"] is True
     for row in found["rows"]:
         # Nothing may be larger than a fifth of equity, but for the move to the next open.
         assert 0.0 <= row["measures"]["largest_position"]["value"] < 0.21
     page = (out / "sizing.md").read_text(encoding="utf-8")
     assert "SYNTHETIC DATA" in page
-    assert page.count("\n| ") == 12
+    assert page.count("\n| ") == 14
     assert json.loads((out / "sizing.json").read_text())["rows"] == found["rows"]
     other = levibot("sizing", *arguments, "--set=label.horizon_bars=4", "--predictions", run,
                     "-o", tmp_path / "other")  # fmt: skip

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,8 +40,13 @@ class GuardStore:
         self._written = b""
         self._lock: IO[str] | None = None
 
-    def claim(self) -> None:
+    def claim(self, wait_secs: float = 2.0) -> None:
         """Keep other processes from the file until `give_up`, or until this process ends.
+
+        Parameters
+        ----------
+        wait_secs : float
+            How long to wait for another process, seconds: one that only looks needs little time.
 
         Raises
         ------
@@ -60,16 +66,18 @@ class GuardStore:
                 f"the risk guard's state must be stored, {lock} could not be written ({error}): "
                 f"make room or give another path, then start again"
             ) from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        deadline = time.monotonic() + wait_secs
+        while not _locked(handle):
+            if time.monotonic() < deadline:
+                time.sleep(0.02)
+                continue
             handle.seek(0)
             holder = handle.read().strip() or "unknown"
             handle.close()
             raise ConfigError(
                 f"the risk guard's state {self.path} must belong to one process, process {holder} "
                 f"has it: stop that one or give another path"
-            ) from None
+            )
         handle.truncate(0)
         handle.write(f"{os.getpid()}\n")
         handle.flush()
@@ -149,6 +157,14 @@ def kill_switch_seen(path: str | Path) -> str:
     except (OSError, ValueError) as error:
         return f"the place of the kill-switch file {path} cannot be looked at: {error}"
     return f"the kill-switch file {path} is there"
+
+
+def _locked(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _encode(state: GuardState) -> bytes:

@@ -129,16 +129,18 @@ def delay_costs(fills: pd.DataFrame, bars: Mapping[str, BarArrays]) -> Float64Ar
     """Return what filling one bar later would have cost each fill, USDT, (n_fills,).
 
     A fill at a bar's open is moved to the next open of its instrument, where there is one; a stop
-    stays where the market reached it.
+    stays where the market reached it, and a limit that rested where the market came to it.
     """
     found = np.zeros(len(fills))
     signed = fills["side"].to_numpy(dtype=np.float64) * fills["quantity"].to_numpy(dtype=np.float64)
     price = fills["reference_price"].to_numpy(dtype=np.float64)
     ts = fills["ts_event"].to_numpy(dtype=np.int64)
     names = fills["instrument_id"].to_numpy(dtype=object)
-    is_stop = fills["reason"].to_numpy(dtype=object) == "stop_loss"
+    stays = fills["reason"].to_numpy(dtype=object) == "stop_loss"
+    if "liquidity" in fills:
+        stays |= fills["liquidity"].to_numpy(dtype=object) == "maker"
     for name, one in bars.items():
-        rows = np.flatnonzero((names == name) & ~is_stop)
+        rows = np.flatnonzero((names == name) & ~stays)
         # The bar in which a fill lies closes at or after it; the next one's open is asked for.
         after = np.searchsorted(one.ts_init, ts[rows], side="left") + 1
         there = after < len(one)

@@ -1,18 +1,62 @@
-"""When a limit order fills inside a bar, and at which price: pure functions.
+"""When a limit order fills inside a bar, how much of it and at which price: pure functions.
 
 A bar says which prices were seen, not who traded at them. At the limit's own price there is a
 queue, of which we would be the end, so a touch is not enough: the price must trade through the
-limit by at least a tick, and then the order has filled at its limit and not better. A limit that
-is marketable on arrival takes at the open, or, if it is post-only, is refused.
+limit by at least a tick, and then the order has filled at its limit and not better, at an open
+that gaps through it too. A limit that is marketable on arrival takes at the open, or, if it is
+post-only, is refused.
+
+Of the bars an order takes at most `max_participation` of the last COMPLETED bar's volume for each
+bar in which it fills, at the bar's open and within its range together, as every other order is
+measured: the volume of the bar in which it fills is known to nobody while it fills.
 """
 
 from __future__ import annotations
 
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import NamedTuple
 
-from strategies.execution import BUY, Side, exact_decimal
+from strategies.execution import (
+    BUY,
+    ExecutionConfig,
+    InstrumentTerms,
+    Side,
+    exact_decimal,
+    slipped_price,
+)
+from strategies.impact import fill_slippage_bps, takes
 
 _BPS = Decimal(10_000)
+_QUANTITY_DECIMALS = 9
+
+
+class Waiting(NamedTuple):
+    """What is left of a limit order.
+
+    Parameters
+    ----------
+    side : {-1, 1}
+        Direction of the order.
+    limit : float
+        Quote units.
+    left : float
+        What has not filled, base units.
+    taken : float
+        What has filled in the bar at hand, base units.
+    """
+
+    side: Side
+    limit: float
+    left: float
+    taken: float
+
+
+class LimitFill(NamedTuple):
+    """A fill of a limit order; `reference` is the price before slippage."""
+
+    quantity: float
+    price: float
+    reference: float
 
 
 def limit_price(side: Side, reference: float, offset_bps: float, tick: Decimal) -> float:
@@ -40,5 +84,73 @@ def is_marketable(side: Side, limit: float, price: float) -> bool:
 
 
 def trades_through(side: Side, limit: float, high: float, low: float) -> bool:
-    """Return whether a bar's range went beyond a resting limit; to touch it is not enough."""
+    """Return whether a price range went beyond a resting limit; to touch it is not enough."""
     return low < limit if side == BUY else high > limit
+
+
+def fills_now(
+    order: Waiting, volume: float, max_participation: float | None, step: Decimal
+) -> float:
+    """Return how much of a limit order fills where its price is met, base units.
+
+    Parameters
+    ----------
+    order : Waiting
+        What is left of it.
+    volume : float
+        Base units traded in the last completed bar; 0 or NaN where there is none.
+    max_participation, step
+        As for `strategies.impact.takes`.
+
+    Returns
+    -------
+    float
+        A multiple of the step; 0 where the order has had its part of the bar.
+    """
+    most = takes(
+        round(order.left + order.taken, _QUANTITY_DECIMALS), volume, max_participation, step
+    )
+    return max(0.0, round(most - order.taken, _QUANTITY_DECIMALS))
+
+
+def maker_fill(
+    order: Waiting, volume: float, execution: ExecutionConfig, terms: InstrumentTerms
+) -> LimitFill:
+    """Return the fill of a resting limit that the price trades through: at the limit."""
+    quantity = fills_now(order, volume, execution.max_participation, terms.step)
+    return LimitFill(quantity, order.limit, order.limit)
+
+
+def taker_fill(
+    order: Waiting,
+    open_price: float,
+    volume: float,
+    execution: ExecutionConfig,
+    terms: InstrumentTerms,
+) -> LimitFill:
+    """Return the fill of a limit that is marketable when it arrives at an open.
+
+    It pays the slippage of a market order, but never a price beyond its limit.
+    """
+    quantity = fills_now(order, volume, execution.max_participation, terms.step)
+    slippage = fill_slippage_bps(execution, quantity, volume)
+    price = slipped_price(order.side, open_price, slippage, terms.tick)
+    bounded = min(price, order.limit) if order.side == BUY else max(price, order.limit)
+    return LimitFill(quantity, bounded, open_price)
+
+
+def would_take(side: Side, limit: float, price: float, tick: Decimal) -> str:
+    """Return the words with which a post-only order is refused that would take.
+
+    They are the engine's own, so that the tables of orders of replay and paper are equal.
+    """
+    decimals = max(0, -int(tick.as_tuple().exponent))
+    action = "BUY" if side == BUY else "SELL"
+    return (
+        f"{POST_ONLY} LIMIT {action} order limit px of {limit:.{decimals}f} would have been a "
+        f"TAKER: bid={price:.{decimals}f}, ask={price:.{decimals}f}"
+    )
+
+
+POST_ONLY = "POST_ONLY"
+"""With what the refusal of a post-only order begins."""

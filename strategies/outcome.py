@@ -39,11 +39,13 @@ class RunFrames:
         ts_init, instrument_id, prob_up, side (-1, 0, 1 wanted), target_weight (signed fraction
         of equity), reason, quantity (signed change, 0 when none), client_order_id.
     orders : DataFrame
-        client_order_id, ts_init, instrument_id, side, type, quantity, trigger_price (0 when
-        none), status, filled_quantity, reduce_only, reason, detail (of a refusal).
+        client_order_id, ts_init, instrument_id, side, type, quantity, trigger_price and
+        limit_price (0 when none), ts_decided (when what it is for was first decided), status,
+        filled_quantity, reduce_only, reason, detail (of a refusal).
     fills : DataFrame
         ts_event, client_order_id, instrument_id, side, quantity, price, reference_price (before
-        slippage), commission, slippage_cost (both positive costs), reason.
+        slippage), commission, slippage_cost (both positive costs), reason, liquidity (maker or
+        taker).
     positions : DataFrame
         instrument_id, ts_opened, ts_closed, side, quantity (largest), average_open,
         average_close, realized_pnl (before costs), commission, funding (received positive),

@@ -39,6 +39,8 @@ ORDER_COLUMNS = (
     "type",
     "quantity",
     "trigger_price",
+    "limit_price",
+    "ts_decided",
     "status",
     "filled_quantity",
     "reduce_only",
@@ -58,6 +60,7 @@ FILL_COLUMNS = (
     "commission",
     "slippage_cost",
     "reason",
+    "liquidity",
 )
 GUARD_COLUMNS = ("ts", "kind", "level", "reason", "detail")
 EQUITY_COLUMNS = ("ts_init", "equity", "cash", "gross_exposure", "net_exposure")
@@ -69,9 +72,12 @@ LIQUIDATION_PREFIX = "LIQUIDATION-"
 """With what the engine's names of liquidation orders begin; the rest is random."""
 TAKEN_BACK = "taken back before it filled"
 """The detail of an order that was cancelled while it waited for the next open."""
+TAKER, MAKER = "taker", "maker"
+"""Whether a fill met an order that rested, or rested itself."""
 _TYPES = {
     **dict.fromkeys(("kind", "level"), "object"),
     **dict.fromkeys(("ts", "ts_init", "ts_event", "ts_opened", "ts_closed", "side"), "int64"),
+    **{"ts_decided": "int64", "liquidity": "object"},
     **dict.fromkeys(
         ("instrument_id", "client_order_id", "type", "status", "reason", "bound_by", "detail"),
         "object",
@@ -106,7 +112,9 @@ class OrderRow:
     """One order; `status` and `filled_quantity` follow its events, `detail` is a refusal's text.
 
     Of an entry `bound_by` says what decided its size, and `stop_frac` how far from its price the
-    stop is to stand, as a fraction (NaN for none).
+    stop is to stand, as a fraction (NaN for none). `limit_price` is 0 for none. `ts_decided` is
+    when what it is for was first decided, before its `ts_init` where a limit was tried before;
+    `ts_cancel` when it was asked to be taken back, 0 for never.
     """
 
     client_order_id: str
@@ -117,6 +125,10 @@ class OrderRow:
     reason: str
     type: str = "MARKET"
     trigger_price: float = 0.0
+    limit_price: float = 0.0
+    post_only: bool = False
+    ts_decided: int = 0
+    ts_cancel: int = 0
     reduce_only: bool = False
     status: str = "INITIALIZED"
     filled_quantity: float = 0.0
@@ -124,9 +136,12 @@ class OrderRow:
     stop_frac: float = math.nan
     detail: str = ""
 
+    def __post_init__(self) -> None:
+        self.ts_decided = self.ts_decided or self.ts_init
+
 
 class FillRow(NamedTuple):
-    """One fill; the reference price joins it when the frames are built."""
+    """One fill; the reference price joins it when it is booked."""
 
     ts_event: int
     client_order_id: str
@@ -136,6 +151,7 @@ class FillRow(NamedTuple):
     price: float
     commission: float
     reason: str
+    liquidity: str = TAKER
 
 
 class RunRecorder:
@@ -156,6 +172,7 @@ class RunRecorder:
         self.orders: dict[str, OrderRow] = {}
         self.fills: list[FillRow] = []
         self.references: dict[str, float] = {}
+        self.fill_references: list[float] = []
         self.adopted: dict[str, str] = {}
         self.guard_events: list[GuardEvent] = []
         self.errors: list[str] = []
@@ -236,12 +253,13 @@ class RunRecorder:
             row.detail = detail or row.detail
 
     def reference(self, client_order_id: str, price: float) -> None:
-        """Note the price before slippage of an order's fill, quote units."""
+        """Note the price before slippage of an order's next fill, quote units."""
         self.references[client_order_id] = price
 
     def fill(self, row: FillRow) -> None:
         """Append a fill, book it in the ledger and update its order."""
         self.fills.append(row)
+        self.fill_references.append(self.references.get(row.client_order_id, math.nan))
         order = self.orders[row.client_order_id]
         order.filled_quantity = round(order.filled_quantity + row.quantity, 9)
         self.ledger.apply_fill(
@@ -313,10 +331,9 @@ class RunRecorder:
     def fills_frame(self) -> pd.DataFrame:
         """Return the fills with reference price and slippage cost, in the order of booking."""
         rows = []
-        for fill in self.fills:
-            reference = self.references[fill.client_order_id]
+        for fill, reference in zip(self.fills, self.fill_references, strict=True):
             cost = slippage_cost(fill.side, fill.quantity, fill.price, reference)
-            rows.append((*fill[:6], reference, fill.commission, cost, fill.reason))
+            rows.append((*fill[:6], reference, fill.commission, cost, *fill[7:]))
         return frame_of(rows, FILL_COLUMNS)
 
     def guard_frame(self) -> pd.DataFrame:

@@ -2,9 +2,9 @@
 
 The engine asks for a book to fill an order against. It gets one level, at the reference price
 moved by the slippage, as deep as the order may take: an order that is immediate or cancel up to
-the participation limit, any other in full. The engine shows this model neither time nor the
-bar's open (its best bid is the bar's extreme) nor what was traded, so all are looked up by the
-clock.
+the participation limit, and so a limit order in each bar, any other in full. The engine shows this
+model neither time nor the bar's open (its best bid is the bar's extreme) nor what was traded, so
+all are looked up by the clock.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from nautilus_trader.model import (
     BookOrder,
     BookType,
     Currency,
+    LiquiditySide,
     Money,
     OrderBook,
     OrderSide,
@@ -34,12 +35,14 @@ from strategies.execution import (
     SELL,
     ExecutionConfig,
     InstrumentTerms,
+    Side,
     commission,
     slipped_price,
     stop_reference,
     target_reference,
 )
 from strategies.impact import fill_slippage_bps, takes
+from strategies.limit_orders import QUANTITY_DECIMALS, Waiting, maker_fill, taker_fill
 from strategies.market_data import BarVolumes, OpenQuotes, price_number
 from strategies.recorder import LIQUIDATION_PREFIX, RunRecorder
 
@@ -69,7 +72,7 @@ class ReplayMarket:
 
 
 class ReplayFillModel(FillModel):
-    """Fill market and stop orders at the reference price moved by the slippage.
+    """Fill market and stop orders at the reference price moved by the slippage, limits at theirs.
 
     Parameters
     ----------
@@ -87,14 +90,20 @@ class ReplayFillModel(FillModel):
         self.recorder = recorder
         self._market = market
         self._terms: dict[Any, InstrumentTerms] = {}
+        self._taken: dict[str, tuple[int, float]] = {}
+
+    def is_limit_filled(self) -> bool:
+        """Return False: a price that only touches a limit fills nothing."""
+        return False
 
     @guarded
     def get_orderbook_for_fill_simulation(
         self, instrument: Any, order: Any, best_bid: Any = None, best_ask: Any = None
     ) -> OrderBook | None:
-        """Return the book against which the engine fills a market or stop order."""
+        """Return the book against which the engine fills an order."""
+        if order.order_type == OrderType.LIMIT:
+            return self._limit_book(instrument, order)
         now = self._market.now()
-        book = OrderBook(instrument.id, BookType.L2_MBP)
         terms = self._terms_of(instrument)
         side = BUY if order.side == OrderSide.BUY else SELL
         reference = self._market.quotes[terms.instrument_id].last(now)
@@ -104,7 +113,7 @@ class ReplayFillModel(FillModel):
             reference = target_reference(side, price_number(order.trigger_price), reference)
         elif order.order_type != OrderType.MARKET:
             raise RunFailedError(
-                f"order type must be MARKET, STOP_MARKET or MARKET_IF_TOUCHED, was "
+                f"order type must be MARKET, LIMIT, STOP_MARKET or MARKET_IF_TOUCHED, was "
                 f"{order.order_type}"
             )
         volume = self._market.volumes[terms.instrument_id].before(now)
@@ -116,14 +125,32 @@ class ReplayFillModel(FillModel):
         slippage = fill_slippage_bps(execution, quantity, volume)
         price = slipped_price(side, reference, slippage, terms.tick)
         self.recorder.reference(order.client_order_id.value, reference)
-        level = BookOrder(
-            OrderSide.SELL if side == BUY else OrderSide.BUY,
-            Price(price, instrument.price_precision),
-            Quantity(depth, instrument.size_precision),
-            1,
-        )
-        book.add(level, 0, 0, now)
-        return book
+        return _book(instrument, side, price, depth, now)
+
+    def _limit_book(self, instrument: Any, order: Any) -> OrderBook:
+        """Return what a limit order meets: its part of the bar, which may be used up."""
+        now, name = self._market.now(), order.client_order_id.value
+        terms = self._terms_of(instrument)
+        volumes = self._market.volumes[terms.instrument_id]
+        bar = volumes.row_before(now)
+        earlier, taken = self._taken.get(name, (bar, 0.0))
+        taken = taken if earlier == bar else 0.0
+        side = BUY if order.side == OrderSide.BUY else SELL
+        left = price_number(order.leaves_qty)
+        waiting = Waiting(side, price_number(order.price), left, taken)
+        execution, volume = self._market.execution, volumes.before(now)
+        if order.liquidity_side == LiquiditySide.MAKER:
+            found = maker_fill(waiting, volume, execution, terms)
+        else:
+            reference = self._market.quotes[terms.instrument_id].last(now)
+            found = taker_fill(waiting, reference, volume, execution, terms)
+        if found.quantity == 0.0:
+            return OrderBook(instrument.id, BookType.L2_MBP)
+        self._taken[name] = (bar, round(taken + found.quantity, QUANTITY_DECIMALS))
+        if found.quantity == left:
+            del self._taken[name]
+        self.recorder.reference(name, found.reference)
+        return _book(instrument, side, found.price, found.quantity, now)
 
     def _terms_of(self, instrument: Any) -> InstrumentTerms:
         """Return the terms, read once: reading them takes longer than the rest of a fill."""
@@ -134,13 +161,26 @@ class ReplayFillModel(FillModel):
         return terms
 
 
+def _book(instrument: Any, side: Side, price: float, depth: float, now: int) -> OrderBook:
+    """Return a book with one level, which an order of a side takes from."""
+    book = OrderBook(instrument.id, BookType.L2_MBP)
+    level = BookOrder(
+        OrderSide.SELL if side == BUY else OrderSide.BUY,
+        Price(price, instrument.price_precision),
+        Quantity(depth, instrument.size_precision),
+        1,
+    )
+    book.add(level, 0, 0, now)
+    return book
+
+
 class ReplayFeeModel(FeeModel):
-    """Charge the taker's fee: market and stop orders take.
+    """Charge the maker's fee for limits that rested, the taker's for all else.
 
     Parameters
     ----------
     execution : ExecutionConfig
-        The fee.
+        The fees.
     recorder : RunRecorder
         Is told of errors, which would leave the order SUBMITTED for ever.
     """
@@ -151,11 +191,13 @@ class ReplayFeeModel(FeeModel):
 
     def __init__(self, execution: ExecutionConfig, recorder: RunRecorder) -> None:
         self.recorder = recorder
-        self._fee_bps = execution.taker_fee_bps
+        self._execution = execution
         self._currency = Currency.from_str("USDT")
 
     @guarded
     def get_commission(self, order: Any, quantity: Any, price: Any, instrument: Any) -> Money:
         """Return the commission of a fill."""
-        paid = commission(price_number(quantity), price_number(price), self._fee_bps)
+        made = order.liquidity_side == LiquiditySide.MAKER
+        fee_bps = self._execution.maker_fee_bps if made else self._execution.taker_fee_bps
+        paid = commission(price_number(quantity), price_number(price), fee_bps)
         return Money(paid, self._currency)

@@ -27,7 +27,8 @@ from strategies.execution import (
 from strategies.impact import fill_slippage_bps, takes
 
 _BPS = Decimal(10_000)
-_QUANTITY_DECIMALS = 9
+QUANTITY_DECIMALS = 9
+"""To which sums of quantities are rounded: binary ones are a bit off."""
 
 
 class Waiting(NamedTuple):
@@ -108,9 +109,9 @@ def fills_now(
         A multiple of the step; 0 where the order has had its part of the bar.
     """
     most = takes(
-        round(order.left + order.taken, _QUANTITY_DECIMALS), volume, max_participation, step
+        round(order.left + order.taken, QUANTITY_DECIMALS), volume, max_participation, step
     )
-    return max(0.0, round(most - order.taken, _QUANTITY_DECIMALS))
+    return max(0.0, round(most - order.taken, QUANTITY_DECIMALS))
 
 
 def maker_fill(

@@ -127,8 +127,12 @@ class BarVolumes:
 
         A stop that a bar's range reached is stamped with that bar's close, but filled within it.
         """
-        row = bisect_left(self.ts_init.data, ts) - 1
+        row = self.row_before(ts)
         return float(self.volume[row]) if row >= 0 else math.nan
+
+    def row_before(self, ts: int) -> int:
+        """Return the place of the last bar that closed before `ts`, -1 if there is none."""
+        return bisect_left(self.ts_init.data, ts) - 1
 
 
 def exact_bars(bars: BarArrays, instrument: Any) -> BarArrays:

@@ -24,7 +24,7 @@ from strategies.guard_requests import (
     write_request,
 )
 from strategies.guard_state import HOLDS, PERSON, GuardState
-from strategies.guard_store import GuardStore, beside
+from strategies.guard_store import GuardStore, is_claimed
 
 ANSWER_SECS = 10.0
 """How long an answer is waited for: a process looks once a second."""
@@ -98,7 +98,7 @@ def status(path: Path) -> GuardStatus:
         raise DataError(
             f"the risk guard's state {path} must be a file, there is none: check --state"
         )
-    return GuardStatus(path, _running(path), store.load())
+    return GuardStatus(path, is_claimed(path), store.load())
 
 
 def halt(path: Path, who: str, why: str, timeout_secs: float = ANSWER_SECS) -> str:
@@ -196,13 +196,6 @@ def _claimed(path: Path) -> Iterator[GuardStore | None]:
         yield store
     finally:
         store.give_up()
-
-
-def _running(path: Path) -> bool:
-    if not beside(path, "lock").exists():
-        return False
-    with _claimed(path) as store:
-        return store is None
 
 
 def _ends(reason: str) -> str:

@@ -145,6 +145,20 @@ def beside(path: Path, what: str) -> Path:
     return path.with_name(f"{path.name}.{what}")
 
 
+def is_claimed(path: Path) -> bool:
+    """Return whether a process has a state's file now; needs no right to write."""
+    try:
+        handle = beside(path, "lock").open(encoding="utf-8")
+    except OSError:
+        return False
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def kill_switch_seen(path: str | Path) -> str:
     """Return why the kill switch counts as set; "" if the file is not there.
 

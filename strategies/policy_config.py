@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -158,7 +158,7 @@ class FusionPolicy(Config):
         try:
             return type(self).model_validate({**parts, "risk": risk})
         except ValidationError as error:
-            faults = "; ".join(str(fault["msg"]) for fault in error.errors())
+            faults = "; ".join(_explained(fault) for fault in error.errors())
             raise ConfigError(f"the risk policy does not fit the strategy: {faults}") from None
 
     @property
@@ -212,3 +212,8 @@ class FusionPolicy(Config):
                 f"stand as written"
             )
         return self
+
+
+def _explained(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"])
+    return f"{where}: {fault['msg']}, was {fault['input']!r}" if where else str(fault["msg"])

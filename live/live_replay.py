@@ -16,7 +16,7 @@ from adapters.replay import ReplayConfig, ReplayFeed, ReplaySession
 from catalog.errors import LeviBotError, RunFailedError
 from catalog.progress import Progress, no_progress
 from live.node import fence_answer, run_node
-from live.paper import PaperExecutionClient, PaperWiring
+from live.paper import PaperExecutionClient, PaperWiring, leveraged
 from research.predictor import Predictor
 from strategies.backtest import BacktestOutcome, Replay, ReplayInputs, expected_costs
 from strategies.execution import ExecutionConfig
@@ -94,7 +94,8 @@ class LiveReplay:
         replay = self.backtest
         require_room(replay.policy.risk, len(replay.inputs.instruments))
         venue = str(replay.inputs.instruments[0].id.venue)
-        feed = ReplayFeed(venue, replay.inputs.instruments, self.records)
+        instruments = leveraged(replay.inputs.instruments, replay.execution.leverage)
+        feed = ReplayFeed(venue, instruments, self.records)
         session = ReplaySession(feed, config, progress=progress)
         actor, strategy = self.actor(), self.strategy()
         session.on_timestamp = lambda ts: self.close_timestamp(actor, ts)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from nautilus_trader.common import Clock
@@ -325,6 +326,20 @@ class PaperExecutionClient(ExecutionClient):
 
     async def _generate_position_status_reports(self, command: Any) -> list[Any]:
         return []
+
+
+def leveraged(instruments: tuple[Any, ...], leverage: float) -> tuple[Any, ...]:
+    """Return instruments that need as much margin as an account with a leverage would ask for.
+
+    A live node cannot be told the leverage of an account of ours, and takes it for 1: it would
+    deny what the backtest's exchange fills.
+    """
+    return tuple(
+        type(one).from_dict(
+            {**one.to_dict(), "margin_init": str(one.margin_init / Decimal(repr(leverage)))}
+        )
+        for one in instruments
+    )
 
 
 def _venue_order_id(client_order_id: str) -> VenueOrderId:

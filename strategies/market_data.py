@@ -145,8 +145,8 @@ def exact_bars(bars: BarArrays, instrument: Any) -> BarArrays:
     Raises
     ------
     DataError
-        If a price or volume has more decimals than the instrument allows: rounding it would
-        change the data unnoticed.
+        If a price is not above 0, or a price or volume has more decimals than the instrument
+        allows: rounding it would change the data unnoticed.
     """
     columns = {}
     for name in ("open", "high", "low", "close", "volume"):
@@ -154,6 +154,12 @@ def exact_bars(bars: BarArrays, instrument: Any) -> BarArrays:
         values = getattr(bars, name)
         units = np.rint(values * 10.0**precision)
         _check_exact(values, units, precision, bars, name)
+        if name != "volume" and not np.all(units > 0.0):
+            raise DataError(
+                f"{name} of {bars.instrument_id} must be above 0, was 0 at "
+                f"{format_time(int(bars.ts_init[np.flatnonzero(units <= 0.0)[0]]))}; correct the "
+                f"data or leave the bar out: nothing trades for nothing"
+            )
         columns[name] = units / 10.0**precision
     return replace(bars, **columns)
 

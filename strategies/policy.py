@@ -296,7 +296,8 @@ def decide(
     A degraded prediction may only reduce, and so may one whose predictor does not stand on the
     side of the entry signal (it says flat where it knows too little, whatever its probability),
     one that is too uncertain or rests on stale inputs, and one that would not pay for its costs.
-    A probability that is not a number opens nothing, and ends a position after its minimum.
+    A probability that is not a number opens nothing, and ends a position after its minimum; one
+    outside [0, 1] opens nothing either.
 
     Parameters
     ----------
@@ -377,6 +378,9 @@ def _refusal(
     costs: TradeCosts | None,
 ) -> Verdict | None:
     """Return what speaks against a position on the side of the signal; None if nothing does."""
+    # Beyond certainty there is no probability, and a size made from one would be beyond its cap.
+    if not 0.0 <= signal.prob_up <= 1.0:
+        return _NO_PREDICTION
     if signal.degraded:
         return _DEGRADED
     if signal.side != wanted:

@@ -197,11 +197,11 @@ def order_quantity(equity: float, fraction: float, price: float, terms: Instrume
     Parameters
     ----------
     equity : float
-        USDT; nothing is bought with none.
+        USDT; nothing is bought with none, nor with what is not a number.
     fraction : float
         Of equity, at least 0.
     price : float
-        Last close, quote units.
+        Last close, quote units; nothing is bought at one that is not finite and positive.
     terms : InstrumentTerms
         Step and minima.
 
@@ -210,7 +210,7 @@ def order_quantity(equity: float, fraction: float, price: float, terms: Instrume
     float
         Base units; 0 where the result would break the smallest quantity or value.
     """
-    if equity <= 0.0 or fraction <= 0.0:
+    if not (0.0 < equity < math.inf and fraction > 0.0 and 0.0 < price < math.inf):
         return 0.0
     raw = exact_decimal(equity) * exact_decimal(fraction) / exact_decimal(price)
     quantity = _rounded_down(raw, terms)

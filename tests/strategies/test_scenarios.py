@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,10 @@ from catalog.errors import DataError
 from catalog.instruments import InstrumentSpec, definition
 from live.live_replay import run_live_replay
 from live.parity import compare
+from research.prediction_types import Prediction
 from research.predictions import stamp_predictions
 from research.predictor import PrecomputedPredictions
+from strategies import replay_data
 from strategies.backtest import BacktestOutcome, ReplayInputs, run_backtest
 from strategies.execution import ExecutionConfig
 from strategies.fusion import FusionPolicy
@@ -274,3 +277,143 @@ def test_of_sixteen_positions_the_sixteenth_is_refused_until_one_is_closed() -> 
     last = out.decisions[out.decisions.instrument_id == SIXTEEN[15]]
     assert last.reason.tolist() == ["risk_guard", "enter_long", "hold"]
     assert out.equity.ts_init.iloc[-1] == close_time(6)
+
+
+# ---- the clock
+
+
+def after_a_gap(price: float, back_at: int, total: int) -> ReplayInputs:
+    """Return BTC with no bars from the 41st on until `back_at`, where it opens at a price."""
+    rows = [flat(30_000)] * 40 + [flat(price)] * (total - 40)
+    rates = {START + count * 32 * 900 * 10**9: 0.0001 for count in range(total // 32 + 1)}
+    bars = make_bars(rows, missing=range(40, back_at))
+    return make_inputs(bars, funding={BTC: make_funding(rates)})
+
+
+@pytest.mark.parametrize(("price", "held_by"), [(30_000, set()), (27_900, {"daily_loss"})])
+def test_a_clock_that_jumps_a_day_ends_trading_until_the_next_one(
+    price: float, held_by: set[str]
+) -> None:
+    back = 40 + DAY_BARS
+    always = dict.fromkeys(range(220), 0.9)
+    out = both(
+        after_a_gap(price, back, 221),
+        lambda: make_predictor(always),
+        policy(risk=risk()),
+        plain_execution(funding="recorded"),
+    )
+    # What fell due in between is paid at the last price known.
+    paid = out.funding[out.funding.ts_event < close_time(back)]
+    assert paid.ts_event.tolist() == [close_time(index) for index in (31, 63, 95, 127)]
+    assert (paid.mark_price == 30_000).all()
+    # The first bar after the gap tells that nothing is known of a day, which ends this one too:
+    # its loss counts, although midnight has passed since.
+    holds = out.guard[out.guard.kind == "hold"]
+    assert set(holds.reason) == {"stale_data", *held_by}
+    assert set(holds.ts) == {close_time(back)}
+    (forced,) = out.fills[out.fills.reason == "risk_guard"].itertuples()
+    assert forced.ts_event == close_time(back) + LATENCY
+    next_day = close_time(2 * DAY_BARS - 1)
+    later = out.orders[out.orders.ts_init > forced.ts_event]
+    assert later.ts_init.tolist() == [next_day]
+    assert later.reason.tolist() == ["enter_long"]
+
+
+def test_what_is_counted_in_bars_is_counted_by_the_clock() -> None:
+    # The stop of bar 39 fills; ten bars of cool-down pass while there are no bars.
+    rows = [flat(30_000)] * 39 + [(30_000, 30_000, 29_000, 30_000)] + [flat(30_000)] * 20
+    cooled = policy(stop_loss_frac=0.02, cooldown_bars=10)
+    for back_at, reasons in ((45, ["cooldown"] * 4 + ["enter_long"]), (52, ["enter_long"])):
+        out = both(
+            make_inputs(make_bars(rows, missing=range(40, back_at))),
+            lambda: make_predictor(dict.fromkeys(range(59), 0.9)),
+            cooled,
+        )
+        assert "stop_loss" in set(out.fills.reason)
+        later = out.decisions[out.decisions.ts_init >= close_time(back_at)]
+        assert later.reason.tolist()[: len(reasons)] == reasons
+
+
+# ---- numbers that are none
+
+
+class Says:
+    """A predictor that says what it is told to, whether or not that is a probability."""
+
+    def __init__(self, probs: Mapping[int, float]) -> None:
+        self.spec = make_spec()
+        self._probs = {close_time(index): prob for index, prob in probs.items()}
+
+    def update_funding(self, instrument_id: str, rate: float, ts_init: int) -> None:
+        raise AssertionError("not asked for")
+
+    def update(self, ts_init: int, bars: Mapping[str, Any]) -> list[Prediction]:
+        return [
+            Prediction(name, ts_init, self._probs.get(ts_init, 0.5), 1, "says") for name in bars
+        ]
+
+
+@pytest.mark.parametrize("wrong", [math.nan, 1.5, -0.5, math.inf, -math.inf])
+@pytest.mark.parametrize("guard", [None, risk()])
+def test_what_is_no_probability_opens_nothing_and_turns_nothing(
+    wrong: float, guard: RiskPolicy | None
+) -> None:
+    probs = {1: wrong, 3: 0.9, 5: wrong, 7: 0.1, 9: wrong}
+    inputs = make_inputs(make_bars([flat(30_000)] * 12))
+    out = both(inputs, lambda: Says(probs), policy(risk=guard))
+    decided = out.decisions.set_index("ts_init")
+    assert decided.reason[close_time(1)] == "no_prediction"
+    # A long meets it at bar 5 and a short at bar 9: either is kept or left, never turned or grown.
+    for index, side in ((5, 1), (9, -1)):
+        row = decided.loc[close_time(index)]
+        assert row.side in (0, side)
+        assert row.reason in ("hold", "exit_threshold", "exit_opposite")
+    largest = 0.5 * 100_000 / 30_000
+    assert (out.fills.quantity <= largest).all()
+    assert (decided.quantity != 0.0).sum() >= 2
+
+
+def test_stored_predictions_must_be_probabilities() -> None:
+    with pytest.raises(DataError, match="prob_up must be inside"):
+        make_predictor({0: 0.9, 1: math.nan})
+
+
+def test_an_account_that_is_ruined_sends_nothing_but_its_exit() -> None:
+    # A short that is asked for later would be no size of nothing.
+    rows = [flat(30_000)] * 3 + [flat(20_000)] * 6
+    signals = {**dict.fromkeys(range(4), 0.9), **dict.fromkeys(range(4, 8), 0.1)}
+    patient = risk(max_daily_loss=0.9, max_drawdown=0.9)
+    found = {}
+    for guard in (None, patient):
+        out = both(
+            make_inputs(make_bars(rows)),
+            lambda: make_predictor(signals),
+            policy(position_frac=4.0, risk=guard),
+        )
+        assert out.equity.equity.iloc[-1] < 0.0
+        assert not (out.fills.reason == "enter_short").any()
+        found[guard is None] = out
+    assert found[True].fills.reason.tolist() == ["enter_long", "exit_opposite"]
+    assert found[False].fills.reason.tolist() == ["enter_long", "risk_guard"]
+    (hold,) = found[False].guard[found[False].guard.kind == "hold"].itertuples()
+    assert (hold.reason, hold.ts) == ("bad_equity", close_time(3))
+
+
+def test_a_price_of_nothing_is_refused_and_where_it_comes_live_ends_trading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [flat(30_000)] * 3 + [(30_000, 30_000, 0, 0)] + [flat(0)] * 2 + [flat(30_000)] * 3
+    with pytest.raises(DataError, match="must be above 0, was 0 at"):
+        make_inputs(make_bars(rows))
+    # A live exchange asks nobody whether its prices are any good.
+    monkeypatch.setattr(replay_data, "exact_bars", lambda bars, instrument: bars)
+    inputs = make_inputs(make_bars(rows))
+    for first, fills in ((0, ["enter_long", "risk_guard"]), (3, [])):
+        signals = dict.fromkeys(range(first, 8), 0.9)
+        out = both(inputs, lambda signals=signals: make_predictor(signals), policy(risk=risk()))
+        assert out.fills.reason.tolist() == fills
+        assert "bad_price" in set(out.guard.reason)
+        assert out.decisions.reason.iloc[-1] == "risk_guard"
+    # Without a guard there is at least no size to be had for it.
+    out = both(inputs, lambda: make_predictor({4: 0.9, 6: 0.9}), policy())
+    assert out.decisions.reason.tolist() == ["below_minimum", "enter_long"]

@@ -25,7 +25,6 @@ from strategies.market_data import price_number
 from strategies.order_desk import InstrumentState, OrderDesk, StrategySettings
 from strategies.policy import (
     NEVER,
-    REBALANCE,
     STOP_REASONS,
     DecidedBars,
     Held,
@@ -224,9 +223,7 @@ class FusionStrategy(Strategy):
             self._states[row.instrument_id].stopped_at = bars * self._interval_ns
         if self.guard is not None:
             self.guard.on_fill(event.ts_event, row.instrument_id, quantity, price)
-        self.protection.filled(row.instrument_id)
-        if row.reason == REBALANCE:
-            self.protection.resize(row.instrument_id, event.ts_event)
+        self.protection.filled(row, event.ts_event)
         self._ended(order_id_)
 
     @guarded

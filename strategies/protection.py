@@ -21,8 +21,8 @@ from strategies.execution import BUY, SELL, Side, stop_trigger
 from strategies.market_data import price_number
 from strategies.order_desk import ExitOrder, OrderDesk
 from strategies.order_ids import OrderKind
-from strategies.policy import STOP_LOSS, STOP_REFUSED, TAKE_PROFIT, TRAILING_STOP
-from strategies.recorder import FINAL_STATUSES, RunRecorder
+from strategies.policy import REBALANCE, STOP_LOSS, STOP_REFUSED, TAKE_PROFIT, TRAILING_STOP
+from strategies.recorder import FINAL_STATUSES, OrderRow, RunRecorder
 from strategies.stops import (
     ExitRules,
     already_passed,
@@ -105,8 +105,8 @@ class Protection:
     def resize(self, name: str, ts: int) -> None:
         """Cover what is held of an instrument now, at the same triggers.
 
-        To be called after every fill that may have changed the size of an open position. Nothing
-        is done for a position that is gone, has no stop, or is covered already.
+        Nothing is done for a position that is gone, has no stop, or is covered already. `filled`
+        calls it where it is needed.
 
         Parameters
         ----------
@@ -124,11 +124,19 @@ class Protection:
         for one in _both(exits):
             self._send(name, ts, exits, one, ts)
 
-    def filled(self, name: str) -> None:
-        """Take note that a fill may have made a position smaller, and its exits with it."""
+    def filled(self, row: OrderRow, ts: int) -> None:
+        """Take note of a fill: cover a position that it made larger, or rebalanced.
+
+        The exchange makes resting exits smaller with their position, so one that only shrinks
+        stays covered.
+        """
+        name = row.instrument_id
         exits = self._exits.get(name)
-        if exits is not None:
-            exits.covered = min(exits.covered, abs(self._recorder.ledger.quantity(name)))
+        if exits is None:
+            return
+        exits.covered = min(exits.covered, abs(self._recorder.ledger.quantity(name)))
+        if row.reason == REBALANCE or row.side != exits.side:
+            self.resize(name, ts)
 
     def on_bar(self, name: str, bar: Any) -> None:
         """Let the stop follow a complete bar, before anything is decided at its close."""

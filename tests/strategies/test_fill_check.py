@@ -121,40 +121,60 @@ def stray_stop(recorder):
     recorder.orders["again"] = again
 
 
-def close_later(reason):
-    """Keep a position for a bar longer than it was held: its stop must notice."""
+def stop_fills(recorder):
+    return [recorder.fills[row] for row in fills_of(recorder, "STOP_MARKET")]
 
-    def alter(recorder):
-        closed = recorder.ledger.closed
-        row = next(i for i, one in enumerate(closed) if one.reason == reason and i > 5)
-        closed[row] = closed[row]._replace(ts_closed=closed[row].ts_closed + 900 * 10**9)
 
-    return alter
+def close_later(recorder):
+    """Keep a stopped position for a bar longer than it was held."""
+    fill = stop_fills(recorder)[5]
+    place = recorder.fills.index(fill)
+    recorder.fills[place] = fill._replace(ts_event=fill.ts_event + 900 * 10**9)
+
+
+def exit_of(recorder, after, *, stopped):
+    """Place of a fill that ended a position, by its stop or not."""
+    closed = [one for one in recorder.ledger.closed if (one.reason == "stop_loss") is stopped]
+    closed = closed[after]
+    return next(
+        place
+        for place, fill in enumerate(recorder.fills)
+        if (fill.instrument_id, fill.ts_event) == (closed.instrument_id, closed.ts_closed)
+        and fill.side == -closed.side
+    )
 
 
 def stopped_without_cause(recorder):
-    closed = recorder.ledger.closed
-    row = next(i for i, one in enumerate(closed) if one.reason != "stop_loss")
-    closed[row] = closed[row]._replace(reason="stop_loss")
+    """Take an exit by decision for one by the position's stop."""
+    place = exit_of(recorder, 2, stopped=False)
+    fill = recorder.fills[place]
+    before = [o for o in stop_orders(recorder) if o.ts_init < fill.ts_event]
+    stop = [o for o in before if o.instrument_id == fill.instrument_id][-1]
+    recorder.fills[place] = fill._replace(client_order_id=stop.client_order_id)
 
 
-def stopped_for_another_reason(recorder):
-    closed = recorder.ledger.closed
-    row = next(i for i, one in enumerate(closed) if one.reason == "stop_loss")
-    closed[row] = closed[row]._replace(reason="exit_opposite")
+def stopped_by_decision(recorder):
+    """Take an exit by a stop for one by the market order of another time."""
+    place = exit_of(recorder, 4, stopped=True)
+    other = recorder.fills[exit_of(recorder, 2, stopped=False)]
+    fill = recorder.fills[place]
+    recorder.fills[place] = fill._replace(client_order_id=other.client_order_id)
 
 
 def never_closed(recorder):
-    """Take the last stopped position for open."""
-    ledger = recorder.ledger
-    row = max(i for i, one in enumerate(ledger.closed) if one.reason == "stop_loss")
-    one = ledger.closed.pop(row)
-    name = "never:" + one.instrument_id
-    assert name not in ledger.positions
-    held = copy.deepcopy(next(iter(ledger.positions.values())))
-    held.ts_opened, held.average_open = one.ts_opened, one.average_open
-    held.quantity, held.peak = one.side * one.quantity, one.quantity
-    ledger.positions = {one.instrument_id: held}
+    """Leave out the last fill of a stop, after which its instrument is flat to the end."""
+    last = {fill.instrument_id: fill for fill in recorder.fills}
+    for fill in reversed(stop_fills(recorder)):
+        later = last[fill.instrument_id].ts_event > fill.ts_event
+        recorder.fills = [
+            one
+            for one in recorder.fills
+            if one is not fill
+            and not (
+                later and one.instrument_id == fill.instrument_id and one.ts_event > fill.ts_event
+            )
+        ]
+        return
 
 
 def deny_an_entry(recorder):
@@ -195,14 +215,14 @@ def test_a_true_run_has_no_faults_and_every_sort_of_ending(replay, altered):
         (change_reference("MARKET"), "must fill at"),
         (change_reference("STOP_MARKET"), "must fill for"),
         (forget_reference, "nan"),
-        (drop_a_stop, "must have one stop, had 0"),
-        (double_a_stop, "must have one stop, had 2"),
+        (drop_a_stop, "must have a stop (stop_loss) sent at"),
+        (double_a_stop, "again belongs to no position"),
         (stray_stop, "again belongs to no position"),
         (move_a_trigger, "must cover it at"),
         (halve_a_stop, "must cover it at"),
-        (close_later("stop_loss"), "where its stop"),
+        (close_later, "where its stop"),
         (stopped_without_cause, "never reached its trigger"),
-        (stopped_for_another_reason, "where its stop"),
+        (stopped_by_decision, "where its stop"),
         (never_closed, "was still held"),
         (deny_an_entry, "was DENIED: the exchange's words"),
         (reject_an_exit, "was REJECTED: the exchange's words"),
@@ -220,5 +240,5 @@ def test_an_entry_that_asks_for_another_stop_is_found(altered):
         entry.stop_frac = 0.5
 
     (fault,) = altered(alter)[:1]
-    assert "must ask for a stop between" in fault
+    assert "must have an entry that asks for a stop between" in fault
     assert fault.endswith("asked for 0.5")

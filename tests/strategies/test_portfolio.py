@@ -117,7 +117,7 @@ def test_the_stop_follows_the_quantity(market):
     policy = held(rebalance=config, stops=stops)
     out = traded(market, policy, bars, probs, volatility=0.01)
     assert (out.orders.reason == "rebalance").any()
-    alive = out.orders[(out.orders.type == "STOP_MARKET") & (out.orders.status == "ACCEPTED")]
+    alive = out.orders[(out.orders.type == "STOP_MARKET") & (out.orders.status == "OPEN_AT_END")]
     open_at_end = out.positions.set_index("instrument_id")
     held_now = out.fills.assign(signed=out.fills.side * out.fills.quantity)
     quantities = held_now.groupby("instrument_id").signed.sum()

@@ -336,7 +336,7 @@ def test_a_stop_that_is_dead_in_its_entry_bar_fails_the_run(wild):
 
 def test_a_stop_that_is_never_sent_fails_the_run(wild, monkeypatch):
     monkeypatch.setattr(FusionStrategy, "on_position_opened", lambda *_: None)
-    with pytest.raises(RunFailedError, match="must have one stop, had 0"):
+    with pytest.raises(RunFailedError, match=r"must have a stop \(stop_loss\) sent at .* had none"):
         wild(policy=STOPPED)
 
 

@@ -32,6 +32,7 @@ order stamped more than `max_clock_lag_secs` earlier is refused.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from functools import update_wrapper
 from typing import Concatenate, Literal
@@ -268,8 +269,10 @@ class Guard:
             raise ValueError(f"reason must be one of {', '.join(HOLDS)}, was {reason!r}")
         self._holds.hold(reason, detail)
 
-    def fail(self, detail: str) -> None:
+    def fail(self, ts: int, detail: str) -> None:
         """End trading because what surrounds the guard cannot judge. Never raises."""
+        with contextlib.suppress(Exception):
+            self._advance(ts)
         self._holds.fail(detail)
 
     @_fails_safe

@@ -59,6 +59,7 @@ class GuardDesk:
         self.on_news: Callable[[], None] | None = None
         self._looked: int | None = None
         self._look_within_ns = 0
+        self._shown: dict[str, int] = {}
 
     @classmethod
     def of(
@@ -114,12 +115,15 @@ class GuardDesk:
         ts : int
             Now, UTC nanoseconds.
         marks : mapping of str to Mark
-            Prices by instrument, from after the last look; the close of a later bar counts more.
+            The latest prices by instrument; the close of a later bar counts more.
         """
         self._looked = ts
         ledger, guard, states = self._recorder.ledger, self.guard, self._desk.states
         for name, (price, seen) in marks.items():
-            guard.on_data(min(seen, ts), name, price)
+            # What was there at the last look is no news.
+            if seen > self._shown.get(name, -1):
+                self._shown[name] = seen
+                guard.on_data(ts, name, price)
         guard.on_clock(ts)
         newer = {name: one.price for name, one in marks.items() if one.ts >= states[name].bar_ts}
         guard.on_equity(ts, ledger.equity_at({**ledger.marks, **newer}))
@@ -168,8 +172,9 @@ class GuardDesk:
         """End trading where whoever was to look does not: files and clocks are unseen then."""
         if self._looked is not None and ts - self._looked > self._look_within_ns:
             self.guard.fail(
+                ts,
                 f"the risk guard must look every {self._look_within_ns / NS_PER_SECOND:g} s, last "
-                f"did {(ts - self._looked) / NS_PER_SECOND:.0f} s before {format_time(ts)}"
+                f"did {(ts - self._looked) / NS_PER_SECOND:.0f} s before {format_time(ts)}",
             )
 
     def allowed(

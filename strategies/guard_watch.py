@@ -64,7 +64,7 @@ class GuardWatch:
         except DataError as error:
             self._guard.halt(self._guard.state.ts, str(error), "state_unsaved")
         except Exception as error:
-            self._guard.fail(f"save: {error!r}")
+            self._guard.fail(self._guard.state.ts, f"save: {error!r}")
 
     def _answer_request(self, ts: int) -> None:
         request = read_request(self._store.path)

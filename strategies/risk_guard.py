@@ -167,7 +167,8 @@ class RiskGuard(DataActor):
 
     def block(self, where: str, error: Exception) -> None:
         """End trading because of an exception."""
-        self._desk.guard.fail(f"{where}: {type(error).__name__}: {error}")
+        guard = self._desk.guard
+        guard.fail(guard.state.ts, f"{where}: {type(error).__name__}: {error}")
 
     def _look(self, now: int) -> None:
         policy = None if self._watch is None else self._watch.look(now)

@@ -21,6 +21,7 @@ from research.predictor import Predictor
 from strategies.backtest import BacktestOutcome, Replay, ReplayInputs, expected_costs
 from strategies.execution import ExecutionConfig
 from strategies.fusion import FusionPolicy, FusionStrategy, StrategySettings
+from strategies.limit_orders import LimitStyle
 from strategies.outcome import close_books, run_frames
 from strategies.predictor_actor import PredictorActor, PredictorActorConfig
 from strategies.reconciliation import Reconciliation
@@ -123,6 +124,7 @@ class LiveReplay:
             interval_ns=inputs.bars[0].interval_ns,
             books_funding=self.backtest.execution.funding == "recorded",
             costs=expected_costs(self.backtest.execution, inputs.bars[0].interval_ns),
+            limits=LimitStyle.of(self.backtest.execution),
         )
         return FusionStrategy(self.backtest.policy, settings, self.recorder)
 

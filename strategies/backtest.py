@@ -30,6 +30,7 @@ from strategies.fill_check import FillCheck, FillRules
 from strategies.fill_model import ReplayFeeModel, ReplayFillModel, ReplayMarket
 from strategies.fusion import FUNDING_NS, FusionStrategy, StrategySettings
 from strategies.intent import TradeCosts
+from strategies.limit_orders import LimitStyle
 from strategies.liquidation_check import LiquidationCheck
 from strategies.market_data import (
     BarVolumes,
@@ -144,6 +145,7 @@ class Replay:
             costs=expected_costs(self.execution, self.inputs.bars[0].interval_ns),
             settle_after_ns=self.execution.latency_ns + 1,
             send_at=self.send_at,
+            limits=LimitStyle.of(self.execution),
         )
         return FusionStrategy(self.policy, settings, self.recorder)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, Self
 
-from nautilus_trader.model import StrategyId
+from nautilus_trader.model import LiquiditySide, StrategyId
 from nautilus_trader.trading import Strategy, StrategyConfig
 
 from catalog.timestamps import NS_PER_HOUR
@@ -21,8 +21,9 @@ from strategies.execution import BUY, SELL
 from strategies.guard import Guard
 from strategies.guard_desk import GuardDesk
 from strategies.intent import MarketView
+from strategies.limit_desk import LimitDesk
 from strategies.market_data import price_number
-from strategies.order_desk import InstrumentState, OrderDesk, StrategySettings
+from strategies.order_desk import InstrumentState, Intent, OrderDesk, StrategySettings
 from strategies.policy import (
     NEVER,
     STOP_REASONS,
@@ -35,7 +36,14 @@ from strategies.policy_config import FusionPolicy
 from strategies.portfolio_desk import PortfolioDesk
 from strategies.predictor_actor import PREDICTION_TYPE
 from strategies.protection import Protection
-from strategies.recorder import FINAL_STATUSES, Decision, FillRow, RunRecorder
+from strategies.recorder import (
+    FINAL_STATUSES,
+    MAKER,
+    TAKER,
+    Decision,
+    FillRow,
+    RunRecorder,
+)
 from strategies.risk_policy import RiskPolicy
 from strategies.sizing import Size, confidence, order_quantity, size, target_fraction
 from strategies.stops import stop_fraction
@@ -100,6 +108,7 @@ class FusionStrategy(Strategy):
         self.recorder = recorder
         self.desk = OrderDesk(self, settings, recorder)
         self.protection = Protection(policy.exit_rules, self.desk, recorder)
+        self.limits = LimitDesk(settings.limits, self.desk, recorder)
         self.guard = GuardDesk.of(policy.risk, self.desk, recorder, guard)
         self.portfolio_desk = PortfolioDesk.of(policy, settings, self.desk, recorder)
         self._states = self.desk.states
@@ -149,11 +158,15 @@ class FusionStrategy(Strategy):
         recorder.ledger.mark(name, price_number(bar.close))
         self._states[name].bar_ts = ts
         self.protection.on_bar(name, bar)
+        self.limits.on_bar(name, ts)
         if ts > self._ts:
             self._ts, self._seen = ts, 0
         self._seen += 1
-        if self._seen != self._count:
-            return
+        if self._seen == self._count:
+            self._complete(ts)
+
+    def _complete(self, ts: int) -> None:
+        """Decide at a time all of whose bars are in, on the predictions that waited for it."""
         if self._due:
             self._pay(ts)
         if self.guard is not None:
@@ -216,6 +229,7 @@ class FusionStrategy(Strategy):
                 price=price,
                 commission=0.0 if fee is None else float(fee.as_decimal()),
                 reason=row.reason,
+                liquidity=MAKER if event.liquidity_side == LiquiditySide.MAKER else TAKER,
             )
         )
         if row.reason in STOP_REASONS:
@@ -240,6 +254,8 @@ class FusionStrategy(Strategy):
     @guarded
     def on_order_rejected(self, event: Any) -> None:
         """Note a refusal by the exchange, and why."""
+        if event.due_post_only:
+            self.limits.would_take(event.client_order_id.value)
         self._status(event, "REJECTED", str(event.reason))
 
     @guarded
@@ -266,6 +282,7 @@ class FusionStrategy(Strategy):
     def on_position_closed(self, event: Any) -> None:
         """Take back what protected a position that something else closed."""
         self.protection.closed(str(event.instrument_id))
+        self.limits.closed(str(event.instrument_id), event.ts_event)
         if self.guard is not None:
             self.guard.on_closed(event.ts_event)
 
@@ -304,7 +321,8 @@ class FusionStrategy(Strategy):
         state.degraded_bars = state.degraded_bars + 1 if prediction.degraded else 0
         if self.guard is not None:
             self.guard.watch(ts)
-        if state.under_way:
+        waiting = self.limits.entry_waiting(name)
+        if state.under_way and waiting is None:
             recorder.unchanged(prediction, side, state.weight, "order_pending")
             return
         bars = (ts - state.since) // self._interval_ns if side else 0
@@ -316,13 +334,26 @@ class FusionStrategy(Strategy):
             market,
             self.settings.costs,
         )
-        wanted, reason, renew = verdict
-        if wanted == side:
-            if renew:
-                state.since = ts
-            recorder.unchanged(prediction, side, state.weight if side else 0.0, reason)
+        if waiting is not None:
+            reason = self.limits.review(waiting, verdict.side, ts)
+            recorder.unchanged(prediction, side, state.weight, reason)
+        elif verdict.side == side:
+            self._hold(prediction, verdict, market)
         else:
             self._change(prediction, verdict, held, market)
+
+    def _hold(self, prediction: _Record, verdict: Verdict, market: MarketView) -> None:
+        """Leave a position as it is, but for what a limit missed of it."""
+        name, ts = prediction.instrument_id, prediction.ts_init
+        state = self._states[name]
+        if verdict.renew:
+            state.since = ts
+        weight = state.weight if verdict.side else 0.0
+        sent, quantity = self.limits.held_on(name, ts, market.price, self.guard)
+        if sent:
+            self._record(prediction, verdict, weight, quantity, sent)
+        else:
+            self.recorder.unchanged(prediction, verdict.side, weight, verdict.reason)
 
     def _market_view(self, prediction: _Record, state: InstrumentState) -> MarketView:
         """Return the instrument at the close of the bar; the volume is nobody's question here."""
@@ -340,6 +371,9 @@ class FusionStrategy(Strategy):
         name, ts = prediction.instrument_id, prediction.ts_init
         state = self._states[name]
         wanted = _Wanted(0.0, 0.0, "", math.nan)
+        if held != 0.0 and verdict.side != 0 and self.settings.limits is not None:
+            # Two limits at one price might fill in any order: the other side comes after the exit.
+            verdict = Verdict(0, "exit_opposite")
         if verdict.side != 0:
             wanted = self._size(prediction, verdict.side, market, state)
             why = "below_minimum"
@@ -350,17 +384,12 @@ class FusionStrategy(Strategy):
         state.weight = verdict.side * wanted.fraction
         last_id = ""
         if held != 0.0:
-            last_id = self.desk.market("X", name, ts, -held, verdict.reason)
+            last_id = self.limits.send(Intent("X", name, ts, -held, market.price, verdict.reason))
         if wanted.quantity != 0.0:
             state.since, state.stop_frac = ts, wanted.stop_frac
-            last_id = self.desk.market(
-                "E",
-                name,
-                ts,
-                wanted.quantity,
-                verdict.reason,
-                bound_by=wanted.bound_by,
-                stop_frac=wanted.stop_frac,
+            entry = Intent("E", name, ts, wanted.quantity, market.price, verdict.reason)
+            last_id = self.limits.send(
+                entry._replace(bound_by=wanted.bound_by, stop_frac=wanted.stop_frac)
             )
         self._record(prediction, verdict, state.weight, wanted.quantity - held, last_id)
 
@@ -436,18 +465,21 @@ class FusionStrategy(Strategy):
         if status in FINAL_STATUSES:
             self._ended(order_id_)
         if status in _REFUSED:
-            self._refused(order_id_, event.ts_event, detail)
+            self._refused(event, order_id_, detail)
 
-    def _refused(self, order_id_: str, ts: int, detail: str) -> None:
+    def _refused(self, event: Any, order_id_: str, detail: str) -> None:
         """Leave no position whose exit was refused; tell the guard of refused entries."""
         row = self.recorder.orders.get(order_id_)
         if row is None:
             return
-        if self.guard is not None and not row.reduce_only:
-            self.guard.on_reject(ts, detail)
-        self.protection.refused(order_id_, ts)
+        # A post-only order asks to be refused where it would take.
+        asked = row.post_only and row.status == "REJECTED" and event.due_post_only
+        if self.guard is not None and not row.reduce_only and not asked:
+            self.guard.on_reject(event.ts_event, detail)
+        self.protection.refused(order_id_, event.ts_event)
 
     def _ended(self, order_id_: str) -> None:
         row = self.recorder.orders.get(order_id_)
         if row is not None and row.status in FINAL_STATUSES:
             self.desk.ended(order_id_)
+            self.limits.ended(row)

@@ -140,10 +140,10 @@ class GuardDesk:
         self.tell()
         if not flatten:
             return
-        self._desk.take_back_entries()
+        self._desk.take_back_entries(ts)
         for name, position in list(self._recorder.ledger.positions.items()):
             # A second may hold one forced exit; the next request for a flattening sends another.
-            if not self._desk.states[name].under_way and not self._desk.has_sent("F", name, ts):
+            if self._desk.make_way(name, ts) and not self._desk.has_sent("F", name, ts):
                 self._desk.market("F", name, ts, -position.quantity, RISK_GUARD)
 
     def tell(self) -> None:

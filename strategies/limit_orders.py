@@ -13,8 +13,9 @@ measured: the volume of the bar in which it fills is known to nobody while it fi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from strategies.execution import (
     BUY,
@@ -29,6 +30,26 @@ from strategies.impact import fill_slippage_bps, takes
 _BPS = Decimal(10_000)
 QUANTITY_DECIMALS = 9
 """To which sums of quantities are rounded: binary ones are a bit off."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitStyle:
+    """How entries and exits by decision are sent as limit orders.
+
+    Parameters are those of `ExecutionConfig`: `limit_offset_bps`, `limit_timeout_bars`,
+    `post_only`.
+    """
+
+    offset_bps: float
+    timeout_bars: int
+    post_only: bool
+
+    @classmethod
+    def of(cls, execution: ExecutionConfig) -> Self | None:
+        """Return the style of a profile's execution; None for market orders."""
+        if not execution.uses_limits:
+            return None
+        return cls(execution.limit_offset_bps, execution.limit_timeout_bars, execution.post_only)
 
 
 class Waiting(NamedTuple):

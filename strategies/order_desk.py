@@ -27,11 +27,13 @@ from strategies.callbacks import nothing
 from strategies.execution import BUY, InstrumentTerms, Side
 from strategies.guard_orders import Book
 from strategies.intent import NO_COSTS, AccountView, TradeCosts
+from strategies.limit_orders import LimitStyle
 from strategies.market_data import price_number
 from strategies.order_ids import OrderKind, check_tag, order_id
 from strategies.policy import FORCED_REASONS, LIQUIDATED
 from strategies.recorder import (
     EXIT_TYPES,
+    LIMIT,
     LIQUIDATION_PREFIX,
     TAKEN_BACK,
     OrderRow,
@@ -65,6 +67,8 @@ class StrategySettings:
         was: told instrument and decision time, says when a market order goes to the engine, or
         None for never. Where the instrument's next bar is missing that is later than the decision,
         so that the order waits for the next open as it would in a live market that pauses.
+    limits : LimitStyle, optional
+        How decisions are sent as limit orders; None for market orders.
     """
 
     instruments: tuple[Any, ...]
@@ -74,6 +78,7 @@ class StrategySettings:
     costs: TradeCosts = NO_COSTS
     settle_after_ns: int = 0
     send_at: Callable[[str, int], int | None] | None = None
+    limits: LimitStyle | None = None
 
 
 @dataclass(slots=True)
@@ -96,6 +101,24 @@ class InstrumentState:
     degraded_bars: int = 0
     funding_rate: float = 0.0
     bar_ts: int = 0
+
+
+class Intent(NamedTuple):
+    """What a decision wants traded.
+
+    `quantity` is signed, `kind` E or X, `price` the last close; `ts_decided` when it was first
+    decided, if a limit order was tried before.
+    """
+
+    kind: OrderKind
+    instrument_id: str
+    ts: int
+    quantity: float
+    price: float
+    reason: str
+    bound_by: str = ""
+    stop_frac: float = math.nan
+    ts_decided: int = 0
 
 
 class ExitOrder(NamedTuple):
@@ -211,6 +234,7 @@ class OrderDesk:
         bound_by: str = "",
         stop_frac: float = math.nan,
         reduce_only: bool | None = None,
+        ts_decided: int = 0,
     ) -> str:
         """Send a market order and return its identifier.
 
@@ -231,6 +255,8 @@ class OrderDesk:
             Distance of the stop that the position is to have, NaN for none.
         reduce_only : bool, optional
             Whether it may only reduce; without it, every kind but an entry does.
+        ts_decided : int
+            When it was first decided, if a limit order was tried before.
         """
         if reduce_only is None:
             reduce_only = kind != "E"
@@ -240,7 +266,33 @@ class OrderDesk:
             identity, ts, instrument_id, side, abs(quantity), reason, reduce_only=reduce_only
         )
         row.bound_by, row.stop_frac = bound_by, stop_frac
+        row.ts_decided = ts_decided or ts
         self.states[instrument_id].under_way.add(identity)
+        self._submit(row)
+        return identity
+
+    def send(self, intent: Intent) -> str:
+        """Send what a decision wants at the market, and return its identifier."""
+        return self.market(
+            intent.kind,
+            intent.instrument_id,
+            intent.ts,
+            intent.quantity,
+            intent.reason,
+            bound_by=intent.bound_by,
+            stop_frac=intent.stop_frac,
+            ts_decided=intent.ts_decided,
+        )
+
+    def limit(self, intent: Intent, price: float, *, post_only: bool) -> str:
+        """Send a limit order, which stays until it is complete or taken back; return its name."""
+        kind, name, ts = intent.kind, intent.instrument_id, intent.ts
+        identity = order_id(self._settings.tag, kind, name, ts)
+        side: Side = BUY if intent.quantity > 0.0 else -1
+        row = OrderRow(identity, ts, name, side, abs(intent.quantity), intent.reason, LIMIT)
+        row.limit_price, row.post_only, row.reduce_only = price, post_only, kind != "E"
+        row.bound_by, row.stop_frac = intent.bound_by, intent.stop_frac
+        self.states[name].under_way.add(identity)
         self._submit(row)
         return identity
 
@@ -262,6 +314,30 @@ class OrderDesk:
         self._strategy.cancel_order(ClientOrderId(client_order_id))
         self.settle()
 
+    def withdraw(self, client_order_id: str, ts: int, detail: str = "") -> None:
+        """Take an order back, once; in a replay one that has not left yet ends here."""
+        row = self._recorder.orders[client_order_id]
+        if row.ts_cancel:
+            return
+        row.ts_cancel = ts
+        self._recorder.order_status(client_order_id, row.status, detail)
+        for orders in self._held_back.values():
+            kept = [one for one in orders if one.client_order_id.value != client_order_id]
+            if len(kept) < len(orders):
+                orders[:] = kept
+                self._recorder.order_status(client_order_id, "CANCELED")
+                self.ended(client_order_id)
+                return
+        self.cancel(client_order_id)
+
+    def make_way(self, instrument_id: str, ts: int) -> bool:
+        """Take back the limits of an instrument; return whether nothing else is under way."""
+        rows = [self._recorder.orders[one] for one in self.states[instrument_id].under_way]
+        limits = [row.client_order_id for row in rows if row.type == LIMIT]
+        for identity in sorted(limits):
+            self.withdraw(identity, ts)
+        return len(limits) == len(rows)
+
     def settle(self) -> None:
         """Let a replay look at what is under way soon, though nothing else happens."""
         after = self._settings.settle_after_ns
@@ -279,29 +355,15 @@ class OrderDesk:
         row = self._recorder.orders[client_order_id]
         self.states[row.instrument_id].under_way.discard(client_order_id)
 
-    def take_back_entries(self) -> None:
-        """Take back what adds risk and has not filled: what waits for an open of its instrument.
+    def take_back_entries(self, ts: int) -> None:
+        """Take back what adds risk and has not filled: what waits for an open, and limits.
 
-        In a replay it has not left yet; a live exchange must be asked.
+        What waits for an open has not left yet in a replay; a live exchange must be asked.
         """
-        held_back = {
-            order.client_order_id.value: orders
-            for orders in self._held_back.values()
-            for order in orders
-        }
         for state in self.states.values():
             for identity in sorted(state.under_way):
-                row = self._recorder.orders[identity]
-                if row.reduce_only:
-                    continue
-                if identity in held_back:
-                    orders = held_back[identity]
-                    orders[:] = [one for one in orders if one.client_order_id.value != identity]
-                    self._recorder.order_status(identity, "CANCELED", TAKEN_BACK)
-                    self.ended(identity)
-                else:
-                    self._recorder.order_status(identity, row.status, TAKEN_BACK)
-                    self.cancel(identity)
+                if not self._recorder.orders[identity].reduce_only:
+                    self.withdraw(identity, ts, TAKEN_BACK)
 
     def adopt(self, event: Any) -> OrderRow:
         """Take down the fill of an order that the exchange sent in our name: a liquidation.
@@ -340,6 +402,10 @@ class OrderDesk:
             trigger = Price(row.trigger_price, price_decimals)
             make = factory.stop_market if row.type == "STOP_MARKET" else factory.market_if_touched
             order = make(state.identity, side, quantity, trigger, **common)
+        elif row.type == LIMIT:
+            price = Price(row.limit_price, price_decimals)
+            common["post_only"] = row.post_only
+            order = factory.limit(state.identity, side, quantity, price, **common)
         else:
             forced = row.reason in FORCED_REASONS
             duration = TimeInForce.GTC if forced else TimeInForce.IOC
@@ -350,7 +416,7 @@ class OrderDesk:
         """Submit an order, in a replay no earlier than it can meet a price."""
         ts = row.ts_init
         due: int | None = ts
-        if self._settings.send_at is not None and row.type == "MARKET":
+        if self._settings.send_at is not None and row.type in ("MARKET", LIMIT):
             due = self._settings.send_at(row.instrument_id, ts)
         if due is None:
             # It stays under way until the end of the data, unless it is taken back.

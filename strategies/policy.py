@@ -49,8 +49,11 @@ REASONS = (
     "risk_guard",
     "take_profit",
     "trailing_stop",
+    "limit_withdrawn",
 )
 """Every reason a decision can carry. Codes are places here and are stored: only ever append."""
+LIMIT_WITHDRAWN = "limit_withdrawn"
+"""The reason of a decision that takes an entry back which still waited at its limit."""
 STOP_LOSS = "stop_loss"
 """The reason of a stop that stands where the entry put it."""
 TRAILING_STOP = "trailing_stop"

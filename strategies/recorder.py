@@ -66,6 +66,8 @@ GUARD_COLUMNS = ("ts", "kind", "level", "reason", "detail")
 EQUITY_COLUMNS = ("ts_init", "equity", "cash", "gross_exposure", "net_exposure")
 FINAL_STATUSES = ("FILLED", "CANCELED", "REJECTED", "DENIED", "EXPIRED")
 """An order with another status at the end of a run is not closed."""
+LIMIT = "LIMIT"
+"""The type of an order that waits at its price."""
 EXIT_TYPES = ("STOP_MARKET", "MARKET_IF_TOUCHED")
 """Types of the orders that rest to protect a position: stop and target."""
 LIQUIDATION_PREFIX = "LIQUIDATION-"

@@ -130,8 +130,12 @@ class FusionStrategy(Strategy):
         """
         assert self.guard is not None
         policy = self.policy.with_risk(risk)
+        portfolio_desk = PortfolioDesk.of(policy, self.settings, self.desk, self.recorder)
+        if portfolio_desk is not None and self.portfolio_desk is not None:
+            portfolio_desk.follow(self.portfolio_desk)
         self.guard.adopt(ts, risk)
         self.policy, self._sizing = policy, policy.position_sizing
+        self.portfolio_desk = portfolio_desk
 
     @guarded
     def on_start(self) -> None:

@@ -82,6 +82,14 @@ class PortfolioDesk:
             rebalancer = Rebalancer(config, sizing, names, settings.interval_ns, cost)
         return cls(rebalancer, joint, desk, recorder)
 
+    def follow(self, before: PortfolioDesk) -> None:
+        """Go on where the desk of another risk policy ended: with what it has seen."""
+        self._seen, self._decided, self._ts = before._seen, before._decided, before._ts
+        if self._window is not None and before._window is not None:
+            self._window = before._window.resized(len(self._window))
+        if self._rebalancer is not None and before._rebalancer is not None:
+            self._rebalancer.follow(before._rebalancer)
+
     def watch(self, ts: int) -> None:
         """Take the closes of a time once all its bars are in, before it is decided upon."""
         if ts <= self._ts:

@@ -77,6 +77,11 @@ class Rebalancer:
         self._bars_per_year = DAYS_PER_YEAR * NS_PER_DAY / interval_ns
         self._last: int | None = None
 
+    def follow(self, before: Rebalancer) -> None:
+        """Go on with the returns that another has seen, and with when it last was due."""
+        self._window = before._window.resized(len(self._window))
+        self._last = before._last
+
     def update(self, ts: int, closes: Mapping[str, float]) -> None:
         """Take the closes of one bar (UTC nanoseconds of its close), each time once, in order."""
         self._window.update(closes)

@@ -29,6 +29,9 @@ class ReturnsWindow:
         self._at = 0
         self._last: dict[str, float] = {}
 
+    def __len__(self) -> int:
+        return len(self._returns)
+
     def update(self, closes: Mapping[str, float]) -> None:
         """Take the closes of one bar; each time once, in order.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -183,6 +183,26 @@ def check_inputs(
             f"({execution.worst_slippage_bps:g} bp), was {stop:g}: its stop would be on the wrong "
             f"side of the market as soon as it was sent; widen it"
         )
+    check_leverage(policy, execution, names)
+
+
+def check_leverage(policy: FusionPolicy, execution: ExecutionConfig, names: Sequence[str]) -> None:
+    """Refuse settings that may hold more than the account's leverage carries.
+
+    Parameters
+    ----------
+    policy : FusionPolicy
+        How much may be held.
+    execution : ExecutionConfig
+        Its leverage.
+    names : sequence of str
+        Instruments.
+
+    Raises
+    ------
+    ConfigError
+        Saying what is needed.
+    """
     # A reversal is sent before the margin of the old position is free.
     sizing = policy.position_sizing
     name, largest = ("position_frac", policy.position_frac)

@@ -17,17 +17,16 @@ from nautilus_trader.model import Bar, BarType, Price, Quantity, QuoteTick, Venu
 
 from catalog.arrays import Ohlcv
 from catalog.instruments import bar_type, instrument
+from live.live_guard import GuardFiles, LiveGuard, live_guard
 from live.node import run_feed
 from live.paper import PaperExecutionClient, PaperWiring
 from research.predictor import Prediction, PredictorSpec
 from strategies.fusion import FusionPolicy, FusionStrategy, StrategySettings
 from strategies.guard import Guard
-from strategies.guard_store import GuardStore
-from strategies.guard_watch import GuardWatch
 from strategies.predictor_actor import PredictorActor, PredictorActorConfig
 from strategies.recorder import RunRecorder
 from strategies.risk_guard import RiskGuard, RiskGuardConfig
-from strategies.risk_policy import PolicyWatch, load_risk_policy
+from strategies.risk_policy import load_risk_policy
 from tests.strategies.settings import plain_execution
 
 INTERVAL = 900 * 10**9
@@ -179,34 +178,30 @@ class Stream(MarketDataClient):
 
 def play(folder: Path, script: Any, *, look_interval_ms: int = 100, **strategy: Any) -> World:
     """Run a node in a folder with ``risk.yaml``, until the script has ended."""
-    store = GuardStore(folder / "guard.json")
-    store.claim()
-    try:
-        return _play(folder, script, store, look_interval_ms, strategy)
-    finally:
-        store.give_up()
-
-
-def _play(
-    folder: Path, script: Any, store: GuardStore, look_interval_ms: int, changes: Any
-) -> World:
-    risk = load_risk_policy(folder / "risk.yaml")
+    files = GuardFiles(folder / "guard.json", folder / "risk.yaml")
     policy = FusionPolicy(
         entry_threshold=0.6,
         exit_threshold=0.5,
         position_frac=0.5,
         stop_loss_frac=0.2,
-        risk=risk,
-        **changes,
+        risk=load_risk_policy(folder / "risk.yaml"),
+        **strategy,
     )
+    restored = live_guard(policy, plain_execution(), (BTC,), files)
+    try:
+        return _play(folder, script, policy, restored, look_interval_ms)
+    finally:
+        restored.store.give_up()
+
+
+def _play(
+    folder: Path, script: Any, policy: FusionPolicy, restored: LiveGuard, look_interval_ms: int
+) -> World:
     recorder = RunRecorder((BTC,), 100_000.0)
-    guard = Guard(risk, store.load())
     settings = StrategySettings((instrument(BTC),), INTERVAL, books_funding=False)
-    strategy = FusionStrategy(policy, settings, recorder, guard)
-    files = PolicyWatch(folder / "risk.yaml", risk, lambda one: check(strategy.policy, one))
-    watch = GuardWatch(guard, store, files)
+    strategy = FusionStrategy(policy, settings, recorder, restored.guard)
     actor = PredictorActor(Always(0.9), recorder, PredictorActorConfig(timeout_ms=500))
-    looker = RiskGuard(strategy, RiskGuardConfig(look_interval_ms, watch))
+    looker = RiskGuard(strategy, RiskGuardConfig(look_interval_ms, restored.watch))
     world = World(folder, strategy, looker, recorder)
 
     class Factory(DataClientFactory):
@@ -242,7 +237,3 @@ def _play(
         raise world.failure
     assert recorder.errors == []
     return world
-
-
-def check(policy: FusionPolicy, risk: Any) -> None:
-    policy.with_risk(risk)

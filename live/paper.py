@@ -43,13 +43,13 @@ from nautilus_trader.model import (
 )
 
 from catalog.errors import RunFailedError
-from live.paper_book import PaperBook, PaperCancel, PaperEvent, PaperFill, PaperOrder
+from live.paper_book import PaperAccept, PaperBook, PaperCancel, PaperEvent, PaperFill, PaperOrder
 from strategies.execution import ExecutionConfig, InstrumentTerms
 from strategies.market_data import price_number
 
 _CURRENCY = "USDT"
 _NEVER = 1 << 62
-_ORDER_TYPES = (OrderType.MARKET, OrderType.STOP_MARKET)
+_ORDER_TYPES = (OrderType.MARKET, OrderType.STOP_MARKET, OrderType.MARKET_IF_TOUCHED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class PaperWiring:
 
 
 class PaperExecutionClient(ExecutionClient):
-    """Accept market and stop-market orders and fill them from the market data it is shown."""
+    """Accept market orders, stops and targets and fill them from the market data it is shown."""
 
     def __init__(self, wiring: PaperWiring, **arguments: Any) -> None:
         super().__init__(
@@ -149,8 +149,13 @@ class PaperExecutionClient(ExecutionClient):
         self._quoted = quote.ts_init
 
     def on_bar(self, bar: Bar) -> None:
-        """Fill the stops that a complete bar reached."""
-        prices = (price_number(bar.open), price_number(bar.high), price_number(bar.low))
+        """Fill the stops and targets that a complete bar reached."""
+        prices = (
+            price_number(bar.open),
+            price_number(bar.high),
+            price_number(bar.low),
+            price_number(bar.close),
+        )
         name = str(bar.bar_type.instrument_id)
         self._publish(self.book.on_bar(name, prices, bar.ts_init))
         self.book.on_volume(name, price_number(bar.volume))
@@ -205,13 +210,16 @@ class PaperExecutionClient(ExecutionClient):
             self.emitted += 1
             if isinstance(event, PaperFill):
                 self._publish_fill(order, event)
+            elif isinstance(event, PaperAccept):
+                self.generate_order_accepted(order, _venue_order_id(name), event.ts_event)
             elif isinstance(event, PaperCancel):
                 self.generate_order_canceled(order, _venue_order_id(name), event.ts_event)
             else:
                 self.generate_order_rejected(order, event.reason, event.ts_event, False)
-        # Whatever an event is about has ended: the rest of a partial fill is cancelled with it.
+        # Whatever else an event is about has ended: the rest of a partial fill goes with it.
         for event in events:
-            self._orders.pop(event.order.client_order_id, None)
+            if not isinstance(event, PaperAccept):
+                self._orders.pop(event.order.client_order_id, None)
 
     def _publish_fill(self, order: Any, fill: PaperFill) -> None:
         name = fill.order.client_order_id
@@ -270,25 +278,24 @@ class PaperExecutionClient(ExecutionClient):
         self.emitted += 1
         self.generate_order_submitted(order)
         if order.order_type not in _ORDER_TYPES:
-            reason = f"paper exchange takes market and stop-market orders, was {order.order_type}"
+            reason = (
+                f"paper exchange takes market orders, stops and targets, was {order.order_type}"
+            )
             self.generate_order_rejected(order, reason, now, False)
             return
-        is_stop = order.order_type == OrderType.STOP_MARKET
+        is_market = order.order_type == OrderType.MARKET
         paper_order = PaperOrder(
             client_order_id=name,
             instrument_id=str(order.instrument_id),
             side=1 if order.side == OrderSide.BUY else -1,
             quantity=price_number(order.quantity),
-            trigger=price_number(order.trigger_price) if is_stop else None,
+            trigger=None if is_market else price_number(order.trigger_price),
             reduce_only=order.is_reduce_only,
             immediate=order.time_in_force == TimeInForce.IOC,
+            is_target=order.order_type == OrderType.MARKET_IF_TOUCHED,
         )
         self._orders[name] = order
         self.book.submit(paper_order, now)
-        if is_stop:
-            # A market order is accepted and filled, or refused, when it meets a price.
-            arrival = now + self._wiring.execution.latency_ns
-            self.generate_order_accepted(order, _venue_order_id(name), arrival)
 
     async def _cancel_order(self, command: Any) -> None:
         try:
@@ -302,6 +309,9 @@ class PaperExecutionClient(ExecutionClient):
         name = str(client_order_id)
         if not self.book.cancel(name, now):
             order = self.cache.order(client_order_id)
+            if order is not None and order.is_closed:
+                # It ended while the cancel was on its way, such as a stop with its position.
+                return
             self.emitted += 1
             reason = f"order {name} must be open to be cancelled, has ended or was never received"
             self.generate_order_cancel_rejected(order, None, reason, now)

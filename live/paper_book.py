@@ -1,10 +1,11 @@
 """What a paper exchange does with orders: pure Python, no engine, no clock of its own.
 
 It follows the timetable in `strategies.execution`: a command takes effect one latency after it
-was sent; a market order fills at the first quote of its instrument from then on; a stop fills at
-the first quote or bar that reaches its trigger. A price meets the orders that rest before those
-that arrive with it, so of an exit and a stop at one open the stop trades. Prices come from the
-same functions as the replay's fill model.
+was sent; a market order fills at the first quote of its instrument from then on; a stop or target
+fills at the first quote or bar that reaches its trigger, and is refused where the market has passed
+it when it arrives. A price meets the orders that rest before those that arrive with it, so of an
+exit and a stop at one open the stop trades. What closes a position ends its stops and targets at
+once. Prices come from the same functions as the replay's fill model.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from strategies.execution import (
     slipped_price,
     stop_is_triggered,
     stop_reference,
+    target_reference,
 )
 from strategies.impact import fill_slippage_bps, takes
 from strategies.ledger import FundingRow, Ledger, LedgerFill
 from strategies.liquidation import is_liquidated, maintenance_margin
+from strategies.stops import target_is_reached
 
 _NEVER = 1 << 62
 
@@ -45,11 +48,13 @@ class PaperOrder:
     quantity : float
         Base units, positive.
     trigger : float or None
-        Trigger price of a stop, quote units; None for a market order.
+        Trigger price of a stop or target, quote units; None for a market order.
     reduce_only : bool
         Whether it may only bring the position closer to zero.
     immediate : bool
         Whether it fills up to the participation limit and the rest is cancelled.
+    is_target : bool
+        Whether the trigger is that of a target.
     """
 
     client_order_id: str
@@ -59,6 +64,12 @@ class PaperOrder:
     trigger: float | None
     reduce_only: bool
     immediate: bool = False
+    is_target: bool = False
+
+    @property
+    def rises(self) -> bool:
+        """Whether it waits for a higher price."""
+        return (self.side == BUY) != self.is_target
 
 
 class PaperFill(NamedTuple):
@@ -72,22 +83,29 @@ class PaperFill(NamedTuple):
     ts_event: int
 
 
+class PaperAccept(NamedTuple):
+    """A stop or target that arrived and rests."""
+
+    order: PaperOrder
+    ts_event: int
+
+
 class PaperCancel(NamedTuple):
-    """An order that was taken back on request."""
+    """An order that was taken back on request, or ended with its position."""
 
     order: PaperOrder
     ts_event: int
 
 
 class PaperReject(NamedTuple):
-    """An order that the exchange refused when it would have traded, and why."""
+    """An order that the exchange refused when it arrived or would have traded, and why."""
 
     order: PaperOrder
     ts_event: int
     reason: str
 
 
-type PaperEvent = PaperFill | PaperCancel | PaperReject
+type PaperEvent = PaperFill | PaperAccept | PaperCancel | PaperReject
 
 
 class _Command(NamedTuple):
@@ -123,6 +141,7 @@ class PaperBook:
         self._known: dict[str, PaperOrder] = {}
         self._volumes = dict.fromkeys(terms, math.nan)
         self._quotes: dict[str, float] = {}
+        self._prices: dict[str, float] = {}
         self._cancel_due = _NEVER
         self.ledger = Ledger(execution.starting_balance)
         self.filled: dict[str, float] = {}
@@ -156,21 +175,18 @@ class PaperBook:
 
     def bar_would_act(self, instrument_id: str, high: float, low: float, ts_event: int) -> bool:
         """Return whether a complete bar would fill or cancel anything."""
-        for action, order, arrival in self._travelling[instrument_id]:
-            if arrival > ts_event:
-                continue
-            if action == "cancel" or (order.trigger is not None and _reached(order, high, low)):
-                return True
-        return self._reaches(instrument_id, high, low)
+        due = any(one.ts_arrival <= ts_event for one in self._travelling[instrument_id])
+        return due or self._reaches(instrument_id, high, low)
 
     def _reaches(self, instrument_id: str, high: float, low: float) -> bool:
         return any(_reached(order, high, low) for order in self._stops[instrument_id])
 
     def on_quote(self, instrument_id: str, price: float, ts_event: int) -> list[PaperEvent]:
-        """Take a quote: stops that it has passed fill, then market orders that wait or arrive."""
+        """Take a quote: stops and targets that it has passed fill, then market orders."""
         self._quotes[instrument_id] = price
         events = self._arrive(instrument_id, ts_event - 1)
-        events += self._trigger_stops(instrument_id, price, price, price, ts_event)
+        self._prices[instrument_id] = price
+        events += self._trigger_stops(instrument_id, (price,) * 3, ts_event)
         events += self._arrive(instrument_id, ts_event)
         markets, self._markets[instrument_id] = self._markets[instrument_id], []
         for order in markets:
@@ -178,11 +194,12 @@ class PaperBook:
         return events
 
     def on_bar(
-        self, instrument_id: str, prices: tuple[float, float, float], ts_event: int
+        self, instrument_id: str, prices: tuple[float, float, float, float], ts_event: int
     ) -> list[PaperEvent]:
-        """Take a complete bar's open, high and low: its range fills the stops that it reached."""
+        """Take a complete bar's open, high, low and close: its range fills what it reached."""
         events = self._arrive(instrument_id, ts_event)
-        return events + self._trigger_stops(instrument_id, *prices, ts_event)
+        self._prices[instrument_id] = prices[3]
+        return events + self._trigger_stops(instrument_id, prices[:3], ts_event)
 
     def would_take_back(self, ts_event: int) -> bool:
         """Return whether `on_time` would cancel anything."""
@@ -260,13 +277,27 @@ class PaperBook:
         for command in self._travelling[instrument_id]:
             if command.ts_arrival > ts_event:
                 waiting.append(command)
+            elif command.action == "submit" and command.order.trigger is None:
+                self._markets[instrument_id].append(command.order)
             elif command.action == "submit":
-                queue = self._markets if command.order.trigger is None else self._stops
-                queue[instrument_id].append(command.order)
+                events.append(self._rest(command.order, command.ts_arrival))
             elif self._remove(command.order):
                 events.append(PaperCancel(command.order, ts_event))
         self._travelling[instrument_id] = waiting
         return events
+
+    def _rest(self, order: PaperOrder, ts_event: int) -> PaperEvent:
+        """Take a stop or target in, or refuse it as the engine would, in its own words."""
+        name = order.instrument_id
+        if order.reduce_only and order.side * self.ledger.quantity(name) >= 0.0:
+            reason = _would_increase(order)
+        elif name in self._prices and _reached(order, self._prices[name], self._prices[name]):
+            reason = _in_the_market(order, self._prices[name], self._terms[name])
+        else:
+            self._stops[name].append(order)
+            return PaperAccept(order, ts_event)
+        self._known.pop(order.client_order_id, None)
+        return PaperReject(order, ts_event, reason)
 
     def _remove(self, order: PaperOrder) -> bool:
         """Forget an open order; False when it ended before."""
@@ -278,17 +309,30 @@ class PaperBook:
         return True
 
     def _trigger_stops(
-        self, instrument_id: str, open_: float, high: float, low: float, ts_event: int
+        self, instrument_id: str, path: tuple[float, float, float], ts_event: int
     ) -> list[PaperEvent]:
+        open_, high, low = path
         hit = [o for o in self._stops[instrument_id] if _reached(o, high, low)]
-        # The path inside a bar is open, high, low, close: a short's stop comes before a long's.
-        hit.sort(key=lambda order: -order.side)
+        # The path inside a bar is open, high, low, close: what waits for a higher price comes
+        # first, and what is nearer comes before what is further away.
+        hit.sort(key=_place)
         events: list[PaperEvent] = []
         for order in hit:
+            if order not in self._stops[instrument_id]:
+                continue
             assert order.trigger is not None
             self._stops[instrument_id].remove(order)
-            reference = stop_reference(order.side, order.trigger, open_)
-            events += self._fill(order, reference, ts_event)
+            find = target_reference if order.is_target else stop_reference
+            events += self._fill(order, find(order.side, order.trigger, open_), ts_event)
+        return events
+
+    def _end_with_position(self, instrument_id: str, ts_event: int) -> list[PaperEvent]:
+        """Cancel what could only reduce a position that is gone."""
+        events: list[PaperEvent] = []
+        if self.ledger.quantity(instrument_id) == 0.0:
+            for order in [one for one in self._stops[instrument_id] if one.reduce_only]:
+                self._remove(order)
+                events.append(PaperCancel(order, ts_event))
         return events
 
     def _fill(self, order: PaperOrder, reference: float, ts_event: int) -> list[PaperEvent]:
@@ -314,18 +358,47 @@ class PaperBook:
             LedgerFill(ts_event, order.instrument_id, order.side, quantity, price, fee, "")
         )
         self.filled[order.client_order_id] = quantity
-        return [PaperFill(order, quantity, price, reference, fee, ts_event), *cancelled]
+        fill = PaperFill(order, quantity, price, reference, fee, ts_event)
+        return [fill, *cancelled, *self._end_with_position(order.instrument_id, ts_event)]
+
+
+def _place(order: PaperOrder) -> tuple[bool, float]:
+    """Return an order's place among those that one bar reaches."""
+    assert order.trigger is not None
+    return (False, order.trigger) if order.rises else (True, -order.trigger)
 
 
 def _reached(order: PaperOrder, high: float, low: float) -> bool:
     assert order.trigger is not None
+    if order.is_target:
+        return target_is_reached(order.side, order.trigger, high, low)
     return stop_is_triggered(order.side, order.trigger, high, low)
 
 
 def _would_increase(order: PaperOrder) -> str:
     # The engine's own words, so that the backtest's table of orders and ours are equal.
-    kind = "MARKET" if order.trigger is None else "STOP_MARKET"
-    side = "BUY" if order.side == BUY else "SELL"
     return (
-        f"Reduce-only order {order.client_order_id} ({kind}-{side}) would have increased position"
+        f"Reduce-only order {order.client_order_id} ({_type(order)}-{_way(order)}) would have "
+        f"increased position"
     )
+
+
+def _in_the_market(order: PaperOrder, price: float, terms: InstrumentTerms) -> str:
+    # The engine's own words, too.
+    what = "trigger" if order.is_target else "stop"
+    shown = f"{price:.{terms.price_decimals}f}"
+    return (
+        f"{_type(order)} {_way(order)} order {what} px of "
+        f"{order.trigger:.{terms.price_decimals}f} was in the market: bid={shown}, ask={shown}, "
+        f"but rejected because of configuration"
+    )
+
+
+def _type(order: PaperOrder) -> str:
+    if order.trigger is None:
+        return "MARKET"
+    return "MARKET_IF_TOUCHED" if order.is_target else "STOP_MARKET"
+
+
+def _way(order: PaperOrder) -> str:
+    return "BUY" if order.side == BUY else "SELL"

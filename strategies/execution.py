@@ -219,6 +219,13 @@ class InstrumentTerms:
     maintenance_frac: Decimal = Decimal(0)
     max_quantity: Decimal = Decimal(0)
 
+    @property
+    def price_decimals(self) -> int:
+        """Decimals of a price on the tick."""
+        exponent = self.tick.as_tuple().exponent
+        assert isinstance(exponent, int)
+        return max(0, -exponent)
+
     @classmethod
     def of(cls, instrument: Any) -> Self:
         """Read the terms of a Nautilus instrument."""

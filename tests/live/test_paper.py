@@ -188,7 +188,11 @@ def test_a_stop_rests_until_a_bar_reaches_it() -> None:
         {1: lambda s: s.market("M"), 2: lambda s: s.stop_sell("S", 98_000.0)},
     )
     stop = [(what, when) for what, name, when in strategy.events if name == "S"]
-    assert stop == [("submitted", 2 * MINUTE), ("accepted", 2 * MINUTE), ("filled", 4 * MINUTE)]
+    assert stop == [
+        ("submitted", 2 * MINUTE),
+        ("accepted", 2 * MINUTE + LATENCY),
+        ("filled", 4 * MINUTE),
+    ]
     assert str(strategy.fills[1].last_px) == "98000.0"
     assert client.book.ledger.positions == {}
 
@@ -225,7 +229,7 @@ def test_other_kinds_of_orders_are_refused_with_a_reason() -> None:
     strategy, client, _ = play([100_000.0, 100_000.0], {1: lambda s: s.limit("L")})
     assert [what for what, _, _ in strategy.events] == ["submitted", "rejected"]
     assert strategy.reasons == [
-        f"paper exchange takes market and stop-market orders, was {OrderType.LIMIT}"
+        f"paper exchange takes market orders, stops and targets, was {OrderType.LIMIT}"
     ]
     assert client.book.open_orders() == []
 

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from live.paper_book import PaperBook, PaperCancel, PaperEvent, PaperFill, PaperOrder, PaperReject
+from live.paper_book import (
+    PaperAccept,
+    PaperBook,
+    PaperCancel,
+    PaperEvent,
+    PaperFill,
+    PaperOrder,
+    PaperReject,
+)
 from strategies.execution import ExecutionConfig, InstrumentTerms, commission, slipped_price
 from tests.strategies.settings import plain_execution
 
@@ -45,9 +53,10 @@ def stop(name: str, side: int, trigger: float, *, reduce: bool = True) -> PaperO
 
 
 def only_fill(events: list[PaperEvent]) -> PaperFill:
-    assert len(events) == 1
-    assert isinstance(events[0], PaperFill)
-    return events[0]
+    fills = [one for one in events if not isinstance(one, PaperAccept)]
+    assert len(fills) == 1
+    assert isinstance(fills[0], PaperFill)
+    return fills[0]
 
 
 def long_book() -> PaperBook:
@@ -76,17 +85,17 @@ def test_a_market_order_waits_for_a_quote_of_its_own_instrument() -> None:
     paper = book()
     paper.submit(market("E", on=ETH), 0)
     assert paper.on_quote(BTC, 100.0, 10 * LATENCY) == []
-    assert paper.on_bar(ETH, (50.0, 51.0, 49.0), 11 * LATENCY) == []
+    assert paper.on_bar(ETH, (50.0, 51.0, 49.0, 50.0), 11 * LATENCY) == []
     assert only_fill(paper.on_quote(ETH, 50.0, 12 * LATENCY)).reference == 50.0
 
 
 @pytest.mark.parametrize(
     ("bar", "reference"),
-    [((100.0, 101.0, 94.0), 95.0), ((93.0, 96.0, 92.0), 93.0)],
+    [((100.0, 101.0, 94.0, 94.0), 95.0), ((93.0, 96.0, 92.0, 96.0), 93.0)],
     ids=["inside the bar at the trigger", "gap at the open"],
 )
 def test_a_stop_fills_at_its_trigger_or_at_the_open_of_a_gap(
-    bar: tuple[float, float, float], reference: float
+    bar: tuple[float, float, float, float], reference: float
 ) -> None:
     paper = long_book()
     paper.submit(stop("S", -1, 95.0), LATENCY)
@@ -100,14 +109,15 @@ def test_a_stop_fills_at_its_trigger_or_at_the_open_of_a_gap(
 def test_a_stop_works_within_the_bar_of_its_entry_but_not_before_it_arrives() -> None:
     paper = long_book()
     paper.submit(stop("S", -1, 95.0), LATENCY)
-    assert paper.on_quote(BTC, 90.0, 2 * LATENCY - 1) == []
-    assert only_fill(paper.on_bar(BTC, (100.0, 101.0, 94.0), 2 * LATENCY)).reference == 95.0
+    assert paper.on_quote(BTC, 96.0, 2 * LATENCY - 1) == []
+    assert only_fill(paper.on_bar(BTC, (100.0, 101.0, 94.0, 100.0), 2 * LATENCY)).reference == 95.0
 
 
 def test_a_stop_that_the_range_misses_stays() -> None:
     paper = long_book()
     paper.submit(stop("S", -1, 95.0), LATENCY)
-    assert paper.on_bar(BTC, (100.0, 120.0, 95.1), 10 * LATENCY) == []
+    (accepted,) = paper.on_bar(BTC, (100.0, 120.0, 95.1, 100.0), 10 * LATENCY)
+    assert accepted == PaperAccept(stop("S", -1, 95.0), 2 * LATENCY)
     assert [order.client_order_id for order in paper.open_orders()] == ["S"]
 
 
@@ -116,7 +126,7 @@ def test_of_a_passed_stop_and_an_exit_at_one_open_the_stop_trades() -> None:
     paper = long_book()
     paper.submit(stop("S", -1, 95.0), LATENCY)
     paper.submit(market("X", -1, reduce=True), 5 * LATENCY)
-    stopped, refused = paper.on_quote(BTC, 90.0, 6 * LATENCY)
+    _, stopped, refused = paper.on_quote(BTC, 90.0, 6 * LATENCY)
     assert isinstance(stopped, PaperFill)
     assert stopped.order.client_order_id == "S"
     assert stopped.reference == 90.0
@@ -135,7 +145,8 @@ def test_a_cancel_takes_effect_one_latency_later() -> None:
     assert paper_late.cancel("S", 5 * LATENCY)
     # A price at the moment of arrival still meets the stop: it rested first.
     assert only_fill(paper.on_quote(BTC, 94.0, 6 * LATENCY)).order.client_order_id == "S"
-    (event,) = paper_late.on_quote(BTC, 94.0, 6 * LATENCY + 1)
+    accepted, event = paper_late.on_quote(BTC, 94.0, 6 * LATENCY + 1)
+    assert isinstance(accepted, PaperAccept)
     assert isinstance(event, PaperCancel)
     assert not paper.cancel("S", 7 * LATENCY)
 
@@ -202,18 +213,18 @@ def _show(paper: PaperBook, what: str, price: tuple[int, int], now: int) -> list
         events = paper.on_quote(BTC, high, now)
     else:
         would = paper.bar_would_act(BTC, high, low, now)
-        events = paper.on_bar(BTC, (float(price[0]), high, low), now)
+        events = paper.on_bar(BTC, (float(price[0]), high, low, low), now)
     assert would or not events
     for event in events:
         if isinstance(event, PaperFill) and event.order.reduce_only:
             assert abs(paper.ledger.quantity(BTC)) <= max(before, 40.0)
-    return [event.order.client_order_id for event in events]
+    return [one.order.client_order_id for one in events if not isinstance(one, PaperAccept)]
 
 
 def test_an_immediate_order_takes_its_part_of_the_last_bar_and_the_rest_is_cancelled() -> None:
     thin = {"max_participation": 0.1, "impact_bps": 100.0, "impact_cap_bps": 1_000.0}
     paper = book(EXECUTION.model_copy(update=thin))
-    paper.on_bar(BTC, (100.0, 100.0, 100.0), 0)
+    paper.on_bar(BTC, (100.0, 100.0, 100.0, 100.0), 0)
     paper.on_volume(BTC, 4.0)
     paper.submit(PaperOrder("E", BTC, 1, 1.0, None, False, immediate=True), 0)
     fill, cancel = paper.on_quote(BTC, 100.0, LATENCY)
@@ -225,7 +236,7 @@ def test_an_immediate_order_takes_its_part_of_the_last_bar_and_the_rest_is_cance
     assert paper.filled == {"E": 0.4}
     # A stop takes all that is held, and pays for the size that it has.
     paper.submit(stop("S", -1, 95.0), LATENCY)
-    closed = only_fill(paper.on_bar(BTC, (100.0, 100.0, 94.0), 3 * LATENCY))
+    closed = only_fill(paper.on_bar(BTC, (100.0, 100.0, 94.0, 94.0), 3 * LATENCY))
     assert (closed.quantity, closed.price) == (0.4, 94.6)
 
 

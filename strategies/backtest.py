@@ -290,10 +290,20 @@ class Replay:
 
 
 def expected_costs(execution: ExecutionConfig, interval_ns: int) -> TradeCosts:
-    """Return what a trade is expected to cost, for rules and sizes that ask."""
+    """Return what a trade is expected to cost, for rules and sizes that ask.
+
+    What its size adds follows at each decision: `strategies.edge.with_impact`.
+    """
     funding = FUNDING_NS / interval_ns if execution.funding == "recorded" else math.nan
     paid = round_trip_cost_frac(execution.taker_fee_bps, execution.base_slippage_bps)
-    return TradeCosts(paid, funding)
+    limit = execution.max_participation
+    return TradeCosts(
+        paid,
+        funding,
+        execution.impact_bps,
+        execution.impact_cap_bps,
+        math.inf if limit is None else limit,
+    )
 
 
 def engine_config() -> BacktestEngineConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from strategies.impact import impact_bps
 from strategies.intent import MarketView, TradeCosts
 
 MEAN_ABSOLUTE_NORMAL = math.sqrt(2.0 / math.pi)
@@ -64,6 +65,35 @@ def round_trip_cost_frac(fee_bps: float, slippage_bps: float) -> float:
     Both sides are taken to have the same value and the same fee and slippage (basis points each).
     """
     return 2.0 * (fee_bps + slippage_bps) / _BPS
+
+
+def with_impact(costs: TradeCosts, value: float, market: MarketView) -> TradeCosts:
+    """Return the costs with what a size moves the price, at entry and exit, in the round trip.
+
+    A rule that asks whether a trade pays is asked before its size is known, and a size must not
+    depend on a cost that depends on the size. So both are told of the largest size that may be
+    held: a smaller one costs less, and is never larger for having been told so.
+
+    Parameters
+    ----------
+    costs : TradeCosts
+        Of the smallest trade.
+    value : float
+        Largest worth that may be held, USDT. Nothing is added where there is none.
+    market : MarketView
+        Price, and the volume that participation is measured against: that of the last completed
+        bar, as for the fill itself. Where nothing traded, or nothing is known, the impact is the
+        cap. The exit is taken to meet the same volume.
+    """
+    if costs.impact_bps == 0.0 or not value > 0.0:
+        return costs
+    volume = market.volume
+    quantity = value / market.price if market.price > 0.0 else math.inf
+    if volume > 0.0:
+        # What is beyond the limit does not fill, and the next bar's part pays as much again.
+        quantity = min(quantity, costs.max_participation * volume)
+    moved = impact_bps(quantity, volume, costs.impact_bps, costs.impact_cap_bps)
+    return costs._replace(round_trip_frac=costs.round_trip_frac + 2.0 * moved / _BPS)
 
 
 def settlements_until(

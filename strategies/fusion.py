@@ -17,10 +17,11 @@ from nautilus_trader.trading import Strategy, StrategyConfig
 from catalog.timestamps import NS_PER_HOUR
 from catalog.types import register_types
 from strategies.callbacks import guarded
+from strategies.edge import with_impact
 from strategies.execution import BUY, SELL
 from strategies.guard import Guard
 from strategies.guard_desk import GuardDesk
-from strategies.intent import MarketView
+from strategies.intent import MarketView, TradeCosts
 from strategies.limit_desk import LimitDesk
 from strategies.market_data import price_number
 from strategies.order_desk import InstrumentState, Intent, OrderDesk, StrategySettings
@@ -45,7 +46,14 @@ from strategies.recorder import (
     RunRecorder,
 )
 from strategies.risk_policy import RiskPolicy
-from strategies.sizing import Size, confidence, order_quantity, size, target_fraction
+from strategies.sizing import (
+    Size,
+    confidence,
+    largest_value,
+    order_quantity,
+    size,
+    target_fraction,
+)
 from strategies.stops import stop_fraction
 
 type _Record = Any
@@ -115,6 +123,7 @@ class FusionStrategy(Strategy):
         self._decided = DecidedBars(settings.interval_ns)
         self._interval_ns = settings.interval_ns
         self._count = len(self._states)
+        self._moves_prices = settings.costs.impact_bps > 0.0
         self._ts = 0
         self._seen = 0
         self._pending: list[_Record] = []
@@ -158,11 +167,7 @@ class FusionStrategy(Strategy):
             return
         if self._due:
             self._pay(ts - 1)
-        name = self.desk.instrument_of[bar.bar_type]
-        recorder.ledger.mark(name, price_number(bar.close))
-        self._states[name].bar_ts = ts
-        self.protection.on_bar(name, bar)
-        self.limits.on_bar(name, ts)
+        self._mark(self.desk.instrument_of[bar.bar_type], bar)
         if ts > self._ts:
             self._ts, self._seen = ts, 0
         self._seen += 1
@@ -181,6 +186,15 @@ class FusionStrategy(Strategy):
             waiting, self._pending = self._pending, []
             for prediction in waiting:
                 self._take(prediction)
+
+    def _mark(self, name: str, bar: Any) -> None:
+        self.recorder.ledger.mark(name, price_number(bar.close))
+        state = self._states[name]
+        state.bar_ts = bar.ts_init
+        if self._moves_prices:
+            state.volume = price_number(bar.volume)
+        self.protection.on_bar(name, bar)
+        self.limits.on_bar(name, bar.ts_init)
 
     @guarded
     def on_data(self, data: Any) -> None:
@@ -331,13 +345,7 @@ class FusionStrategy(Strategy):
             return
         bars = (ts - state.since) // self._interval_ns if side else 0
         stopped = (ts - state.stopped_at) // self._interval_ns if state.stopped_at else NEVER
-        verdict = decide(
-            self.policy,
-            prediction,
-            Held(side, bars, stopped, state.degraded_bars),
-            market,
-            self.settings.costs,
-        )
+        verdict = self._verdict(prediction, Held(side, bars, stopped, state.degraded_bars), market)
         if waiting is not None:
             reason = self.limits.review(waiting, verdict.side, ts)
             recorder.unchanged(prediction, side, state.weight, reason)
@@ -345,6 +353,13 @@ class FusionStrategy(Strategy):
             self._hold(prediction, verdict, market)
         else:
             self._change(prediction, verdict, held, market)
+
+    def _verdict(self, prediction: _Record, held: Held, market: MarketView) -> Verdict:
+        verdict = decide(self.policy, prediction, held, market, self.settings.costs)
+        if self._moves_prices and verdict.side not in (0, held.side):
+            # More cost only ever refuses an entry: the few that would be made are asked again.
+            verdict = decide(self.policy, prediction, held, market, self._costs(market))
+        return verdict
 
     def _hold(self, prediction: _Record, verdict: Verdict, market: MarketView) -> None:
         """Leave a position as it is, but for what a limit missed of it."""
@@ -360,13 +375,22 @@ class FusionStrategy(Strategy):
             self.recorder.unchanged(prediction, verdict.side, weight, verdict.reason)
 
     def _market_view(self, prediction: _Record, state: InstrumentState) -> MarketView:
-        """Return the instrument at the close of the bar; the volume is nobody's question here."""
+        """Return the instrument at the close of the bar; its volume where sizes move prices."""
         price = self.recorder.ledger.marks.get(prediction.instrument_id, math.nan)
         ahead = math.nan
         if self.settings.books_funding:
             ts = prediction.ts_init
             ahead = (FUNDING_NS - ts % FUNDING_NS) / self._interval_ns
-        return MarketView(price, prediction.volatility, math.nan, state.funding_rate, ahead)
+        return MarketView(price, prediction.volatility, state.volume, state.funding_rate, ahead)
+
+    def _costs(self, market: MarketView) -> TradeCosts:
+        """Return what a trade is expected to cost, at the largest size that may be held."""
+        costs, policy = self.settings.costs, self.policy
+        if not self._moves_prices:
+            return costs
+        equity = self.recorder.ledger.equity()
+        largest = largest_value(equity, policy.position_frac, self._sizing, policy.risk)
+        return with_impact(costs, largest, market)
 
     def _change(
         self, prediction: _Record, verdict: Verdict, held: float, market: MarketView
@@ -409,11 +433,9 @@ class FusionStrategy(Strategy):
         if self._sizing is not None:
             account = self.desk.account(prediction.instrument_id)
             direction = BUY if side > 0 else SELL
-            weight = math.nan
+            weight, costs = math.nan, self._costs(market)
             if self.portfolio_desk is not None:
-                weight = self.portfolio_desk.weight(
-                    prediction, direction, market, self.settings.costs
-                )
+                weight = self.portfolio_desk.weight(prediction, direction, market, costs)
             found = size(
                 self._sizing,
                 prediction,
@@ -422,7 +444,7 @@ class FusionStrategy(Strategy):
                 account,
                 state.terms,
                 stop_frac,
-                self.settings.costs,
+                costs,
                 weight=weight,
             )
         else:

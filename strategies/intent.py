@@ -53,20 +53,28 @@ class AccountView(NamedTuple):
 
 
 class TradeCosts(NamedTuple):
-    """What a trade is expected to cost, made once per instrument and run.
+    """What a trade is expected to cost, made once for a run.
 
     Parameters
     ----------
     round_trip_frac : float
         Fees and slippage of entry and exit together, a fraction of the traded value; see
-        `strategies.edge.round_trip_cost_frac`.
+        `strategies.edge.round_trip_cost_frac`. `strategies.edge.with_impact` adds what a size
+        moves the price.
     funding_interval_bars : float
         Bars from one funding settlement to the next (32 for eight hours of 15-minute bars); NaN
         if there are none.
+    impact_bps, impact_cap_bps : float
+        Of `strategies.execution.ExecutionConfig`.
+    max_participation : float
+        Of the same; infinite for no limit.
     """
 
     round_trip_frac: float
     funding_interval_bars: float
+    impact_bps: float = 0.0
+    impact_cap_bps: float = 0.0
+    max_participation: float = math.inf
 
 
 NO_COSTS = TradeCosts(round_trip_frac=0.0, funding_interval_bars=math.nan)

@@ -87,7 +87,8 @@ class InstrumentState:
 
     `stop_frac` is the distance of the stop that the entry last sent is to have (NaN for none),
     `stopped_at` the close of the bar in which a stop last filled (0 for never), `degraded_bars`
-    how many predictions in a row were degraded, `bar_ts` the stamp of the last bar.
+    how many predictions in a row were degraded, `volume` what was traded in the last bar (NaN
+    where nobody asks), `bar_ts` its stamp.
     """
 
     terms: InstrumentTerms
@@ -99,6 +100,7 @@ class InstrumentState:
     stop_frac: float = math.nan
     stopped_at: int = 0
     degraded_bars: int = 0
+    volume: float = math.nan
     funding_rate: float = 0.0
     bar_ts: int = 0
 

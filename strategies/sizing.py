@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from strategies.execution import InstrumentTerms, Side, exact_decimal
 from strategies.intent import AccountView, MarketView, TradeCosts
+from strategies.risk_policy import RiskPolicy
 from strategies.sizing_config import BOUND_BY, Method, SizingConfig, SizingSignal
 from strategies.sizing_methods import Case, make_case, shrunk_edge, wanted_fraction
 
@@ -27,6 +28,7 @@ __all__ = [
     "SizingConfig",
     "SizingSignal",
     "confidence",
+    "largest_value",
     "order_quantity",
     "shrunk_edge",
     "size",
@@ -176,6 +178,30 @@ def _exact(value: float) -> Decimal:
 
 def _rounded_down(quantity: Decimal, terms: InstrumentTerms) -> Decimal:
     return (quantity / terms.step).to_integral_value(ROUND_FLOOR) * terms.step
+
+
+def largest_value(
+    equity: float, position_frac: float, sizing: SizingConfig | None, risk: RiskPolicy | None
+) -> float:
+    """Return the largest worth that a position may have, USDT.
+
+    Parameters
+    ----------
+    equity : float
+        USDT.
+    position_frac : float
+        What counts where there is no sizing, of equity.
+    sizing : SizingConfig or None
+        Its `max_position` and `max_notional`.
+    risk : RiskPolicy or None
+        Its `max_symbol_share` and `max_position_usd`.
+    """
+    largest = equity * (position_frac if sizing is None else sizing.max_position)
+    if sizing is not None and sizing.max_notional is not None:
+        largest = min(largest, sizing.max_notional)
+    if risk is not None:
+        largest = min(largest, equity * risk.max_symbol_share, risk.max_position_usd)
+    return largest
 
 
 def confidence(prob_up: float) -> float:

@@ -13,6 +13,7 @@ from strategies.edge import (
     round_trip_cost_frac,
     settlements_until,
     trade_cost_frac,
+    with_impact,
 )
 from strategies.intent import MarketView, TradeCosts
 
@@ -95,3 +96,49 @@ def test_the_cost_of_a_trade_is_never_negative_and_never_silently_unknown():
     assert trade_cost_frac(-1, view(0.0075, 4.0), costs, 16) == 0.0
     assert math.isnan(trade_cost_frac(1, view(math.nan, 4.0), costs, 16))
     assert math.isnan(trade_cost_frac(1, view(), TradeCosts(math.nan, 32.0), 16))
+
+
+# ---- what a size adds
+
+
+MOVED = TradeCosts(0.0012, 32.0, impact_bps=35.0, impact_cap_bps=50.0, max_participation=0.04)
+
+
+def thin(volume=1_000.0, price=100.0):
+    return view()._replace(price=price, volume=volume)
+
+
+def test_a_size_adds_the_impact_of_its_entry_and_its_exit():
+    # A hundredth of the volume: a tenth of 35 basis points, twice.
+    found = with_impact(MOVED, 1_000.0, thin())
+    assert found.round_trip_frac == pytest.approx(0.0012 + 2 * 3.5e-4)
+    assert found._replace(round_trip_frac=0.0012) == MOVED
+
+
+@pytest.mark.parametrize(
+    ("value", "market", "moved_bps"),
+    [
+        (1e9, thin(), 7.0),  # no more than a 25th of a bar fills at once
+        (1_000.0, thin(volume=0.0), 50.0),
+        (1_000.0, thin(volume=math.nan), 50.0),
+        (1_000.0, thin(price=math.nan), 7.0),
+        (1_000.0, thin(price=0.0), 7.0),
+        (0.0, thin(), 0.0),
+        (-5.0, thin(volume=0.0), 0.0),
+        (math.nan, thin(), 0.0),
+    ],
+)
+def test_what_is_unknown_costs_the_most_and_nothing_costs_nothing(value, market, moved_bps):
+    found = with_impact(MOVED, value, market).round_trip_frac
+    assert found == pytest.approx(0.0012 + 2e-4 * moved_bps)
+
+
+@given(st.floats(1.0, 1e9), st.floats(1.0, 3.0), st.floats(0.0, 1e6), st.floats(1.0, 3.0))
+def test_impact_grows_with_size_and_falls_with_volume(value, larger, volume, more):
+    costs = MOVED._replace(max_participation=math.inf)
+    least = with_impact(costs, value, thin(more * volume)).round_trip_frac
+    found = with_impact(costs, value, thin(volume)).round_trip_frac
+    most = with_impact(costs, larger * value, thin(volume)).round_trip_frac
+    assert 0.0012 <= least <= found <= most <= 0.0012 + 2 * 50e-4 + 1e-12
+    free = costs._replace(impact_bps=0.0)
+    assert with_impact(free, value, thin(volume)) is free

@@ -21,6 +21,8 @@ from strategies.backtest import BacktestOutcome, ReplayInputs, run_backtest
 from strategies.execution import ExecutionConfig
 from strategies.fusion import FusionPolicy
 from strategies.risk_policy import RiskPolicy
+from strategies.sizing import largest_value
+from strategies.sizing_config import SizingConfig
 from tests.strategies.markets import (
     BTC,
     ETH,
@@ -417,3 +419,59 @@ def test_a_price_of_nothing_is_refused_and_where_it_comes_live_ends_trading(
     # Without a guard there is at least no size to be had for it.
     out = both(inputs, lambda: make_predictor({4: 0.9, 6: 0.9}), policy())
     assert out.decisions.reason.tolist() == ["below_minimum", "enter_long"]
+
+
+# ---- thin markets
+
+
+COSTLY = {"impact_bps": 35.0, "impact_cap_bps": 50.0}
+
+
+def in_a_market_of(volume: float, rules: FusionPolicy, **costs: Any) -> BacktestOutcome:
+    """Return what comes of a long signal of 0.65 that expects a move of 1.6 %."""
+    bars = make_bars([flat(30_000)] * 4, volumes=[volume] * 4)
+    return both(
+        make_inputs(bars),
+        lambda: knowing({1: {BTC: 0.65}}, volatility=0.02),
+        rules,
+        plain_execution(**{**COSTLY, **costs}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("volume", "costs", "reason"),
+    [
+        (1_000.0, {}, "enter_long"),
+        (1.0, {}, "edge_too_small"),
+        (0.0, {}, "edge_too_small"),
+        (1.0, {"impact_bps": 0.0}, "enter_long"),
+        (1.0, {"max_participation": 0.01}, "enter_long"),
+    ],
+)
+def test_an_edge_that_the_own_impact_eats_is_left_alone(
+    volume: float, costs: Mapping[str, Any], reason: str
+) -> None:
+    # 48 basis points are expected, 10 go to fees: 1.7 coins of a bar's one cost 90 more.
+    out = in_a_market_of(volume, policy(edge_margin_bps=0.0), **costs)
+    assert out.decisions.reason.tolist() == [reason]
+
+
+def test_kelly_holds_less_where_the_market_is_thin() -> None:
+    kelly = policy(sizing=SizingConfig(method="kelly", fraction=0.02, max_position=0.9))
+    sizes = {}
+    for volume in (1e9, 100.0, 10.0):
+        fills = in_a_market_of(volume, kelly).fills
+        sizes[volume] = fills.quantity.sum()
+    assert sizes[1e9] > sizes[100.0] > sizes[10.0] >= 0.0
+    free = in_a_market_of(10.0, kelly, impact_bps=0.0).fills.quantity.sum()
+    assert free == pytest.approx(sizes[1e9], rel=0.01)
+
+
+def test_the_largest_position_that_is_counted_on_obeys_every_cap() -> None:
+    sized = SizingConfig(method="fixed", max_position=0.3, max_notional=9_000.0)
+    assert largest_value(1e5, 0.5, None, None) == 50_000.0
+    assert largest_value(1e5, 0.5, sized, None) == 9_000.0
+    assert largest_value(1e4, 0.5, sized, None) == 3_000.0
+    limits = risk(max_symbol_share=0.2, max_position_usd=15_000.0)
+    assert largest_value(1e5, 0.5, None, limits) == 15_000.0
+    assert largest_value(1e4, 0.5, None, limits) == 2_000.0

@@ -9,7 +9,7 @@ risk is shown to the risk guard first, where there is one.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from nautilus_trader.model import LiquiditySide, StrategyId
 from nautilus_trader.trading import Strategy, StrategyConfig
@@ -17,11 +17,9 @@ from nautilus_trader.trading import Strategy, StrategyConfig
 from catalog.timestamps import NS_PER_HOUR
 from catalog.types import register_types
 from strategies.callbacks import guarded
-from strategies.edge import with_impact
-from strategies.execution import BUY, SELL
 from strategies.guard import Guard
 from strategies.guard_desk import GuardDesk
-from strategies.intent import MarketView, TradeCosts
+from strategies.intent import MarketView
 from strategies.limit_desk import LimitDesk
 from strategies.market_data import price_number
 from strategies.order_desk import InstrumentState, Intent, OrderDesk, StrategySettings
@@ -35,6 +33,7 @@ from strategies.policy import (
 )
 from strategies.policy_config import FusionPolicy
 from strategies.portfolio_desk import PortfolioDesk
+from strategies.position_sizer import NOTHING, PositionSizer, Wanted
 from strategies.predictor_actor import PREDICTION_TYPE
 from strategies.protection import Protection
 from strategies.recorder import (
@@ -46,15 +45,6 @@ from strategies.recorder import (
     RunRecorder,
 )
 from strategies.risk_policy import RiskPolicy
-from strategies.sizing import (
-    Size,
-    confidence,
-    largest_value,
-    order_quantity,
-    size,
-    target_fraction,
-)
-from strategies.stops import stop_fraction
 
 type _Record = Any
 """A `FusionPrediction`, whose decorator hides `ts_init` from the type checker."""
@@ -64,15 +54,6 @@ __all__ = ["FusionPolicy", "FusionStrategy", "StrategySettings"]
 FUNDING_NS = 8 * NS_PER_HOUR
 """Between settlements of a perpetual on the reference venue."""
 _REFUSED = ("REJECTED", "DENIED")
-
-
-class _Wanted(NamedTuple):
-    """A position to be opened: signed base units, what that is of equity, and its stop."""
-
-    quantity: float
-    fraction: float
-    bound_by: str
-    stop_frac: float
 
 
 class FusionStrategy(Strategy):
@@ -111,7 +92,6 @@ class FusionStrategy(Strategy):
         super().__init__(StrategyConfig(strategy_id=identity, order_id_tag=settings.tag))
         register_types()
         self.policy = policy
-        self._sizing = policy.position_sizing
         self.settings = settings
         self.recorder = recorder
         self.desk = OrderDesk(self, settings, recorder)
@@ -119,11 +99,11 @@ class FusionStrategy(Strategy):
         self.limits = LimitDesk(settings.limits, self.desk, recorder)
         self.guard = GuardDesk.of(policy.risk, self.desk, recorder, guard)
         self.portfolio_desk = PortfolioDesk.of(policy, settings, self.desk, recorder)
+        self.sizer = PositionSizer(policy, settings.costs, self.desk, recorder, self.portfolio_desk)
         self._states = self.desk.states
         self._decided = DecidedBars(settings.interval_ns)
         self._interval_ns = settings.interval_ns
         self._count = len(self._states)
-        self._moves_prices = settings.costs.impact_bps > 0.0
         self._ts = 0
         self._seen = 0
         self._pending: list[_Record] = []
@@ -143,7 +123,8 @@ class FusionStrategy(Strategy):
         if portfolio_desk is not None and self.portfolio_desk is not None:
             portfolio_desk.follow(self.portfolio_desk)
         self.guard.adopt(ts, risk)
-        self.policy, self._sizing = policy, policy.position_sizing
+        self.policy = policy
+        self.sizer.adopt(policy)
         self.portfolio_desk = portfolio_desk
 
     @guarded
@@ -191,7 +172,7 @@ class FusionStrategy(Strategy):
         self.recorder.ledger.mark(name, price_number(bar.close))
         state = self._states[name]
         state.bar_ts = bar.ts_init
-        if self._moves_prices:
+        if self.sizer.moves_prices:
             state.volume = price_number(bar.volume)
         self.protection.on_bar(name, bar)
         self.limits.on_bar(name, bar.ts_init)
@@ -356,9 +337,9 @@ class FusionStrategy(Strategy):
 
     def _verdict(self, prediction: _Record, held: Held, market: MarketView) -> Verdict:
         verdict = decide(self.policy, prediction, held, market, self.settings.costs)
-        if self._moves_prices and verdict.side not in (0, held.side):
+        if self.sizer.moves_prices and verdict.side not in (0, held.side):
             # More cost only ever refuses an entry: the few that would be made are asked again.
-            verdict = decide(self.policy, prediction, held, market, self._costs(market))
+            verdict = decide(self.policy, prediction, held, market, self.sizer.costs(market))
         return verdict
 
     def _hold(self, prediction: _Record, verdict: Verdict, market: MarketView) -> None:
@@ -383,27 +364,18 @@ class FusionStrategy(Strategy):
             ahead = (FUNDING_NS - ts % FUNDING_NS) / self._interval_ns
         return MarketView(price, prediction.volatility, state.volume, state.funding_rate, ahead)
 
-    def _costs(self, market: MarketView) -> TradeCosts:
-        """Return what a trade is expected to cost, at the largest size that may be held."""
-        costs, policy = self.settings.costs, self.policy
-        if not self._moves_prices:
-            return costs
-        equity = self.recorder.ledger.equity()
-        largest = largest_value(equity, policy.position_frac, self._sizing, policy.risk)
-        return with_impact(costs, largest, market)
-
     def _change(
         self, prediction: _Record, verdict: Verdict, held: float, market: MarketView
     ) -> None:
         """Order what turns the position into the one wanted, and record the decision."""
         name, ts = prediction.instrument_id, prediction.ts_init
         state = self._states[name]
-        wanted = _Wanted(0.0, 0.0, "", math.nan)
+        wanted = NOTHING
         if held != 0.0 and verdict.side != 0 and self.settings.limits is not None:
             # Two limits at one price might fill in any order: the other side comes after the exit.
             verdict = Verdict(0, "exit_opposite")
         if verdict.side != 0:
-            wanted = self._size(prediction, verdict.side, market, state)
+            wanted = self.sizer.wanted(prediction, verdict.side, market)
             why = "below_minimum"
             if wanted.quantity != 0.0 and self.guard is not None:
                 wanted, why = self._guarded(wanted, name, ts, market.price)
@@ -421,47 +393,14 @@ class FusionStrategy(Strategy):
             )
         self._record(prediction, verdict, state.weight, wanted.quantity - held, last_id)
 
-    def _size(
-        self, prediction: _Record, side: int, market: MarketView, state: InstrumentState
-    ) -> _Wanted:
-        """Return how much to hold on a side, by the policy's sizing or by its confidence."""
-        policy = self.policy
-        fixed = policy.stop_loss_frac
-        stop_frac = math.nan if fixed is None else fixed
-        if policy.stops is not None:
-            stop_frac = stop_fraction(policy.stops, prediction.volatility, prediction.horizon_bars)
-        if self._sizing is not None:
-            account = self.desk.account(prediction.instrument_id)
-            direction = BUY if side > 0 else SELL
-            weight, costs = math.nan, self._costs(market)
-            if self.portfolio_desk is not None:
-                weight = self.portfolio_desk.weight(prediction, direction, market, costs)
-            found = size(
-                self._sizing,
-                prediction,
-                direction,
-                market,
-                account,
-                state.terms,
-                stop_frac,
-                costs,
-                weight=weight,
-            )
-        else:
-            fraction = target_fraction(policy.position_frac, confidence(prediction.prob_up))
-            equity = self.recorder.ledger.equity()
-            quantity = order_quantity(equity, fraction, market.price, state.terms)
-            found = Size(quantity, fraction if quantity else 0.0, "", "position_frac")
-        return _Wanted(side * found.quantity, found.fraction, found.bound_by, stop_frac)
-
-    def _guarded(self, wanted: _Wanted, name: str, ts: int, price: float) -> tuple[_Wanted, str]:
+    def _guarded(self, wanted: Wanted, name: str, ts: int, price: float) -> tuple[Wanted, str]:
         """Return what the risk guard leaves of an entry, and why if that is nothing."""
         assert self.guard is not None
         quantity, why = self.guard.allowed(name, ts, wanted.quantity, price)
         if quantity == wanted.quantity:
             return wanted, ""
         share = quantity / wanted.quantity
-        return _Wanted(quantity, share * wanted.fraction, why, wanted.stop_frac), "risk_guard"
+        return Wanted(quantity, share * wanted.fraction, why, wanted.stop_frac), "risk_guard"
 
     def _record(
         self,

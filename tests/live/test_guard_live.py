@@ -97,7 +97,7 @@ def test_a_policy_of_nonsense_changes_nothing_and_a_right_one_counts_at_once(fol
         found = world.strategy.policy.position_sizing
         assert found is not None
         assert found.max_position == 0.05
-        assert world.strategy._sizing == found
+        assert world.strategy.sizer.sizing == found
 
     world = play(folder, script)
     events = [(one.kind, one.reason) for one in world.recorder.guard_events]

@@ -16,6 +16,7 @@ from catalog.timestamps import NS_PER_DAY
 from live.guard_command import halt, release, status
 from strategies.guard_desk import GuardDesk
 from strategies.guard_store import GuardStore
+from strategies.stops import StopConfig
 from tests.live.wall_clock import BTC, World, play
 
 EXAMPLE = Path(__file__).parents[2] / "live" / "risk_policy.yaml"
@@ -73,6 +74,20 @@ def test_a_kill_switch_file_flattens_at_the_usual_pace_and_outlives_the_process(
     assert later.guard.reasons == "kill_switch"
     assert not later.recorder.orders
     assert later.guard.state.history[-1].kind == "flat"
+
+
+def test_a_flattening_leaves_neither_stop_nor_target_alive(folder: Path) -> None:
+    async def script(world: World) -> None:
+        await world.open_position()
+        world.kill_switch.touch()
+        await world.until(world.flat, "flat", FLAT_SECS)
+        await asyncio.sleep(0.2)
+        assert world.flat()
+
+    stops = StopConfig(stop_vol_multiple=2.0, target_vol_multiple=3.0, trailing=True)
+    world = play(folder, script, stops=stops)
+    statuses = {row.client_order_id[3]: row.status for row in world.recorder.orders.values()}
+    assert statuses == {"E": "FILLED", "S": "CANCELED", "T": "CANCELED", "F": "FILLED"}
 
 
 def test_a_policy_of_nonsense_changes_nothing_and_a_right_one_counts_at_once(folder: Path) -> None:

@@ -45,7 +45,8 @@ class Always:
         raise AssertionError("no funding is needed")
 
     def update(self, ts_init: int, bars: Mapping[str, Ohlcv]) -> list[Prediction]:
-        return [Prediction(name, ts_init, self.up, 4, "always") for name in bars]
+        found = [Prediction(name, ts_init, self.up, 4, "always") for name in bars]
+        return [one._replace(volatility=0.01) for one in found]
 
 
 @dataclass
@@ -91,10 +92,12 @@ class World:
         return not (self.recorder.ledger.positions or book.ledger.positions or book.open_orders())
 
     def held(self) -> bool:
-        """A position is open, and its stop is at the exchange."""
+        """A position is open, and what protects it is at the exchange."""
         assert self.exchange is not None
-        stops = [one for one in self.exchange.book.open_orders() if one.trigger is not None]
-        return bool(self.recorder.ledger.positions) and len(stops) == 1
+        exits = [one for one in self.exchange.book.open_orders() if one.trigger is not None]
+        stops = self.strategy.policy.stops
+        count = 1 if stops is None or stops.target_vol_multiple is None else 2
+        return bool(self.recorder.ledger.positions) and len(exits) == count
 
     def told(self, kind: str, reason: str) -> bool:
         return any((one.kind, one.reason) == (kind, reason) for one in self.recorder.guard_events)
@@ -183,9 +186,8 @@ def play(folder: Path, script: Any, *, look_interval_ms: int = 100, **strategy: 
         entry_threshold=0.6,
         exit_threshold=0.5,
         position_frac=0.5,
-        stop_loss_frac=0.2,
         risk=load_risk_policy(folder / "risk.yaml"),
-        **strategy,
+        **(strategy or {"stop_loss_frac": 0.2}),
     )
     restored = live_guard(policy, plain_execution(), (BTC,), files)
     try:

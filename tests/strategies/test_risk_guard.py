@@ -133,6 +133,59 @@ def test_a_kill_switch_file_ends_trading_at_the_next_look(market, tmp_path):
     assert store.load().history[-1].kind == "flat"
 
 
+def test_a_quote_counts_as_data_once_and_not_at_every_look(market):
+    bars = market.bars([flat(30_000)] * 16, missing=range(4, 14))
+    replay = Looked(
+        market.inputs(bars),
+        market.predictor({0: 0.5}),
+        policy(max_data_age_secs=3_600.0),
+        market.execution(),
+    )
+    out = replay.run(no_progress)
+    held = out.guard[out.guard.kind == "hold"]
+    assert held.reason.tolist() == ["stale_data"]
+    # The last record is the bar that closed then.
+    last = market.close_time(3)
+    assert last + 3_600 * SECOND < held.ts.iloc[0] <= last + 3_720 * SECOND
+
+
+def test_a_hold_is_stored_before_anything_follows_from_it(market, tmp_path):
+    # The close says it; the next look is a moment later.
+    bars = market.bars([flat(30_000)] * 3 + [(30_000, 30_000, 27_000, 27_000)] * 2)
+    store, saved = GuardStore(tmp_path / "guard.json"), []
+
+    class Watch(GuardWatch):
+        def save(self):
+            super().save()
+            saved.append((len(replay.recorder.orders), "daily_loss" in store.load().holds))
+
+    replay = Looked(
+        market.inputs(bars),
+        market.predictor(dict.fromkeys(range(4), 0.9)),
+        policy(kill_switch_file=str(tmp_path / "KILL")),
+        market.execution(),
+        watch=lambda strategy: Watch(strategy.guard.guard, store),
+    )
+    replay.run(no_progress)
+    # With the entry only, and not yet with the order that closes.
+    assert (1, True) in saved
+    assert saved[-1] == (2, True)
+
+
+def test_an_exception_in_a_callback_of_the_actor_ends_trading(market):
+    replay = Replay(
+        market.inputs(market.bars([flat(100)] * 4)),
+        market.predictor({0: 0.9}),
+        policy(),
+        market.execution(),
+    )
+    strategy = replay.strategy()
+    actor = RiskGuard(strategy, RiskGuardConfig())
+    actor.on_quote(None)
+    assert strategy.guard.guard.reasons == "guard_failure"
+    assert "on_quote: AttributeError" in strategy.guard.guard.state.holds["guard_failure"].detail
+
+
 def test_trading_ends_where_nobody_looks_any_more(market):
     bars, signals = market.bars([flat(30_000)] * 8), dict.fromkeys(range(7), 0.9)
     last = market.close_time(3)

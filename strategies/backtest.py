@@ -41,7 +41,7 @@ from strategies.outcome import BacktestOutcome, close_books, run_frames
 from strategies.policy_config import FusionPolicy
 from strategies.predictor_actor import PredictorActor, PredictorActorConfig
 from strategies.reconciliation import Reconciliation
-from strategies.recorder import EXIT_TYPES, FINAL_STATUSES, TAKEN_BACK, RunRecorder
+from strategies.recorder import EXIT_TYPES, FINAL_STATUSES, LIMIT, TAKEN_BACK, RunRecorder
 from strategies.replay_data import RecordSource, ReplayInputs, check_inputs, settlements
 from strategies.throttle import engine_rate, require_room
 
@@ -143,7 +143,7 @@ class Replay:
             interval_ns=self.inputs.bars[0].interval_ns,
             books_funding=self.execution.funding == "recorded",
             costs=expected_costs(self.execution, self.inputs.bars[0].interval_ns),
-            settle_after_ns=self.execution.latency_ns + 1,
+            settle_after_ns=self.execution.latency_ns,
             send_at=self.send_at,
             limits=LimitStyle.of(self.execution),
         )
@@ -339,8 +339,9 @@ def _alive(recorder: RunRecorder, check: FillCheck) -> tuple[tuple[str, ...], tu
             continue
         resting = row.type in EXIT_TYPES and row.status == "ACCEPTED"
         protects = resting and recorder.ledger.quantity(row.instrument_id) * row.side < 0.0
+        waits = row.type == LIMIT and row.status in ("ACCEPTED", "PARTIALLY_FILLED")
         at_end = check.meets_no_price(row) and row.filled_quantity == 0.0
-        if protects or at_end:
+        if protects or waits or at_end:
             explained.append(row.client_order_id)
         else:
             unfinished.append(f"{row.client_order_id} ({row.status})")

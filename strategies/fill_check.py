@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from catalog.timestamps import format_time
 from strategies.fill_rules import BarMarket, FillRules, described
 from strategies.impact import takes
+from strategies.limit_check import LimitCheck
 from strategies.policy import FORCED_REASONS
 from strategies.protection_check import ProtectionCheck
 from strategies.recorder import (
     EXIT_TYPES,
     FINAL_STATUSES,
+    LIMIT,
     TAKEN_BACK,
     FillRow,
     OrderRow,
@@ -49,6 +51,7 @@ class FillCheck:
         for fill in recorder.fills:
             self._fills[fill.client_order_id].append(fill)
         self._protection = ProtectionCheck(recorder, rules, self._market)
+        self._limits = LimitCheck(recorder, rules, self._market)
 
     @property
     def ambiguous_bars(self) -> AmbiguousBars:
@@ -60,9 +63,10 @@ class FillCheck:
         return self._market.next_open(row) is None
 
     def market_faults(self) -> tuple[str, ...]:
-        """Return the market orders that did not fill at the next open, in words."""
+        """Return the market and limit orders that did not fill as they must, in words."""
         rows = (row for row in self._recorder.orders.values() if row.type == "MARKET")
-        return tuple(text for row in rows for text in self._market_faults(row))
+        found = tuple(text for row in rows for text in self._market_faults(row))
+        return found + self._limits.faults
 
     def stop_faults(self) -> tuple[str, ...]:
         """Return the positions that stop and target did not protect as they should, in words."""
@@ -71,13 +75,13 @@ class FillCheck:
     def refusals(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the refused orders: those that must be expected, and the others.
 
-        Two refusals are part of the game: an exit by a market order whose position was closed by
-        stop or target before it met a price, and a stop or target that replaces another and finds
-        that the market has passed it, or that its position is gone.
+        Three refusals are part of the game: an exit whose position was closed by stop, target or
+        limit before it met a price, a stop or target that replaces another and finds that the
+        market has passed it, or that its position is gone, and a post-only order that would take.
         """
         closed: dict[str, list[int]] = defaultdict(list)
         for fill in self._recorder.fills:
-            if self._recorder.orders[fill.client_order_id].type in EXIT_TYPES:
+            if self._recorder.orders[fill.client_order_id].type in (*EXIT_TYPES, LIMIT):
                 closed[fill.instrument_id].append(fill.ts_event)
         expected: list[str] = []
         others: list[str] = []
@@ -92,10 +96,10 @@ class FillCheck:
 
     def _is_late(self, row: OrderRow, closed: list[int]) -> bool:
         """Return whether an exit had to be refused, given when others closed positions."""
-        if row.client_order_id in self._protection.refused:
+        if row.client_order_id in self._protection.refused | self._limits.refused:
             return True
         met = self._market.next_open(row)
-        if row.type != "MARKET" or not row.reduce_only or met is None:
+        if row.type not in ("MARKET", LIMIT) or not row.reduce_only or met is None:
             return False
         return any(row.ts_init < ts <= met[0] for ts in closed)
 
@@ -111,9 +115,10 @@ class FillCheck:
             yield f"{described(row)} must fill at {format_time(ts)}, was still {row.status}"
         quantity = sum(fill.quantity for fill in fills)
         must_fill = row.status not in _REFUSED and row.detail != TAKEN_BACK
-        if must_fill and quantity != self._takes(row, ts):
+        wanted_quantity = self._takes(row, ts, fills)
+        if must_fill and quantity != wanted_quantity:
             yield (
-                f"{described(row)} must be filled with {self._takes(row, ts):g} at "
+                f"{described(row)} must be filled with {wanted_quantity:g} at "
                 f"{format_time(ts)}, was with {quantity:g}"
             )
         for fill in fills:
@@ -126,10 +131,13 @@ class FillCheck:
                     f"{fill.price} (from {reference})"
                 )
 
-    def _takes(self, row: OrderRow, ts: int) -> float:
+    def _takes(self, row: OrderRow, ts: int, fills: list[FillRow]) -> float:
         """Return how much of a market order must fill at `ts`."""
+        asked = row.quantity
+        if row.reduce_only and fills:
+            asked = min(asked, self._limits.held_before(fills[0]))
         if row.reason in FORCED_REASONS:
-            return row.quantity
+            return asked
         limit = self._rules.execution.max_participation
         volume = self._market.volumes[row.instrument_id].before(ts)
-        return takes(row.quantity, volume, limit, self._rules.terms[row.instrument_id].step)
+        return takes(asked, volume, limit, self._rules.terms[row.instrument_id].step)

@@ -102,7 +102,7 @@ class ReplayFillModel(FillModel):
     ) -> OrderBook | None:
         """Return the book against which the engine fills an order."""
         if order.order_type == OrderType.LIMIT:
-            return self._limit_book(instrument, order)
+            return self._limit_book(instrument, order, price_number(best_bid))
         now = self._market.now()
         terms = self._terms_of(instrument)
         side = BUY if order.side == OrderSide.BUY else SELL
@@ -118,6 +118,9 @@ class ReplayFillModel(FillModel):
             )
         volume = self._market.volumes[terms.instrument_id].before(now)
         execution, quantity = self._market.execution, price_number(order.quantity)
+        if order.is_reduce_only:
+            # The engine makes it as small as what is held, but only after it has asked.
+            quantity = min(quantity, abs(self.recorder.ledger.quantity(terms.instrument_id)))
         depth = _DEPTH
         forced = order.client_order_id.value.startswith(LIQUIDATION_PREFIX)
         if order.time_in_force == TimeInForce.IOC and not forced:
@@ -127,11 +130,18 @@ class ReplayFillModel(FillModel):
         self.recorder.reference(order.client_order_id.value, reference)
         return _book(instrument, side, price, depth, now)
 
-    def _limit_book(self, instrument: Any, order: Any) -> OrderBook:
-        """Return what a limit order meets: its part of the bar, which may be used up."""
+    def _limit_book(self, instrument: Any, order: Any, price: float) -> OrderBook:
+        """Return what a limit order meets: its part of the bar, which may be used up.
+
+        The engine looks again whenever anything happens, at the price that it saw last. Between a
+        bar and the next open nothing trades.
+        """
         now, name = self._market.now(), order.client_order_id.value
         terms = self._terms_of(instrument)
         volumes = self._market.volumes[terms.instrument_id]
+        opened = self._market.quotes[terms.instrument_id].at(now)
+        if price != opened and not volumes.closes_at(now):
+            return OrderBook(instrument.id, BookType.L2_MBP)
         bar = volumes.row_before(now)
         earlier, taken = self._taken.get(name, (bar, 0.0))
         taken = taken if earlier == bar else 0.0
@@ -142,8 +152,7 @@ class ReplayFillModel(FillModel):
         if order.liquidity_side == LiquiditySide.MAKER:
             found = maker_fill(waiting, volume, execution, terms)
         else:
-            reference = self._market.quotes[terms.instrument_id].last(now)
-            found = taker_fill(waiting, reference, volume, execution, terms)
+            found = taker_fill(waiting, opened, volume, execution, terms)
         if found.quantity == 0.0:
             return OrderBook(instrument.id, BookType.L2_MBP)
         self._taken[name] = (bar, round(taken + found.quantity, QUANTITY_DECIMALS))

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from strategies.execution import BUY, SELL, InstrumentTerms, exact_decimal
-from strategies.limit_orders import LimitStyle, limit_price
+from strategies.limit_orders import QUANTITY_DECIMALS, LimitStyle, limit_price
 from strategies.order_desk import Intent, OrderDesk
 from strategies.policy import LIMIT_WITHDRAWN
 from strategies.recorder import OrderRow, RunRecorder
@@ -146,7 +146,7 @@ class LimitDesk:
         if one is None or one.row is not row:
             return
         del self._sent[row.instrument_id]
-        left = row.quantity - row.filled_quantity
+        left = round(row.quantity - row.filled_quantity, QUANTITY_DECIMALS)
         if one.missed and left > 0.0 and row.status != "FILLED":
             self._missed[row.instrument_id] = _Missed(row, left)
 

@@ -92,6 +92,12 @@ class OpenQuotes:
         row = bisect_left(self.ts_init.data, ts)
         return int(self.ts_init[row]) if row < len(self.ts_init) else None
 
+    def at(self, ts: int) -> float:
+        """Return the quote of a time, NaN if it has none."""
+        row = bisect_left(self.ts_init.data, ts)
+        there = row < len(self.ts_init) and self.ts_init[row] == ts
+        return float(self.price[row]) if there else math.nan
+
     def last(self, ts: int) -> float:
         """Return the last quote at or before `ts`.
 
@@ -129,6 +135,11 @@ class BarVolumes:
         """
         row = self.row_before(ts)
         return float(self.volume[row]) if row >= 0 else math.nan
+
+    def closes_at(self, ts: int) -> bool:
+        """Return whether a bar closes at a time."""
+        row = bisect_left(self.ts_init.data, ts)
+        return row < len(self.ts_init) and bool(self.ts_init[row] == ts)
 
     def row_before(self, ts: int) -> int:
         """Return the place of the last bar that closed before `ts`, -1 if there is none."""

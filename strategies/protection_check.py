@@ -287,7 +287,8 @@ class _Walk:
                 f"its {_kind(one.row)} {one.row.client_order_id} must fill, but "
                 f"{row.client_order_id} filled at {when}"
             )
-        quantity = min(row.quantity, self.held)
+        # What rests to reduce a position grows and shrinks with it.
+        quantity = self.held
         reference = self._reference(one, moment)
         wanted = (quantity, self._price(one, moment), reference)
         noted = self.check.recorder.references.get(row.client_order_id, math.nan)
@@ -307,9 +308,8 @@ class _Walk:
         return find(self.exit_side, one.row.trigger_price, open_price)
 
     def _price(self, one: _Resting, moment: int) -> float:
-        quantity = min(one.row.quantity, self.held)
         reference, ts = self._reference(one, moment), int(self.moments.times[moment])
-        return self.check.market.slipped(one.row, quantity, reference, ts)
+        return self.check.market.slipped(one.row, self.held, reference, ts)
 
     def _count(self, one: _Resting, moment: int, fill: FillRow) -> None:
         """Count an exit in a bar that held the other one, too."""

@@ -154,6 +154,7 @@ class FillRow(NamedTuple):
     commission: float
     reason: str
     liquidity: str = TAKER
+    reference_price: float = math.nan
 
 
 class RunRecorder:
@@ -174,7 +175,6 @@ class RunRecorder:
         self.orders: dict[str, OrderRow] = {}
         self.fills: list[FillRow] = []
         self.references: dict[str, float] = {}
-        self.fill_references: list[float] = []
         self.adopted: dict[str, str] = {}
         self.guard_events: list[GuardEvent] = []
         self.errors: list[str] = []
@@ -260,8 +260,8 @@ class RunRecorder:
 
     def fill(self, row: FillRow) -> None:
         """Append a fill, book it in the ledger and update its order."""
-        self.fills.append(row)
-        self.fill_references.append(self.references.get(row.client_order_id, math.nan))
+        reference = self.references.get(row.client_order_id, math.nan)
+        self.fills.append(row._replace(reference_price=reference))
         order = self.orders[row.client_order_id]
         order.filled_quantity = round(order.filled_quantity + row.quantity, 9)
         self.ledger.apply_fill(
@@ -333,9 +333,10 @@ class RunRecorder:
     def fills_frame(self) -> pd.DataFrame:
         """Return the fills with reference price and slippage cost, in the order of booking."""
         rows = []
-        for fill, reference in zip(self.fills, self.fill_references, strict=True):
+        for fill in self.fills:
+            reference = fill.reference_price
             cost = slippage_cost(fill.side, fill.quantity, fill.price, reference)
-            rows.append((*fill[:6], reference, fill.commission, cost, *fill[7:]))
+            rows.append((*fill[:6], reference, fill.commission, cost, fill.reason, fill.liquidity))
         return frame_of(rows, FILL_COLUMNS)
 
     def guard_frame(self) -> pd.DataFrame:

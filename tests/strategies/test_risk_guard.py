@@ -234,6 +234,42 @@ def test_another_policy_counts_from_now_on_its_sizing_included(market):
     assert out.guard.kind.tolist() == ["policy"]
 
 
+@pytest.mark.parametrize(
+    ("groups", "held"),
+    [
+        # At the first bar nothing is known, which counts as correlated until the next day.
+        ("unchanged", 1),
+        (FoundGroups(limit=0.99, window_bars=10, min_bars=5), 2),
+        (FoundGroups(limit=0.99, window_bars=10, min_bars=10), 1),
+        (None, 2),
+    ],
+)
+def test_another_policys_groups_are_found_at_the_next_bar(market, groups, held):
+    rng = np.random.default_rng(3)
+    names = (market.BTC, market.ETH)
+    rows = [[flat(round(price)) for price in rng.uniform(900, 1100, 12)] for _ in names]
+    bars = [market.bars(one, name) for one, name in zip(rows, names, strict=True)]
+    limits = {"max_correlated": 1, "max_daily_loss": 0.5, "max_drawdown": 0.5}
+    first = FoundGroups(limit=0.99, window_bars=20, min_bars=5)
+    before = policy(position_frac=0.1, found_groups=first, **limits)
+
+    def on_look(now, strategy):
+        changes = now > market.close_time(7) and groups != "unchanged"
+        if changes and strategy.policy == before:
+            risk = {**LIMITS, **limits, "found_groups": groups}
+            strategy.adopt_risk(now, RiskPolicy(**risk))
+
+    replay = Looked(
+        market.inputs(*bars),
+        market.predictor({9: dict.fromkeys(names, 0.9)}, names),
+        before,
+        market.execution(),
+        on_look=on_look,
+    )
+    out = replay.run(no_progress)
+    assert out.fills.instrument_id.tolist() == list(names[:held])
+
+
 def test_groups_are_found_with_the_new_settings_on_the_returns_that_are_known():
     rng = np.random.default_rng(0)
     names = ("A", "B", "C")

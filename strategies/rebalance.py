@@ -209,6 +209,7 @@ def fault(book: Book) -> str:
 def plan(config: RebalanceConfig, book: Book, targets: Mapping[str, float]) -> Plan:
     """Return the fewest orders that bring every weight into the band around its target.
 
+    An order larger than the exchange takes is cut to what it takes, and counted on with no more.
     Positions rounded by the exchange's step are rounded towards zero. Where exposure would still
     exceed `max_gross`, orders go deeper inside the band first, then the positions furthest above
     their targets are reduced as well, and at last increases are given up.
@@ -270,6 +271,12 @@ def _line(
         line.reason = "drift"
         line.after = target - math.copysign(_drift_left(config, holding, span_ns), drift)
         line.least = _smallest(target - math.copysign(config.drift_frac, drift), target)
+    if holding.terms.max_quantity > 0:
+        reach = float(holding.terms.max_quantity) * holding.price / book.equity
+        if abs(line.after - before) > reach:
+            line.after = before + math.copysign(reach, line.after - before)
+            line.note = "max_quantity"
+        line.least = min(max(line.least, before - reach), before + reach)
     return line
 
 

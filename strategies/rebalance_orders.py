@@ -39,7 +39,8 @@ class Line:
     reason : str
         Of the order: ``drift``, ``close``, ``max_gross``; empty for none.
     note : str
-        Why there is none, where that is worth saying.
+        Why there is none, where that is worth saying; or ``max_quantity``, if `after` is only as
+        far as one order goes.
     """
 
     terms: InstrumentTerms
@@ -103,7 +104,8 @@ class Move(NamedTuple):
     note : str
         Why nothing is done: ``in_band``, ``no_target``; or cannot be: ``step`` (the band lies
         between two steps), ``below_minimum`` (the exchange takes no order so small),
-        ``max_gross`` (no exposure left to give).
+        ``max_gross`` (no exposure left to give). Of an order: ``max_quantity`` where it is only
+        as large as the exchange takes; the next rebalancing goes on from there.
     """
 
     instrument: str
@@ -200,7 +202,8 @@ def _order_text(move: Move) -> str:
         return f"none: {move.note}"
     side = "buy" if trade.side > 0 else "sell"
     only = " reduce-only" if trade.reduce_only else ""
-    return f"{side} {exact_decimal(trade.quantity):f}{only}, {trade.cost:,.2f} USDT: {trade.reason}"
+    text = f"{side} {exact_decimal(trade.quantity):f}{only}, {trade.cost:,.2f} USDT: {trade.reason}"
+    return f"{text}, cut by {move.note}" if move.note else text
 
 
 def to_move(line: Line, equity: float, band: float) -> Move:
@@ -282,18 +285,25 @@ def _still(line: Line, note: str) -> Move:
 
 
 def _moved(line: Line, equity: float, held: Decimal, position: Decimal) -> Move:
-    quantity = abs(position - held)
+    quantity, note = abs(position - held), ""
     if position != 0:
         quantity = _steps_between(line, held, position) * line.terms.step
+    if line.terms.max_quantity > 0:
+        steps = (line.terms.max_quantity / line.terms.step).to_integral_value(ROUND_FLOOR)
+        largest = steps * line.terms.step
+        if quantity > largest or (quantity == largest and line.note):
+            quantity, note = largest, "max_quantity"
+    if quantity == 0:
+        return _still(line, note or "step")
     side: Side = 1 if position > held else -1
     value = float(quantity) * line.price
     trade = Trade(
         instrument=line.terms.instrument_id,
         side=side,
         quantity=float(quantity),
-        reduce_only=_only_reduces(held, position),
+        reduce_only=_only_reduces(held, held + side * quantity),
         cost=value * line.cost_frac,
         reason=line.reason,
     )
     after = float(held + side * quantity) * line.price / equity
-    return Move(trade.instrument, line.before, line.target, after, value, trade, "")
+    return Move(trade.instrument, line.before, line.target, after, value, trade, note)

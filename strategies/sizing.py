@@ -234,12 +234,14 @@ def order_quantity(equity: float, fraction: float, price: float, terms: Instrume
     Returns
     -------
     float
-        Base units; 0 where the result would break the smallest quantity or value.
+        Base units, at most the exchange's largest order; 0 where the result would break the
+        smallest quantity or value.
     """
     if not (0.0 < equity < math.inf and fraction > 0.0 and 0.0 < price < math.inf):
         return 0.0
     raw = exact_decimal(equity) * exact_decimal(fraction) / exact_decimal(price)
-    quantity = _rounded_down(raw, terms)
+    largest = _largest_quantity(terms)
+    quantity = _rounded_down(min(raw, largest) if largest > 0 else raw, terms)
     too_small = quantity < terms.min_quantity
     if too_small or quantity * exact_decimal(price) < terms.min_notional:
         return 0.0

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -149,3 +150,12 @@ def test_confidence_scales_between_half_and_all(prob_up, frac):
 @pytest.mark.parametrize("equity", [0.0, -5.0])
 def test_nothing_is_bought_without_equity(equity):
     assert order_quantity(equity, 1.0, 100.0, TERMS) == 0.0
+
+
+def test_an_order_by_confidence_is_no_larger_than_the_exchange_takes():
+    limited = replace(TERMS, max_quantity=Decimal("1.2345"))
+    assert order_quantity(100_000.0, 0.5, 100.0, limited) == 1.234
+    assert order_quantity(200.0, 0.5, 100.0, limited) == 1.0
+    for nothing in ((0.0, 0.5, 100.0), (math.nan, 0.5, 100.0), (1e5, 0.5, 0.0), (1e5, 0.5, -1.0)):
+        assert order_quantity(*nothing, limited) == 0.0
+    assert order_quantity(1e5, 0.5, math.nan, limited) == 0.0

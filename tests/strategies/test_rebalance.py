@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from decimal import Decimal
@@ -424,3 +425,59 @@ def test_the_longer_drift_lasts_the_more_of_it_is_removed() -> None:
     assert sold[0] < sold[2]
     never = FREE.model_copy(update={"schedule": None})
     assert plan(never, state, {"A": 0.1}).turnover == sold[1]
+
+
+# ---- the exchange's largest order
+
+
+def limited(one: Holding, most: str) -> Holding:
+    return one._replace(terms=dataclasses.replace(one.terms, max_quantity=Decimal(most)))
+
+
+@pytest.mark.parametrize(
+    ("before", "target", "quantity", "after", "only"),
+    [
+        (0.10, 0.30, 50.0, 0.15, False),
+        (0.30, 0.10, 50.0, 0.25, True),
+        (0.30, 0.0, 50.0, 0.25, True),
+        (-0.30, -0.10, 50.0, -0.25, True),
+        # It would have gone through zero; what is left of it does not.
+        (0.10, -0.30, 50.0, 0.05, True),
+    ],
+)
+def test_an_order_above_the_largest_is_cut_and_says_so(
+    before: float, target: float, quantity: float, after: float, only: bool
+) -> None:
+    # A multiple that is no step's is rounded down.
+    state = book(limited(holding("A", before), "50.0009"))
+    planned = plan(FREE, state, {"A": target})
+    (move,) = planned.moves
+    assert move.trade is not None
+    assert (move.trade.quantity, move.trade.reduce_only) == (quantity, only)
+    assert move.note == "max_quantity"
+    assert move.after == pytest.approx(after)
+    assert weights(applied(state, planned)) == pytest.approx([after])
+    assert "cut by max_quantity" in str(planned)
+
+
+def test_what_a_cut_reduction_does_not_free_is_not_given_to_others() -> None:
+    config = RebalanceConfig(max_gross=0.5, max_net=0.5, max_position=0.5)
+    state = book(limited(holding("A", 0.4), "50"), holding("B", 0.1))
+    planned = plan(config, state, {"A": 0.1, "B": 0.4})
+    assert sum(map(abs, weights(applied(state, planned)))) <= 0.5 + 1e-9
+    whole = plan(config, book(holding("A", 0.4), holding("B", 0.1)), {"A": 0.1, "B": 0.4})
+    assert whole.trades[1].quantity > planned.trades[1].quantity
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases(), st.sampled_from(["0.001", "0.4", "37.5"]))
+def test_no_order_is_above_the_largest_and_orders_lead_there_in_the_end(
+    case: tuple[Book, dict[str, float]], most: str
+) -> None:
+    before, targets = case
+    state = before._replace(holdings=tuple(limited(one, most) for one in before.holdings))
+    planned = plan(FREE, state, targets)
+    assert all(0.0 < trade.quantity <= float(most) for trade in planned.trades)
+    for move in planned.moves:
+        if not math.isnan(move.target):
+            assert abs(move.after - move.target) <= abs(move.before - move.target) + 1e-12

@@ -42,6 +42,8 @@ _GROUPS = "research.groups."
 _GROUPS_OF_ALL = frozenset({"research.groups.driver", "research.groups.registry"})
 _FOLDS = ("research.walkforward", "usable_folds")
 """What divides the rows into folds; the rest of its module measures."""
+_SPLITS = ("research.cpcv", "cpcv_splits")
+"""The same for a cross-validation."""
 _LIBRARIES = ("numpy", "numba", "scipy", "scikit-learn", "lightgbm")
 _DEEP_LIBRARIES = ("torch", "onnx", "onnxruntime")
 
@@ -82,6 +84,12 @@ def code_parts(config: WalkForwardConfig) -> dict[str, str]:
     deep = any(EXPERT_KINDS[name].deep for name in experts)
     parts["libraries"] = hash_parts(library_versions(deep=deep))
     return parts
+
+
+def split_code() -> str:
+    """Return the hash of the code that divides rows into the splits of a cross-validation."""
+    splitter = _closure(["research.cross_validation"], _DECIDES_NOTHING)
+    return hash_parts({"modules": _hash_of(splitter), "splits": _function_hash(*_SPLITS)})
 
 
 def library_versions(*, deep: bool) -> dict[str, str]:

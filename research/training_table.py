@@ -53,10 +53,15 @@ class TrainingTable:
 
 
 def build_table(
-    panel: Panel, config: WalkForwardConfig, *, progress: Progress = no_progress
+    panel: Panel,
+    config: WalkForwardConfig,
+    *,
+    progress: Progress = no_progress,
+    matrix: FeatureMatrix | None = None,
 ) -> TrainingTable:
-    """Compute features and labels of a panel."""
-    matrix = compute_features(panel, config.features, progress=progress)
+    """Compute features and labels of a panel; `matrix` are its features, where they are known."""
+    if matrix is None:
+        matrix = compute_features(panel, config.features, progress=progress)
     labels = compute_labels(panel, config.label)
     if config.half_life_days is not None:
         weight = labels.weight * recency(matrix.ts_init, config.half_life_days)

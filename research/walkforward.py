@@ -18,6 +18,7 @@ import numpy as np
 from catalog.errors import ConfigError, DataError
 from catalog.progress import Progress, no_progress
 from catalog.timestamps import format_time, interval_name
+from research.feature_store import FeatureStore
 from research.features import WARMUP_BARS
 from research.fit_job import FitOptions
 from research.fitted import FittedModel, predict_rows
@@ -61,7 +62,8 @@ class Keep:
     Parameters
     ----------
     folder : Path
-        See `FoldStore`; whatever answers another question there is made anew.
+        See `FoldStore`; whatever answers another question there is made anew. Features are kept
+        beside the folds, in ``features/`` (see `FeatureStore`).
     tell : callable
         Given a sentence for each fold that must be.
     """
@@ -110,11 +112,15 @@ def walk_forward(
     if keep is not None:
         store = FoldStore(keep.folder, FoldQuestion.of(panel, config, options), keep.tell)
     if store is None or not store.holds(config.validation.n_folds):
-        table = build_table(panel, config, progress=progress)
+        matrix = None
+        if keep is not None:
+            features = FeatureStore(keep.folder / "features", keep.tell)
+            matrix = features.matrix(panel, config, progress=progress)
+        table = build_table(panel, config, progress=progress, matrix=matrix)
         folds = usable_folds(table, config)
         prepared = time.perf_counter()
         frames, reports = run_folds(table, folds, config, options, keep=store)
-        del table, folds  # the largest things of a run, and done with
+        del table, folds, matrix  # the largest things of a run, and done with
     else:
         prepared = started
     if store is not None:

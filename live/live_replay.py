@@ -210,6 +210,7 @@ class LiveReplay:
             ledger_positions=_quantities(recorder.ledger),
             engine_positions=_quantities(client.book.ledger),
             errors=tuple(recorder.errors),
+            ambiguous=check.ambiguous_bars,
         )
 
     def _disagreeing(self, client: PaperExecutionClient) -> tuple[str, ...]:

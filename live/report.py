@@ -29,6 +29,7 @@ from live.runs import (
     write_tables,
 )
 from live.served import Served, breaker_line
+from live.trial_records import verdict_line
 from research.benchmarks import HoldingCosts, buy_and_hold
 from research.cost_stress import cost_stress
 from research.degraded import DegradedShare
@@ -191,6 +192,8 @@ class RunResult:
         What was replayed, for buy-and-hold.
     start, end : int
         The replayed span ``(start, end]``, UTC nanoseconds.
+    trials : mapping
+        How often these data were asked, and what that leaves (`live.trial_records.verdict_of`).
     """
 
     profile: Profile
@@ -201,6 +204,7 @@ class RunResult:
     funding: Mapping[str, SeriesArrays]
     start: int
     end: int
+    trials: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +230,8 @@ class RunSummary:
             ],
         )
         lines += ["", _stress_line(self.metrics["stress"])]
+        lines += _ambiguous_lines(self.metrics.get("ambiguous_bars"))
+        lines += ["", verdict_line(self.metrics["trials"])]
         lines += ["", _degraded_line(self.metrics)]
         lines += _served_lines(self.metrics["served"])
         lines += _expert_lines(self.metrics["experts"])
@@ -274,6 +280,11 @@ def _stress_line(stress: Metrics) -> str:
 def _degraded(frame: pd.DataFrame) -> DegradedShare:
     # Predictions of an older file do not say: they are served as sound, and counted so.
     return DegradedShare.of(frame.get("degraded_reason", [""] * len(frame)))
+
+
+def _ambiguous_lines(ambiguous: Metrics | None) -> list[str]:
+    """Return what the unknown order of events inside bars is worth, where there were such bars."""
+    return [ambiguous["text"]] if ambiguous is not None and ambiguous["exits"] else []
 
 
 def _degraded_line(metrics: Metrics) -> str:
@@ -330,6 +341,8 @@ def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
         "fits": list(run.predictions.fits),
         "provenance": _provenance(run),
         "stress": _stress(run),
+        "trials": dict(run.trials),
+        "ambiguous_bars": run.outcome.reconciliation.ambiguous.to_json(),
         "step_seconds": dict(run.predictions.step_seconds),
         "cut_short": dict(run.predictions.cut_short),
         "seconds": watch.total(),

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MULTIPLES = (0.0, 1.0, 2.0, 3.0)
+_REACHED = ("stop_loss", "trailing_stop", "take_profit")
+"""Reasons of fills whose time the market chose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,15 +130,15 @@ def cost_stress(
 def delay_costs(fills: pd.DataFrame, bars: Mapping[str, BarArrays]) -> Float64Array:
     """Return what filling one bar later would have cost each fill, USDT, (n_fills,).
 
-    A fill at a bar's open is moved to the next open of its instrument, where there is one; a stop
-    stays where the market reached it, and a limit that rested where the market came to it.
+    A fill at a bar's open is moved to the next open of its instrument, where there is one; stops
+    and targets stay where the market reached them, limits that rested where it came to them.
     """
     found = np.zeros(len(fills))
     signed = fills["side"].to_numpy(dtype=np.float64) * fills["quantity"].to_numpy(dtype=np.float64)
     price = fills["reference_price"].to_numpy(dtype=np.float64)
     ts = fills["ts_event"].to_numpy(dtype=np.int64)
     names = fills["instrument_id"].to_numpy(dtype=object)
-    stays = fills["reason"].to_numpy(dtype=object) == "stop_loss"
+    stays = fills["reason"].isin(_REACHED).to_numpy()
     if "liquidity" in fills:
         stays |= fills["liquidity"].to_numpy(dtype=object) == "maker"
     for name, one in bars.items():

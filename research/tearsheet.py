@@ -337,6 +337,7 @@ def _trading_part(data: TearsheetData, frames: OutcomeFrames, quantstats: bool) 
         "waterfall_rows": _waterfall_rows(waterfall, balance),
         "unexplained": _unexplained(waterfall, balance),
         "stress_rows": _stress_rows(data.metrics.get("stress")),
+        "ambiguous": data.metrics.get("ambiguous_bars"),
         "equity_picture": plots.svg_uri(plots.equity_figure(curves, data.folds)),
         "waterfall_picture": plots.svg_uri(plots.waterfall_figure(waterfall)),
         "months": _MONTHS,

@@ -259,6 +259,7 @@ class Replay:
             },
             engine_positions=_engine_positions(engine),
             errors=tuple(recorder.errors),
+            ambiguous=check.ambiguous_bars,
         )
 
     def fill_check(self) -> FillCheck:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from catalog.errors import RunFailedError
+from strategies.stops import NO_AMBIGUOUS_BARS, AmbiguousBars
 
 CASH_TOLERANCE = 1e-6
 """Largest difference between our ledger and the engine's account, USDT."""
@@ -49,13 +50,13 @@ class Reconciliation:
     misfilled : tuple of str
         Market orders that did not fill at the next open (`FillCheck.market_faults`).
     unprotected : tuple of str
-        Positions whose stop did not do what it should (`FillCheck.stop_faults`).
+        Positions whose stop or target did not do what it should (`FillCheck.stop_faults`).
     mistaken : tuple of str
         Liquidations that were not called for, and those that were but did not happen
         (`strategies.liquidation_check`).
     refused : tuple of str
-        Exits rejected because the stop of their position had filled at the same open, with the
-        exchange's words: part of the game.
+        Orders that the exchange had to refuse (`FillCheck.refusals`), with its words: part of
+        the game.
     denied : tuple of str
         All other orders denied or rejected, with the reason: the run fails.
     open_at_end : tuple of str
@@ -68,6 +69,8 @@ class Reconciliation:
         Signed quantities held at the end.
     errors : tuple of str
         Exceptions in callbacks.
+    ambiguous : AmbiguousBars
+        Exits in bars that held both stop and target: not a fault, but worth knowing.
     """
 
     records: int
@@ -97,6 +100,7 @@ class Reconciliation:
     ledger_positions: Mapping[str, float]
     engine_positions: Mapping[str, float]
     errors: tuple[str, ...]
+    ambiguous: AmbiguousBars = NO_AMBIGUOUS_BARS
 
     def faults(self) -> list[str]:
         """Return what does not balance, in words; empty when everything does."""

@@ -150,6 +150,28 @@ class AmbiguousBars(NamedTuple):
         """What the other order of events would have added to the result, USDT before fees."""
         return round(self.other_order - self.as_filled, MONEY_DECIMALS)
 
+    def __str__(self) -> str:
+        if self.exits == 0:
+            return "no exit in a bar that held both stop and target"
+        return (
+            f"exits in bars that held both stop and target: {self.exits:,}, worth "
+            f"{self.as_filled:+,.2f} USDT before fees; in the other order of events "
+            f"{self.other_order:+,.2f}, a difference of {self.difference:+,.2f}"
+        )
+
+    def to_json(self) -> dict[str, float | str]:
+        """Return the count for programs, and in words."""
+        return {
+            "exits": self.exits,
+            "as_filled": self.as_filled,
+            "other_order": self.other_order,
+            "difference": self.difference,
+            "text": str(self),
+        }
+
+
+NO_AMBIGUOUS_BARS = AmbiguousBars()
+
 
 def stop_fraction(config: StopConfig, volatility: float, horizon_bars: int) -> float:
     """Return the distance of the stop, a fraction of the entry price.

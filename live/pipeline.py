@@ -28,6 +28,7 @@ from live.runs import (
 )
 from live.served import Served, tolerance_of
 from live.synthesis import make_market
+from live.trial_records import Judged, ledger_of, trial_of_replay, verdict_of
 from live.warm_start import feed_history, slow_inputs
 from research.bundle import Bundle, load_bundle, save_bundle
 from research.features import panel_needs
@@ -141,6 +142,7 @@ def run_walkforward(
     Where `keep` says where, finished folds are kept and an interrupted run goes on from them.
     """
     check_free(out, overwrite=overwrite)
+    ledger_of(catalog).check()
     watch = Stopwatch()
     with watch.stage("load"):
         market = load_market(profile, catalog)
@@ -170,6 +172,7 @@ def run_backtest_command(
             "`levibot walkforward`) or --bundle BUNDLE (of `levibot train`)"
         )
     check_free(out, overwrite=overwrite)
+    ledger_of(catalog).check()
     if source.bundle is not None:
         return _backtest_bundle(profile, catalog, out, source, overwrite, progress)
     return _backtest_predictions(profile, catalog, out, source, overwrite, progress)
@@ -203,6 +206,7 @@ def evaluate_bundle(
 ) -> RunSummary:
     """Score and replay a bundle on a span that it has not seen, and write the run."""
     check_free(out, overwrite=overwrite)
+    ledger_of(catalog).check()
     loaded = load_bundle(bundle)
     profile = parse_profile(loaded.profile, f"of bundle {bundle.name}")
     start, end = span
@@ -309,8 +313,12 @@ class _Job:
         *,
         overwrite: bool,
     ) -> RunSummary:
-        """Write the run's folder, whole or not at all."""
+        """Write the run's folder, whole or not at all, and record its trial."""
         start, end = self.span
+        ledger = ledger_of(self.market.store.path)
+        judged = Judged(predictions.data_hash, predictions.synthetic, start, end)
+        skill = predictions.metrics["log_loss_skill"].value
+        trial = trial_of_replay(self.profile, command, outcome, judged, skill)
         run = RunResult(
             profile=self.profile,
             command=command,
@@ -320,9 +328,12 @@ class _Job:
             funding=self.market.funding,
             start=start,
             end=end,
+            trials=verdict_of(ledger, trial),
         )
         with run_folder(out, overwrite=overwrite) as folder:
             metrics = write_run(folder, run, self.watch)
+            # Before the folder is in its place: no result is seen that does not count.
+            ledger.append([trial])
         return RunSummary(out, metrics)
 
 

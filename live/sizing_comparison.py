@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,11 +14,21 @@ from catalog.progress import Progress, no_progress
 from catalog.timestamps import NS_PER_DAY, format_time
 from live.pipeline import load_market, read_run_predictions
 from live.profile import Profile, dump_profile
-from live.runs import PROFILE_FILE, code_version, finite, run_folder, write_json
+from live.runs import (
+    PREDICTIONS_FILE,
+    PROFILE_FILE,
+    code_version,
+    finite,
+    read_run,
+    run_folder,
+    write_json,
+)
+from live.trial_records import Judged, ledger_of, trial_of_replay, verdict_line, verdict_of
 from research.cost_stress import CostStress, cost_stress
 from research.estimates import Estimate
 from research.predictions import PrecomputedPredictions
 from research.trading_measures import MEASURES, trading_measures
+from research.trials import Trial, hash_of
 from strategies.policy_config import FusionPolicy
 from strategies.risk_policy import RiskPolicy
 from strategies.sizing_config import Method, SizingConfig
@@ -69,13 +79,14 @@ class SizingRow:
 
 @dataclass(frozen=True, slots=True)
 class SizingComparison:
-    """All rows, and what they are of."""
+    """All rows, what they are of, and what the best of them is worth after so many trials."""
 
     folder: Path
     profile: str
     span: tuple[int, int]
     synthetic: bool
     rows: tuple[SizingRow, ...]
+    trials: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything for programs."""
@@ -88,6 +99,7 @@ class SizingComparison:
             "synthetic": self.synthetic,
             "version": code_version(),
             "rows": [row.to_json() for row in self.rows],
+            "trials": dict(self.trials),
         }
 
     def __str__(self) -> str:
@@ -101,6 +113,7 @@ class SizingComparison:
             numbers = ["" if math.isnan(one.value) else str(one) for one in measured]
             bearable = f"{row.stress.break_even:.2f} x" if row.trades else ""
             lines.append(_line([row.name, *numbers, bearable, holds]))
+        lines += ["", f"The best row: {verdict_line(self.trials)}."]
         return "\n".join(lines)
 
 
@@ -169,7 +182,13 @@ def compare_sizing(
     # Imported here: the engine takes 60 MB, which commands that only fit do not need.
     from strategies.backtest import run_backtest
 
+    ledger = ledger_of(catalog)
+    ledger.check()
     market = load_market(profile, catalog)
+    command = {
+        "name": "sizing",
+        "predictions": read_run(predictions)["files"][PREDICTIONS_FILE],
+    }
     frame, spec = read_run_predictions(profile, market, predictions)
     interval = market.panel.interval_ns
     start, end = int(frame["ts_init"].min()) - interval, int(frame["ts_init"].max())
@@ -182,7 +201,8 @@ def compare_sizing(
         "starting_balance": balance,
         **profile.bootstrap.model_dump(),
     }
-    rows = []
+    judged = Judged(market.panel.data_hash, market.panel.synthetic, start, end)
+    rows, trials = [], []
     wanted = policies(profile, interval)
     for number, (name, policy) in enumerate(wanted.items()):
         progress("sizing", number, len(wanted))
@@ -196,15 +216,30 @@ def compare_sizing(
                 cost_stress(outcome, market.bars(start, end), **measured),
             )
         )
+        own = profile.model_copy(update={"strategy": policy})
+        trial = trial_of_replay(own, command, outcome, judged)
+        trials.append(replace(trial, label=name, parent=hash_of(command)))
     progress("sizing", len(wanted), len(wanted))
     with run_folder(out, overwrite=overwrite) as folder:
         found = SizingComparison(
-            out, profile.name, (start, end), market.panel.synthetic, tuple(rows)
+            out,
+            profile.name,
+            (start, end),
+            market.panel.synthetic,
+            tuple(rows),
+            verdict_of(ledger, _best(trials), *trials),
         )
         write_json(folder / TABLE_FILE, finite(found.to_json()))
         (folder / PAGE_FILE).write_text(_page(found), encoding="utf-8")
         (folder / PROFILE_FILE).write_text(dump_profile(profile), encoding="utf-8")
+        # Before the folder is in its place: no result is seen that does not count.
+        ledger.append(trials)
     return found
+
+
+def _best(trials: Sequence[Trial]) -> Trial:
+    """Return the trial with the highest Sharpe ratio; one without a ratio if none has any."""
+    return max(trials, key=lambda one: -math.inf if (r := one.results.sharpe) is None else r)
 
 
 def _page(found: SizingComparison) -> str:

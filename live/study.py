@@ -31,6 +31,7 @@ from live.runs import (
 )
 from live.study_request import StudyRequest
 from live.study_sessions import SESSIONS_FILE, Session, Sessions, alone, json_bytes, write_whole
+from live.trial_records import ledger_of, trial_of_variant
 from research.code_identity import library_versions
 from research.features import panel_needs
 from research.fitting import FitOptions
@@ -126,6 +127,8 @@ def run_study(
     """
     keep_large_blocks_apart()
     job = _Study.open(profile, catalog, out, request, tell)
+    if not request.report_only:
+        ledger_of(catalog).check()
     job.load()
     # A report of what is there writes no fold, and may be made while another process does.
     with contextlib.nullcontext() if request.report_only else alone(out):
@@ -196,6 +199,7 @@ class _Study:
         keep = FoldStore(self.out / FOLDS_FOLDER / variant.name, question, self.tell)
         count = config.validation.n_folds
         if keep.holds(count):
+            self._remember(variant, keep, panel)
             return keep
         if self.request.report_only:
             for index in range(count):
@@ -214,7 +218,16 @@ class _Study:
         finally:
             session.note(sum(keep.holds_fold(index) for index in range(count)))
             release_memory()
+        self._remember(variant, keep, panel)
         return keep
+
+    def _remember(self, variant: Variant, keep: FoldStore, panel: Panel) -> None:
+        """Record a walk-forward that is whole; one that is recorded already is found there."""
+        if not self.request.report_only:
+            trial = trial_of_variant(
+                self.profile, self.request.command, variant, keep, synthetic=panel.synthetic
+            )
+            ledger_of(self.store.path).append([trial])
 
     def load(self) -> None:
         """Read all data: what is missing for the last walk-forward is told before the first."""

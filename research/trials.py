@@ -334,15 +334,21 @@ class TrialVerdict:
     measured: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the numbers for JSON: those of `TrialCount`, ``dsr`` and its threshold."""
-        found = self.deflated.as_dict()
-        threshold = found["threshold"]
-        assert threshold is not None
+        """Return the numbers for JSON: those of `TrialCount`, ``dsr`` and what it stands on.
+
+        ``spread_used`` is the trials' own, or that of luck where that is not `measured`, and None
+        with one trial; ``threshold`` is what luck alone would have found; ``dsr`` is None where
+        the chosen trial has no Sharpe ratio.
+        """
+        found, annual = self.deflated.as_dict(), math.sqrt(DAYS_PER_YEAR)
+        used = found["spread"]
         return {
             **self.trials.as_dict(),
             "spread_measured": self.measured,
-            "threshold": threshold,
-            "threshold_annual": threshold * math.sqrt(DAYS_PER_YEAR),
+            "spread_used": used,
+            "spread_used_annual": None if used is None else used * annual,
+            "threshold": self.deflated.threshold,
+            "threshold_annual": self.deflated.threshold * annual,
             "dsr": found["value"],
         }
 

@@ -29,6 +29,7 @@ from live.runs import (
     write_tables,
 )
 from live.served import Served, breaker_line
+from live.trial_records import verdict_lines
 from research.benchmarks import HoldingCosts, buy_and_hold
 from research.cost_stress import cost_stress
 from research.degraded import DegradedShare
@@ -191,6 +192,8 @@ class RunResult:
         What was replayed, for buy-and-hold.
     start, end : int
         The replayed span ``(start, end]``, UTC nanoseconds.
+    trials : mapping
+        How often these data were asked, and what that leaves (`live.trial_records.verdict_of`).
     """
 
     profile: Profile
@@ -201,6 +204,7 @@ class RunResult:
     funding: Mapping[str, SeriesArrays]
     start: int
     end: int
+    trials: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +231,7 @@ class RunSummary:
         )
         lines += ["", _stress_line(self.metrics["stress"])]
         lines += _ambiguous_lines(self.metrics.get("ambiguous_bars"))
+        lines += verdict_lines(self.metrics.get("trials"))
         lines += ["", _degraded_line(self.metrics)]
         lines += _served_lines(self.metrics["served"])
         lines += _expert_lines(self.metrics["experts"])
@@ -336,6 +341,7 @@ def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
         "fits": list(run.predictions.fits),
         "provenance": _provenance(run),
         "stress": _stress(run),
+        "trials": dict(run.trials),
         "ambiguous_bars": run.outcome.reconciliation.ambiguous.to_json(),
         "step_seconds": dict(run.predictions.step_seconds),
         "cut_short": dict(run.predictions.cut_short),

@@ -153,6 +153,11 @@ def verdict_of(ledger: TrialLedger, chosen: Trial, *others: Trial) -> dict[str, 
     return count.deflated(chosen.results).as_dict()
 
 
+def verdict_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """Return `verdict_line` below an empty one; nothing for a run older than the ledger."""
+    return [] if found is None else ["", verdict_line(found)]
+
+
 def verdict_line(found: Mapping[str, Any]) -> str:
     """Return `verdict_of` in one line for people."""
     count = found["count"]

@@ -140,7 +140,7 @@ def delay_costs(fills: pd.DataFrame, bars: Mapping[str, BarArrays]) -> Float64Ar
     names = fills["instrument_id"].to_numpy(dtype=object)
     stays = fills["reason"].isin(_REACHED).to_numpy()
     if "liquidity" in fills:
-        stays |= fills["liquidity"].to_numpy(dtype=object) == "maker"
+        stays = stays | (fills["liquidity"].to_numpy(dtype=object) == "maker")
     for name, one in bars.items():
         rows = np.flatnonzero((names == name) & ~stays)
         # The bar in which a fill lies closes at or after it; the next one's open is asked for.

@@ -90,6 +90,30 @@ def test_a_flattening_leaves_neither_stop_nor_target_alive(folder: Path) -> None
     assert statuses == {"E": "FILLED", "S": "CANCELED", "T": "CANCELED", "F": "FILLED"}
 
 
+def test_sixteen_positions_are_flat_in_time(folder: Path) -> None:
+    names = tuple(
+        f"{coin}USDT-PERP.BINANCE"
+        for coin in (
+            *("BTC", "ETH", "SOL", "ADA", "XRP", "DOGE", "AVAX", "LINK"),
+            *("LTC", "BCH", "DOT", "ETC", "ATOM", "NEAR", "TRX", "UNI"),
+        )
+    )
+    write_policy(folder, max_positions=16, max_correlated=16)
+
+    async def script(world: World) -> None:
+        await world.open_position()
+        world.kill_switch.touch()
+        await world.until(world.flat, "flat", FLAT_SECS)
+        await asyncio.sleep(0.2)
+        assert world.flat()
+
+    stops = StopConfig(stop_vol_multiple=2.0, target_vol_multiple=3.0)
+    world = play(folder, script, names=names, look_interval_ms=1_000, stops=stops)
+    closed = [one.instrument_id for one in world.recorder.fills if one.reason == "risk_guard"]
+    assert sorted(closed) == sorted(names)
+    assert len(world.recorder.orders) == 4 * 16
+
+
 def test_a_policy_of_nonsense_changes_nothing_and_a_right_one_counts_at_once(folder: Path) -> None:
     async def script(world: World) -> None:
         await world.open_position()

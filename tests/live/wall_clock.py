@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nautilus_trader.config import DataClientConfig
 from nautilus_trader.live import ClientCache
@@ -16,7 +16,7 @@ from nautilus_trader.live.clients import DataClientFactory, MarketDataClient
 from nautilus_trader.model import Bar, BarType, Price, Quantity, QuoteTick, Venue
 
 from catalog.arrays import Ohlcv
-from catalog.instruments import bar_type, instrument
+from catalog.instruments import bar_type, definition, infer_instrument
 from live.live_guard import GuardFiles, LiveGuard, live_guard
 from live.node import run_feed
 from live.paper import PaperExecutionClient, PaperWiring
@@ -37,8 +37,8 @@ QUOTE_SECS = 0.02
 class Always:
     """Predicts the same at every bar."""
 
-    def __init__(self, up: float) -> None:
-        self.spec = PredictorSpec((BTC,), INTERVAL, 4, 0, "always", False, "0" * 64)
+    def __init__(self, names: tuple[str, ...], up: float) -> None:
+        self.spec = PredictorSpec(names, INTERVAL, 4, 0, "always", False, "0" * 64)
         self.up = up
 
     def update_funding(self, instrument_id: str, rate: float, ts_init: int) -> None:
@@ -92,29 +92,37 @@ class World:
         return not (self.recorder.ledger.positions or book.ledger.positions or book.open_orders())
 
     def held(self) -> bool:
-        """A position is open, and what protects it is at the exchange."""
+        """A position is open in each instrument, and what protects it is at the exchange."""
         assert self.exchange is not None
         exits = [one for one in self.exchange.book.open_orders() if one.trigger is not None]
         stops = self.strategy.policy.stops
         count = 1 if stops is None or stops.target_vol_multiple is None else 2
-        return bool(self.recorder.ledger.positions) and len(exits) == count
+        positions = len(self.recorder.ledger.positions)
+        return positions == len(self.names) and len(exits) == count * positions
 
     def told(self, kind: str, reason: str) -> bool:
         return any((one.kind, one.reason) == (kind, reason) for one in self.recorder.guard_events)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.recorder.instruments
+
     def quote(self) -> None:
+        """Quote the present price in each instrument."""
         now = time.time_ns()
-        bid = ask = Price(self.price, instrument(BTC).price_precision)
-        size = Quantity(1_000.0, instrument(BTC).size_precision)
-        self._show(QuoteTick(instrument(BTC).id, bid, ask, size, size, now, now))
+        for one in self.strategy.settings.instruments:
+            bid = ask = Price(self.price, one.price_precision)
+            size = Quantity(1_000.0, one.size_precision)
+            self._show(QuoteTick(one.id, bid, ask, size, size, now, now))
 
     def bar(self) -> None:
-        """Complete a bar at the present price, now."""
+        """Complete a bar of each instrument at the present price, now."""
         now = time.time_ns()
-        price = Price(self.price, instrument(BTC).price_precision)
-        kind = BarType.from_str(bar_type(BTC, "15m"))
-        volume = Quantity(1_000.0, instrument(BTC).size_precision)
-        self._show(Bar(kind, price, price, price, price, volume, now, now))
+        for one in self.strategy.settings.instruments:
+            price = Price(self.price, one.price_precision)
+            kind = BarType.from_str(bar_type(str(one.id), "15m"))
+            volume = Quantity(1_000.0, one.size_precision)
+            self._show(Bar(kind, price, price, price, price, volume, now, now))
 
     async def until(self, what: Callable[[], bool], name: str, within_secs: float = 5.0) -> None:
         """Wait for something to be so, and note how long it took."""
@@ -147,7 +155,8 @@ class Stream(MarketDataClient):
 
     async def _connect(self) -> None:
         self._world.publish = self._handle_data
-        self._handle_instrument(instrument(BTC))
+        for one in self._world.strategy.settings.instruments:
+            self._handle_instrument(one)
 
     async def _disconnect(self) -> None:
         return
@@ -179,30 +188,45 @@ class Stream(MarketDataClient):
     _unsubscribe = _unsubscribe_bars = _unsubscribe_quotes = _unsubscribe_mark_prices = _nothing
 
 
-def play(folder: Path, script: Any, *, look_interval_ms: int = 100, **strategy: Any) -> World:
+def play(
+    folder: Path,
+    script: Any,
+    *,
+    names: tuple[str, ...] = (BTC,),
+    look_interval_ms: int = 100,
+    **strategy: Any,
+) -> World:
     """Run a node in a folder with ``risk.yaml``, until the script has ended."""
     files = GuardFiles(folder / "guard.json", folder / "risk.yaml")
     policy = FusionPolicy(
         entry_threshold=0.6,
         exit_threshold=0.5,
-        position_frac=0.5,
+        position_frac=0.5 / len(names),
         risk=load_risk_policy(folder / "risk.yaml"),
         **(strategy or {"stop_loss_frac": 0.2}),
     )
-    restored = live_guard(policy, plain_execution(), (BTC,), files)
+    restored = live_guard(policy, plain_execution(), names, files)
     try:
-        return _play(folder, script, policy, restored, look_interval_ms)
+        return _play(_Setting(folder, script, names, policy, restored), look_interval_ms)
     finally:
         restored.store.give_up()
 
 
-def _play(
-    folder: Path, script: Any, policy: FusionPolicy, restored: LiveGuard, look_interval_ms: int
-) -> World:
-    recorder = RunRecorder((BTC,), 100_000.0)
-    settings = StrategySettings((instrument(BTC),), INTERVAL, books_funding=False)
+class _Setting(NamedTuple):
+    folder: Path
+    script: Any
+    names: tuple[str, ...]
+    policy: FusionPolicy
+    restored: LiveGuard
+
+
+def _play(setting: _Setting, look_interval_ms: int) -> World:
+    folder, script, names, policy, restored = setting
+    instruments = tuple(definition(infer_instrument(name, 2, 3)) for name in names)
+    recorder = RunRecorder(names, 100_000.0)
+    settings = StrategySettings(instruments, INTERVAL, books_funding=False)
     strategy = FusionStrategy(policy, settings, recorder, restored.guard)
-    actor = PredictorActor(Always(0.9), recorder, PredictorActorConfig(timeout_ms=500))
+    actor = PredictorActor(Always(names, 0.9), recorder, PredictorActorConfig(timeout_ms=500))
     looker = RiskGuard(strategy, RiskGuardConfig(look_interval_ms, restored.watch))
     world = World(folder, strategy, looker, recorder)
 
@@ -227,7 +251,7 @@ def _play(
     wiring = PaperWiring(
         venue="BINANCE",
         account_id="BINANCE-001",
-        instruments=(instrument(BTC),),
+        instruments=instruments,
         execution=plain_execution(),
         now=time.time_ns,
         note_reference=recorder.reference,

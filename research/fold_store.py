@@ -8,16 +8,17 @@ whole or not at all, and the same question gives the same bytes.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import resource
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catalog.errors import DataError, IntegrityError
+from catalog.errors import ConfigError, DataError, IntegrityError
 from research.code_identity import code_parts
 from research.fit_reports import fit_report
 from research.predictions import SPEC_KEY, hash_parts, stamp_predictions, write_predictions
@@ -77,6 +78,40 @@ class FoldQuestion:
     def key(self) -> str:
         """One hash of all parts, 64 hex digits."""
         return hash_parts(self.parts)
+
+
+@contextlib.contextmanager
+def held_alone(folder: Path) -> Iterator[None]:
+    """Hold a folder of kept folds: two processes would fit the same ones and mix their files.
+
+    The operating system lets go of it when a process ends, however it ends.
+
+    Raises
+    ------
+    ConfigError
+        If another process holds it.
+    DataError
+        If the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{folder} must be a folder that can be written to: {error}") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            raise ConfigError(
+                f"--keep must be no folder that another walk-forward is using, {folder} is, by "
+                f"process {handle.read().strip() or 'unknown'}; wait for its end or keep the "
+                f"folds elsewhere"
+            ) from None
+        handle.truncate(0)
+        handle.write(f"{os.getpid()}\n")
+        handle.flush()
+        yield
 
 
 def _tell_nobody(_: str) -> None:

@@ -23,7 +23,7 @@ from research.features import WARMUP_BARS
 from research.fit_job import FitOptions
 from research.fitted import FittedModel, predict_rows
 from research.fold_runs import fold_report, kept_report, run_folds
-from research.fold_store import FoldQuestion, FoldStore, joined
+from research.fold_store import FoldQuestion, FoldStore, held_alone, joined
 from research.metrics import (
     BootstrapConfig,
     prediction_metrics,
@@ -100,12 +100,22 @@ def walk_forward(
     Raises
     ------
     ConfigError
-        If the tested span does not fit the data or the warm-up (nothing is moved silently).
+        If the tested span does not fit the data or the warm-up (nothing is moved silently), or
+        another process keeps its folds in the same folder.
     DataError
         If a fold has no test rows or too few training rows, or a fold cannot be kept.
     RunFailedError
         If a fold fails, naming it and its span, raised from the error that stopped it.
     """
+    if keep is None:
+        return _walk_forward(panel, config, progress, None)
+    with held_alone(keep.folder):
+        return _walk_forward(panel, config, progress, keep)
+
+
+def _walk_forward(
+    panel: Panel, config: WalkForwardConfig, progress: Progress, keep: Keep | None
+) -> WalkForwardResult:
     started = time.perf_counter()
     options = FitOptions(progress)
     store = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from adapters.synthetic import SyntheticConfig
-from catalog.errors import DataError
+from catalog.errors import ConfigError, DataError
 from live.cli import app
 from live.report import RunSummary
 from live.runs import PREDICTIONS_FILE
 from live.synthesis import make_market
 from research import fold_runs
+from research.fold_store import held_alone
 
 BTC = "BTCUSDT-PERP.BINANCE"
 END = "2024-02-04"
@@ -99,3 +101,23 @@ def test_a_run_says_who_was_left_out_and_who_started_cold() -> None:
     text = str(RunSummary(Path("run"), metrics))
     assert "sentiment left out in fold 0: answered 0 held-out rows" in text
     assert "lstm started cold in fold 1: the fold before had none" in text
+
+
+def test_a_second_process_on_the_same_folder_is_refused(catalog: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    with held_alone(kept):
+        refused = walkforward(catalog, tmp_path / "run", f"--keep={kept}")
+    assert refused.exit_code == ConfigError.exit_code
+    text = " ".join(refused.stderr.split())
+    assert "no folder that another walk-forward is using" in text
+    assert f"by process {os.getpid()}" in text
+    assert not (tmp_path / "run").exists()
+    # It ends with whoever held it.
+    with held_alone(kept):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="must be a folder"), held_alone(tmp_path / "file" / "kept"):
+        raise AssertionError("held")

@@ -1,4 +1,4 @@
-"""What `levibot trials` shows: the ledger's trials, and how often each part of the data was asked."""
+"""What `levibot trials` shows: the trials, and how often each part of the data was asked."""
 
 from __future__ import annotations
 

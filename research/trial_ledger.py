@@ -20,8 +20,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from catalog.errors import DataError, IntegrityError
@@ -146,7 +147,7 @@ class TrialLedger:
         whole = self._whole(content)
         found: dict[str, Trial] = {}
         for number, line in enumerate(content[:whole].splitlines(keepends=True), start=1):
-            trial = self._decoded(line, number)
+            trial = self._decoded(line, partial(int, number))
             found.setdefault(trial.id, trial)
         return LedgerContent(tuple(found.values()), len(content) - whole)
 
@@ -215,15 +216,15 @@ class TrialLedger:
         if b"\0" in last:
             return first
         if last:
-            self._decoded(last, content.count(b"\n", 0, whole))
+            self._decoded(last, lambda: content.count(b"\n", 0, whole))
         return whole
 
-    def _decoded(self, line: bytes, number: int) -> Trial:
+    def _decoded(self, line: bytes, number: Callable[[], int]) -> Trial:
         try:
             return decode_line(line)
         except (IntegrityError, ValueError) as error:
             raise IntegrityError(
-                f"line {number} of the ledger of trials {self.path} must be as it was written, "
+                f"line {number()} of the ledger of trials {self.path} must be as it was written, "
                 f"was changed ({error}); restore the file from a copy, or move that line to "
                 f"{self.torn_path.name} and accept that its trial is no longer counted"
             ) from error

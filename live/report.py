@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from catalog.arrays import BarArrays, SeriesArrays
 from live.console import aligned
+from live.critique import benchmarks_of, critic_lines, criticisms
 from live.profile import Profile, dump_profile
 from live.runs import (
     METRICS_FILE,
@@ -30,7 +31,6 @@ from live.runs import (
 )
 from live.served import Served, breaker_line
 from live.trial_records import verdict_lines
-from research.benchmarks import HoldingCosts, buy_and_hold
 from research.cost_stress import cost_stress
 from research.degraded import DegradedShare
 from research.estimates import Estimate
@@ -232,6 +232,7 @@ class RunSummary:
         lines += ["", _stress_line(self.metrics["stress"])]
         lines += _ambiguous_lines(self.metrics.get("ambiguous_bars"))
         lines += verdict_lines(self.metrics.get("trials"))
+        lines += critic_lines(self.metrics.get("critic"))
         lines += ["", _degraded_line(self.metrics)]
         lines += _served_lines(self.metrics["served"])
         lines += _expert_lines(self.metrics["experts"])
@@ -328,6 +329,7 @@ def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
         write_tables(folder, {name: getattr(run.outcome, name) for name in TABLES})
     with watch.stage("metrics"):
         trading, folds = _trading(run)
+        benchmarks = benchmarks_of(run)
     metrics: Metrics = {
         "prediction": _as_dicts(run.predictions.metrics),
         "trading": _as_dicts(trading),
@@ -348,8 +350,10 @@ def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
         "seconds": watch.total(),
         "peak_memory_mb": peak_memory_mb(),
     }
+    with watch.stage("critic"):
+        metrics["critic"] = criticisms(run, metrics, benchmarks)
     with watch.stage("tearsheet"):
-        write_tearsheet(_tearsheet_data(run, finite(metrics)), folder)
+        write_tearsheet(_tearsheet_data(run, finite(metrics), benchmarks), folder)
     # The page itself shows the time and memory of all that came before it.
     metrics |= {"seconds": watch.total(), "peak_memory_mb": peak_memory_mb()}
     write_json(folder / METRICS_FILE, metrics)
@@ -374,15 +378,10 @@ def numbers_hash(metrics: Metrics) -> str:
     return hashlib.sha256(json.dumps(finite(kept), sort_keys=True).encode()).hexdigest()
 
 
-def _tearsheet_data(run: RunResult, metrics: Metrics) -> TearsheetData:
+def _tearsheet_data(
+    run: RunResult, metrics: Metrics, benchmarks: Mapping[str, pd.DataFrame]
+) -> TearsheetData:
     execution, policy = run.profile.execution, run.profile.strategy
-    costs = HoldingCosts(
-        starting_balance=execution.starting_balance,
-        fee_bps=execution.taker_fee_bps,
-        slippage_bps=execution.base_slippage_bps,
-    )
-    booked = run.funding if execution.funding == "recorded" else {}
-    held = buy_and_hold(run.bars, booked, costs, start=run.start, end=run.end)
     settings = {**execution.model_dump(mode="json"), **policy.model_dump(mode="json")}
     return TearsheetData(
         title=run.profile.name,
@@ -397,7 +396,7 @@ def _tearsheet_data(run: RunResult, metrics: Metrics) -> TearsheetData:
         ),
         frames=run.outcome,
         starting_balance=execution.starting_balance,
-        benchmarks={"buy and hold": held},
+        benchmarks=benchmarks,
         references=run.predictions.references,
         settings={name.replace("_", " "): str(value) for name, value in settings.items()},
     )

@@ -163,6 +163,7 @@ def render_tearsheet(data: TearsheetData, *, quantstats: bool = True) -> str:
         "verdict": verdict(
             data.metrics, waterfall, {curve.name: curve.last_return for curve in curves[1:]}
         ),
+        "critic": data.metrics.get("critic"),
         "prediction": _headline(data.metrics["prediction"], PREDICTION_METRICS, {}),
         "fold_heads": _SHORT,
         "fold_rows": _fold_rows(data),

@@ -117,7 +117,7 @@ def compare_forecasts(
     import pandas as pd
 
     config = ComparisonConfig() if config is None else config
-    _check_columns(frame, [baseline, *candidates.values()])
+    check_forecasts(frame, [baseline, *candidates.values()])
     tables = []
     for score in scores:
         table = pd.DataFrame(
@@ -135,7 +135,14 @@ def compare_forecasts(
     return pd.concat(tables, ignore_index=True)
 
 
-def _check_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+def check_forecasts(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Refuse a frame without times, labels or these columns, or with impossible probabilities.
+
+    Raises
+    ------
+    DataError
+        If a column is missing or a probability is outside (0, 1); NaN is no answer.
+    """
     missing = [name for name in ("ts_init", "label", *columns) if name not in frame.columns]
     if missing:
         raise DataError(f"forecasts must have the columns {missing}, had {list(frame.columns)}")
@@ -156,7 +163,7 @@ def _compare(
     if not known.any():
         raise DataError(f"{column} and {baseline} must have answered rows in common, have none")
     label = label[known]
-    difference = _losses(ours[known], label, score) - _losses(theirs[known], label, score)
+    difference = losses(ours[known], label, score) - losses(theirs[known], label, score)
     sums, counts = daily_sums(difference, frame["ts_init"].to_numpy(dtype=np.int64)[known])
     mean = float(difference.mean())
     low, high, p_bootstrap = _bootstrap(sums, counts, mean, config)
@@ -174,19 +181,22 @@ def _compare(
     }
 
 
-def _losses(probability: Float64Array, label: Float64Array, score: Score) -> Float64Array:
+def losses(probability: Float64Array, label: Float64Array, score: Score) -> Float64Array:
+    """Return each row's loss: log loss in nats or squared error of the probability, (n_rows,)."""
     if score == "brier":
         return np.asarray((probability - label) ** 2)
     return log_losses(probability, label)
 
 
-def daily_sums(values: Float64Array, ts_init: Int64Array) -> tuple[Float64Array, Float64Array]:
+def daily_sums(
+    values: Float64Array, ts_init: Int64Array, step_ns: int = NS_PER_DAY
+) -> tuple[Float64Array, Float64Array]:
     """Return sums and numbers of rows by UTC day, (n_days,) each, in time order.
 
     A bar that closes at midnight belongs to the day that ends there. Days without rows are not
-    there.
+    there. Another `step_ns` (nanoseconds) than a day gives steps of that length.
     """
-    days, day = np.unique((ts_init - 1) // NS_PER_DAY, return_inverse=True)
+    days, day = np.unique((ts_init - 1) // step_ns, return_inverse=True)
     count = len(days)
     return np.bincount(day, values, count), np.bincount(day, minlength=count).astype(np.float64)
 

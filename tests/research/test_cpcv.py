@@ -110,9 +110,8 @@ def test_every_path_predicts_every_usable_row_once() -> None:
 
 
 def test_a_path_is_put_together_from_splits_that_test_its_groups() -> None:
-    splits = {
-        index: result().load(index).set_index(["ts_init", "instrument_id"]) for index in range(6)
-    }
+    keys = ["ts_init", "instrument_id"]
+    splits = {index: result().load(index).set_index(keys) for index in range(6)}
     served = set()
     for index in range(result().n_paths):
         for (group, split), part in result().path(index).groupby(["fold", "split"]):

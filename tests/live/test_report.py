@@ -85,3 +85,11 @@ def test_experts_that_a_fold_is_without_are_told() -> None:
     assert "sentiment left out in fold 1: no news" in lines
     assert "lstm started cold in fold 1: other columns" in lines
     assert "ended by their time budget, so another run may differ: tft in 2 folds" in lines
+
+
+def test_what_the_critic_says_is_told_or_that_it_says_nothing() -> None:
+    one = {"key": "few_trades", "severity": "grave", "text": "12 trades are few.", "evidence": {}}
+    lines = summary(critic=[one])
+    assert lines[lines.index("critic:") + 1] == "  grave: 12 trades are few."
+    assert "critic: no objection found" in summary(critic=[])
+    assert not any("critic" in line for line in summary())  # a run older than the critic

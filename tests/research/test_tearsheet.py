@@ -522,3 +522,15 @@ def test_a_result_too_good_to_be_true_is_called_that_on_real_data_only() -> None
     auc, net = Estimate(0.64, 0.63, 0.65), Estimate(0.2, 0.1, 0.3)
     assert "look for a leak" in _told(auc, net)
     assert "look for a leak" not in _told(auc, net, synthetic=True)
+
+
+def test_a_sceptics_objections_stand_on_the_page(data: TearsheetData, page: str) -> None:
+    assert "sceptic" not in page  # a run older than the critic
+    said = [
+        {"key": "costs", "severity": "serious", "text": "Gone at 1.2 < 2 times.", "evidence": {}}
+    ]
+    objected = replace(data, metrics={**data.metrics, "critic": said})
+    shown = render_tearsheet(objected, quantstats=False)
+    assert '<td class="serious">serious</td><td>Gone at 1.2 &lt; 2 times.</td>' in shown
+    unopposed = replace(data, metrics={**data.metrics, "critic": []})
+    assert "None of the faults" in render_tearsheet(unopposed, quantstats=False)

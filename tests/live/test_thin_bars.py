@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from live.parity import compare
 from strategies import replay_data
 from strategies.backtest import BacktestOutcome, ReplayInputs, run_backtest
 from strategies.fusion import FusionPolicy
+from strategies.stops import StopConfig
 from tests.strategies import markets
 from tests.strategies.settings import plain_execution
 
@@ -100,3 +103,47 @@ def test_what_an_empty_bar_reaches_does_not_liquidate() -> None:
 def test_a_bar_without_range_needs_no_help() -> None:
     quiet = markets.flat_bars(4, volumes=[0.0] * 4)
     assert replay_data.range_records(quiet, markets.make_inputs(quiet).instruments[0]) == []
+
+
+def wild(seed: int) -> tuple[ReplayInputs, dict[int, dict[str, float]], FusionPolicy]:
+    """Return two markets of which most bars are all but empty, and what is said of them."""
+    draw = random.Random(seed)
+    bars = []
+    for name, price, decimals in zip(NAMES, (30_000.0, 100.0), (1, 3), strict=True):
+        rows, volumes = [], []
+        for _ in range(60):
+            open_ = price * math.exp(draw.gauss(0, 0.004))
+            price = open_ * math.exp(draw.gauss(0, 0.006))
+            high = max(open_, price) * math.exp(abs(draw.gauss(0, 0.004)))
+            low = min(open_, price) * math.exp(-abs(draw.gauss(0, 0.004)))
+            rows.append(tuple(round(one, decimals) for one in (open_, high, low, price)))
+            volumes.append(round(draw.choice([0, 1, 2, 3, 5, 1e6]) * STEP[name], 3))
+        bars.append(markets.make_bars(rows, name, volumes=volumes))
+    signals = {row: {name: draw.choice([0.1, 0.5, 0.9]) for name in NAMES} for row in range(59)}
+    stops = StopConfig(
+        stop_vol_multiple=1.0,
+        target_vol_multiple=draw.choice([None, 1.5]),
+        trailing=draw.random() < 0.5,
+        min_frac=0.004,
+    )
+    return (
+        markets.make_inputs(*bars),
+        signals,
+        POLICY.model_copy(update={"stop_loss_frac": None, "stops": stops, "position_frac": 0.3}),
+    )
+
+
+@pytest.mark.parametrize("seeds", [range(2, 4), pytest.param(range(4, 40), marks=pytest.mark.slow)])
+def test_random_thin_markets_are_alike_in_replay_and_paper(seeds: range) -> None:
+    reasons = set()
+    for seed in seeds:
+        inputs, signals, rules = wild(seed)
+
+        def said(signals: dict[int, dict[str, float]] = signals) -> Any:
+            return markets.make_predictor(signals, NAMES, volatility=0.005)
+
+        execution = plain_execution()
+        out = run_backtest(inputs, said(), rules, execution)
+        compare(out, run_live_replay(inputs, said, rules, execution)).require_identical()
+        reasons |= set(out.fills.reason)
+    assert {"stop_loss", "take_profit", "trailing_stop"} <= reasons

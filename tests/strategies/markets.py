@@ -81,13 +81,17 @@ def make_predictor(
     names: Sequence[str] = (BTC,),
     *,
     horizon: int = 1,
+    **known: float,
 ) -> PrecomputedPredictions:
-    """Predictions by bar index and instrument; a bare number means BTC."""
+    """Predictions by bar index and instrument; a bare number means BTC.
+
+    `known` is what all of them know beside a probability, such as ``volatility=0.01``.
+    """
     rows = []
     for index, found in probabilities.items():
         by_name = found if isinstance(found, Mapping) else {BTC: found}
         rows += [(close_time(index), name, by_name[name]) for name in names if name in by_name]
-    frame = pd.DataFrame(rows, columns=["ts_init", "instrument_id", "prob_up"])
+    frame = pd.DataFrame(rows, columns=["ts_init", "instrument_id", "prob_up"]).assign(**known)
     spec = make_spec(names, horizon=horizon)
     return PrecomputedPredictions.from_frame(stamp_predictions(frame, spec, "0" * 64), spec)
 

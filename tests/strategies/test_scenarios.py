@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from catalog.errors import DataError
@@ -14,8 +13,6 @@ from catalog.instruments import InstrumentSpec, definition
 from live.live_replay import run_live_replay
 from live.parity import compare
 from research.prediction_types import Prediction
-from research.predictions import stamp_predictions
-from research.predictor import PrecomputedPredictions
 from strategies import replay_data
 from strategies.backtest import BacktestOutcome, ReplayInputs, run_backtest
 from strategies.execution import ExecutionConfig
@@ -67,26 +64,6 @@ def small_coins(names: Sequence[str], count: int) -> ReplayInputs:
     specs = [InstrumentSpec(name, name.split("USDT")[0], "USDT", 2, 3) for name in names]
     bars = tuple(make_bars([flat(100.0)] * count, name) for name in names)
     return ReplayInputs(tuple(definition(spec) for spec in specs), bars)
-
-
-def knowing(
-    rows: Mapping[int, Mapping[str, float]],
-    names: Sequence[str] = (BTC,),
-    horizon: int = 1,
-    **known: float,
-) -> PrecomputedPredictions:
-    """Return predictions by bar and instrument that know more than a probability."""
-    found = [
-        (close_time(index), name, by_name[name])
-        for index, by_name in rows.items()
-        for name in names
-        if name in by_name
-    ]
-    frame = pd.DataFrame(found, columns=["ts_init", "instrument_id", "prob_up"])
-    for name, value in known.items():
-        frame[name] = value
-    spec = make_spec(names, horizon=horizon)
-    return PrecomputedPredictions.from_frame(stamp_predictions(frame, spec, "0" * 64), spec)
 
 
 def both(
@@ -226,7 +203,7 @@ def test_the_edge_rule_stays_out_of_the_side_that_would_pay(
     inputs = make_inputs(make_bars([flat(30_000)] * 40), funding={BTC: make_funding(rates)})
     out = both(
         inputs,
-        lambda: knowing({33: {BTC: prob}}, horizon=32, volatility=0.002),
+        lambda: make_predictor({33: prob}, horizon=32, volatility=0.002),
         policy(edge_margin_bps=margin),
         plain_execution(funding="recorded"),
     )
@@ -432,7 +409,7 @@ def in_a_market_of(volume: float, rules: FusionPolicy, **costs: Any) -> Backtest
     bars = make_bars([flat(30_000)] * 4, volumes=[volume] * 4)
     return both(
         make_inputs(bars),
-        lambda: knowing({1: {BTC: 0.65}}, volatility=0.02),
+        lambda: make_predictor({1: 0.65}, volatility=0.02),
         rules,
         plain_execution(**{**COSTLY, **costs}),
     )

@@ -208,6 +208,7 @@ def test_threads_and_keeping_change_no_bit(tmp_path: Path, monkeypatch: pytest.M
     assert told == []
 
 
+@pytest.mark.slow
 def test_splits_of_other_code_are_never_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +247,7 @@ cross_validate(panel(), config(), CpcvConfig(n_groups=4, n_test_groups=2), keep=
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, check=False, capture_output=True

@@ -90,7 +90,11 @@ def others(fold: Fold) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("kind", "number"),
-    [("walk-forward", 1), ("combinatorial", 1), ("combinatorial", 3), ("combinatorial", 5)],
+    [
+        ("walk-forward", 1),
+        ("combinatorial", 3),
+        *(pytest.param("combinatorial", number, marks=pytest.mark.slow) for number in (0, 1, 5)),
+    ],
 )
 def test_shuffled_test_labels_change_nothing_that_is_chosen(
     kind: str, number: int, tmp_path: Path

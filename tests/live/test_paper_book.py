@@ -275,3 +275,72 @@ def test_an_entry_that_waits_is_taken_back_though_its_instrument_pauses() -> Non
     assert paper.open_orders() == []
     assert paper.on_time(12 * LATENCY) == []
     assert paper.on_quote(ETH, 50.0, 12 * LATENCY) == []
+
+
+def target(name: str, side: int, trigger: float) -> PaperOrder:
+    return PaperOrder(name, BTC, side, 1.0, trigger, True, is_target=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("bar", "reference"),
+    [((100.0, 105.0, 99.0, 100.0), 105.0), ((107.0, 108.0, 106.0, 107.0), 107.0)],
+    ids=["a touch at the trigger", "a gap at the better open"],
+)
+def test_a_target_fills_and_ends_the_stop_with_the_position(
+    bar: tuple[float, float, float, float], reference: float
+) -> None:
+    paper = long_book()
+    paper.submit(stop("S", -1, 95.0), LATENCY)
+    paper.submit(target("T", -1, 105.0), LATENCY)
+    *_, fill, cancel = paper.on_bar(BTC, bar, 10 * LATENCY)
+    assert isinstance(fill, PaperFill)
+    assert (fill.order.client_order_id, fill.reference) == ("T", reference)
+    assert cancel == PaperCancel(stop("S", -1, 95.0), 10 * LATENCY)
+    assert paper.open_orders() == []
+
+
+def test_a_bar_that_reaches_both_fills_what_is_higher_first_and_only_that() -> None:
+    paper = long_book()
+    paper.submit(stop("S", -1, 95.0), LATENCY)
+    paper.submit(target("T", -1, 105.0), LATENCY)
+    events = paper.on_bar(BTC, (100.0, 106.0, 94.0, 100.0), 10 * LATENCY)
+    fills = [one.order.client_order_id for one in events if isinstance(one, PaperFill)]
+    assert fills == ["T"]
+    assert not any(isinstance(one, PaperReject) for one in events)
+
+
+def test_of_two_stops_the_tighter_one_fills() -> None:
+    paper = long_book()
+    paper.submit(stop("old", -1, 95.0), LATENCY)
+    paper.submit(stop("new", -1, 97.0), LATENCY)
+    events = paper.on_bar(BTC, (100.0, 101.0, 94.0, 100.0), 10 * LATENCY)
+    fills = [one.order.client_order_id for one in events if isinstance(one, PaperFill)]
+    assert fills == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        (
+            stop("S", -1, 101.0),
+            "STOP_MARKET SELL order stop px of 101.0 was in the market: bid=100.0, ask=100.0, but "
+            "rejected because of configuration",
+        ),
+        (
+            target("S", -1, 100.0),
+            "MARKET_IF_TOUCHED SELL order trigger px of 100.0 was in the market: bid=100.0, "
+            "ask=100.0, but rejected because of configuration",
+        ),
+        (
+            stop("S", 1, 120.0),
+            "Reduce-only order S (STOP_MARKET-BUY) would have increased position",
+        ),
+    ],
+    ids=["stop", "target", "wrong side"],
+)
+def test_an_exit_is_refused_on_arrival_in_the_engines_words(order: PaperOrder, words: str) -> None:
+    paper = long_book()
+    paper.submit(order, LATENCY)
+    (event,) = paper.on_bar(BTC, (100.0, 130.0, 70.0, 100.0), 10 * LATENCY)
+    assert event == PaperReject(order, 2 * LATENCY, words)
+    assert paper.open_orders() == []

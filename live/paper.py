@@ -45,11 +45,17 @@ from nautilus_trader.model import (
 from catalog.errors import RunFailedError
 from live.paper_book import PaperAccept, PaperBook, PaperCancel, PaperEvent, PaperFill, PaperOrder
 from strategies.execution import ExecutionConfig, InstrumentTerms
+from strategies.limit_orders import QUANTITY_DECIMALS
 from strategies.market_data import price_number
 
 _CURRENCY = "USDT"
 _NEVER = 1 << 62
-_ORDER_TYPES = (OrderType.MARKET, OrderType.STOP_MARKET, OrderType.MARKET_IF_TOUCHED)
+_ORDER_TYPES = (
+    OrderType.MARKET,
+    OrderType.LIMIT,
+    OrderType.STOP_MARKET,
+    OrderType.MARKET_IF_TOUCHED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,7 @@ class PaperExecutionClient(ExecutionClient):
         self._quoted = _NEVER
         self._currency = Currency.from_str(_CURRENCY)
         self.book = PaperBook(terms, wiring.execution)
+        self._fills = 0
         self.received = 0
         """Orders taken in."""
         self.emitted = 0
@@ -215,40 +222,51 @@ class PaperExecutionClient(ExecutionClient):
             elif isinstance(event, PaperCancel):
                 self.generate_order_canceled(order, _venue_order_id(name), event.ts_event)
             else:
-                self.generate_order_rejected(order, event.reason, event.ts_event, False)
+                self.generate_order_rejected(order, event.reason, event.ts_event, event.would_take)
         # Whatever else an event is about has ended: the rest of a partial fill goes with it.
         for event in events:
-            if not isinstance(event, PaperAccept):
+            waits = isinstance(event, PaperFill) and event.left > 0.0
+            if not waits and not isinstance(event, PaperAccept):
                 self._orders.pop(event.order.client_order_id, None)
 
     def _publish_fill(self, order: Any, fill: PaperFill) -> None:
         name = fill.order.client_order_id
+        self._fills += 1
         instrument = self._instruments[fill.order.instrument_id]
         self._wiring.note_reference(name, fill.reference)
-        if fill.order.trigger is None:
+        if fill.order.trigger is None and fill.order.limit is None:
             self.generate_order_accepted(order, _venue_order_id(name), fill.ts_event)
-        elif fill.quantity < fill.order.quantity:
-            # A part of its position was closed before: the order is complete with less.
-            self.generate_order_updated(
-                order,
-                _venue_order_id(name),
-                Quantity(fill.quantity, instrument.size_precision),
-                None,
-                Price(fill.order.trigger, instrument.price_precision),
-                None,
-                fill.ts_event,
-            )
+        elif fill.order.reduce_only:
+            self._resize(order, fill)
         self._publish_account(fill.ts_event)
         self.generate_order_filled(
             order,
             _venue_order_id(name),
             None,
-            TradeId(f"T-{name}"),
+            TradeId(f"T{self._fills}-{name}"),
             Quantity(fill.quantity, instrument.size_precision),
             Price(fill.price, instrument.price_precision),
             self._currency,
             Money(fill.commission, self._currency),
-            LiquiditySide.TAKER,
+            LiquiditySide.MAKER if fill.made else LiquiditySide.TAKER,
+            fill.ts_event,
+        )
+
+    def _resize(self, order: Any, fill: PaperFill) -> None:
+        """Tell of an order that covers more or less than it was sent for: its position changed."""
+        name, paper = fill.order.client_order_id, fill.order
+        instrument = self._instruments[paper.instrument_id]
+        covered = round(self.book.filled[name] + fill.left, QUANTITY_DECIMALS)
+        if covered == price_number(order.quantity):
+            return
+        decimals = instrument.price_precision
+        self.generate_order_updated(
+            order,
+            _venue_order_id(name),
+            Quantity(covered, instrument.size_precision),
+            None if paper.limit is None else Price(paper.limit, decimals),
+            None if paper.trigger is None else Price(paper.trigger, decimals),
+            None,
             fill.ts_event,
         )
 
@@ -279,20 +297,25 @@ class PaperExecutionClient(ExecutionClient):
         self.generate_order_submitted(order)
         if order.order_type not in _ORDER_TYPES:
             reason = (
-                f"paper exchange takes market orders, stops and targets, was {order.order_type}"
+                f"paper exchange takes market orders, limits, stops and targets, was "
+                f"{order.order_type}"
             )
             self.generate_order_rejected(order, reason, now, False)
             return
-        is_market = order.order_type == OrderType.MARKET
+        kind = order.order_type
+        is_limit = kind == OrderType.LIMIT
+        triggered = kind in (OrderType.STOP_MARKET, OrderType.MARKET_IF_TOUCHED)
         paper_order = PaperOrder(
             client_order_id=name,
             instrument_id=str(order.instrument_id),
             side=1 if order.side == OrderSide.BUY else -1,
             quantity=price_number(order.quantity),
-            trigger=None if is_market else price_number(order.trigger_price),
+            trigger=price_number(order.trigger_price) if triggered else None,
             reduce_only=order.is_reduce_only,
             immediate=order.time_in_force == TimeInForce.IOC,
-            is_target=order.order_type == OrderType.MARKET_IF_TOUCHED,
+            is_target=kind == OrderType.MARKET_IF_TOUCHED,
+            limit=price_number(order.price) if is_limit else None,
+            post_only=bool(is_limit and order.is_post_only),
         )
         self._orders[name] = order
         self.book.submit(paper_order, now)

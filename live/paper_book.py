@@ -3,109 +3,61 @@
 It follows the timetable in `strategies.execution`: a command takes effect one latency after it
 was sent; a market order fills at the first quote of its instrument from then on; a stop or target
 fills at the first quote or bar that reaches its trigger, and is refused where the market has passed
-it when it arrives. A price meets the orders that rest before those that arrive with it, so of an
-exit and a stop at one open the stop trades. What closes a position ends its stops and targets at
-once. Prices come from the same functions as the replay's fill model.
+it when it arrives; a limit takes at its first quote, or rests, by `strategies.limit_orders`. A
+price meets the orders that rest before those that arrive with it, so of an exit and a stop at one
+open the stop trades. What closes a position ends what could only reduce it at once. Prices come
+from the same functions as the replay's fill model.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from live.paper_orders import (
+    PaperAccept,
+    PaperCancel,
+    PaperEvent,
+    PaperFill,
+    PaperOrder,
+    PaperReject,
+    in_the_market,
+    place,
+    reached,
+    would_increase,
+)
 from strategies.execution import (
-    BUY,
     ExecutionConfig,
     InstrumentTerms,
-    Side,
     commission,
     slipped_price,
-    stop_is_triggered,
     stop_reference,
     target_reference,
 )
 from strategies.impact import fill_slippage_bps, takes
 from strategies.ledger import FundingRow, Ledger, LedgerFill
+from strategies.limit_orders import (
+    QUANTITY_DECIMALS,
+    Waiting,
+    is_marketable,
+    maker_fill,
+    taker_fill,
+    trades_through,
+    would_take,
+)
 from strategies.liquidation import is_liquidated, maintenance_margin
-from strategies.stops import target_is_reached
+
+__all__ = [
+    "PaperAccept",
+    "PaperBook",
+    "PaperCancel",
+    "PaperEvent",
+    "PaperFill",
+    "PaperOrder",
+    "PaperReject",
+]
 
 _NEVER = 1 << 62
-
-
-@dataclass(frozen=True, slots=True)
-class PaperOrder:
-    """An order as the exchange knows it.
-
-    Parameters
-    ----------
-    client_order_id : str
-        Unique among all orders of a run.
-    instrument_id : str
-        Such as ``BTCUSDT-PERP.BINANCE``.
-    side : {-1, 1}
-        Sells or buys.
-    quantity : float
-        Base units, positive.
-    trigger : float or None
-        Trigger price of a stop or target, quote units; None for a market order.
-    reduce_only : bool
-        Whether it may only bring the position closer to zero.
-    immediate : bool
-        Whether it fills up to the participation limit and the rest is cancelled.
-    is_target : bool
-        Whether the trigger is that of a target.
-    """
-
-    client_order_id: str
-    instrument_id: str
-    side: Side
-    quantity: float
-    trigger: float | None
-    reduce_only: bool
-    immediate: bool = False
-    is_target: bool = False
-
-    @property
-    def rises(self) -> bool:
-        """Whether it waits for a higher price."""
-        return (self.side == BUY) != self.is_target
-
-
-class PaperFill(NamedTuple):
-    """An order's only fill; `reference` is before slippage, `commission` a cost, both in USDT."""
-
-    order: PaperOrder
-    quantity: float
-    price: float
-    reference: float
-    commission: float
-    ts_event: int
-
-
-class PaperAccept(NamedTuple):
-    """A stop or target that arrived and rests."""
-
-    order: PaperOrder
-    ts_event: int
-
-
-class PaperCancel(NamedTuple):
-    """An order that was taken back on request, or ended with its position."""
-
-    order: PaperOrder
-    ts_event: int
-
-
-class PaperReject(NamedTuple):
-    """An order that the exchange refused when it arrived or would have traded, and why."""
-
-    order: PaperOrder
-    ts_event: int
-    reason: str
-
-
-type PaperEvent = PaperFill | PaperAccept | PaperCancel | PaperReject
 
 
 class _Command(NamedTuple):
@@ -137,7 +89,8 @@ class PaperBook:
         self._execution = execution
         self._travelling: dict[str, list[_Command]] = {name: [] for name in terms}
         self._markets: dict[str, list[PaperOrder]] = {name: [] for name in terms}
-        self._stops: dict[str, list[PaperOrder]] = {name: [] for name in terms}
+        self._resting: dict[str, list[PaperOrder]] = {name: [] for name in terms}
+        self._taken: dict[str, dict[str, float]] = {name: {} for name in terms}
         self._known: dict[str, PaperOrder] = {}
         self._volumes = dict.fromkeys(terms, math.nan)
         self._quotes: dict[str, float] = {}
@@ -179,18 +132,22 @@ class PaperBook:
         return due or self._reaches(instrument_id, high, low)
 
     def _reaches(self, instrument_id: str, high: float, low: float) -> bool:
-        return any(_reached(order, high, low) for order in self._stops[instrument_id])
+        return any(reached(order, high, low) for order in self._resting[instrument_id])
 
     def on_quote(self, instrument_id: str, price: float, ts_event: int) -> list[PaperEvent]:
-        """Take a quote: stops and targets that it has passed fill, then market orders."""
+        """Take a quote: what rests and is passed by it fills, then what arrives."""
         self._quotes[instrument_id] = price
         events = self._arrive(instrument_id, ts_event - 1)
+        previous = self._prices.get(instrument_id, math.nan)
         self._prices[instrument_id] = price
-        events += self._trigger_stops(instrument_id, (price,) * 3, ts_event)
+        events += self._meet(instrument_id, (price,) * 3, ts_event, previous)
         events += self._arrive(instrument_id, ts_event)
         markets, self._markets[instrument_id] = self._markets[instrument_id], []
         for order in markets:
-            events += self._fill(order, price, ts_event)
+            if order.limit is None:
+                events += self._fill(order, price, ts_event)
+            else:
+                events += self._take_limit(order, order.limit, price, ts_event)
         return events
 
     def on_bar(
@@ -199,14 +156,14 @@ class PaperBook:
         """Take a complete bar's open, high, low and close: its range fills what it reached."""
         events = self._arrive(instrument_id, ts_event)
         self._prices[instrument_id] = prices[3]
-        return events + self._trigger_stops(instrument_id, prices[:3], ts_event)
+        return events + self._meet(instrument_id, prices[:3], ts_event)
 
     def would_take_back(self, ts_event: int) -> bool:
         """Return whether `on_time` would cancel anything."""
         return ts_event >= self._cancel_due and bool(self._taken_back(ts_event))
 
     def on_time(self, ts_event: int) -> list[PaperEvent]:
-        """Cancel the market orders that wait for a price and were taken back by now.
+        """Cancel the orders that wait for a first price and were taken back by now.
 
         To be called with the time of every record, before it is taken: an instrument that pauses
         sends none of its own.
@@ -237,12 +194,14 @@ class PaperBook:
             if one.action == "cancel"
             and one.ts_arrival <= ts_event
             and one.order.trigger is None
+            and one.order not in self._resting[one.order.instrument_id]
             and one.order.client_order_id in self._known
         ]
 
     def on_volume(self, instrument_id: str, volume: float) -> None:
         """Take note, after `on_bar`, of what was traded in the bar: later fills are sized by it."""
         self._volumes[instrument_id] = volume
+        self._taken[instrument_id].clear()
 
     def liquidation(self) -> str | None:
         """Return in words why the exchange would take all positions away, None if it would not.
@@ -290,11 +249,11 @@ class PaperBook:
         """Take a stop or target in, or refuse it as the engine would, in its own words."""
         name = order.instrument_id
         if order.reduce_only and order.side * self.ledger.quantity(name) >= 0.0:
-            reason = _would_increase(order)
-        elif name in self._prices and _reached(order, self._prices[name], self._prices[name]):
-            reason = _in_the_market(order, self._prices[name], self._terms[name])
+            reason = would_increase(order)
+        elif name in self._prices and reached(order, self._prices[name], self._prices[name]):
+            reason = in_the_market(order, self._prices[name], self._terms[name])
         else:
-            self._stops[name].append(order)
+            self._resting[name].append(order)
             return PaperAccept(order, ts_event)
         self._known.pop(order.client_order_id, None)
         return PaperReject(order, ts_event, reason)
@@ -303,25 +262,98 @@ class PaperBook:
         """Forget an open order; False when it ended before."""
         if self._known.pop(order.client_order_id, None) is None:
             return False
-        for queue in (self._markets, self._stops):
+        for queue in (self._markets, self._resting):
             if order in queue[order.instrument_id]:
                 queue[order.instrument_id].remove(order)
         return True
 
-    def _trigger_stops(
-        self, instrument_id: str, path: tuple[float, float, float], ts_event: int
+    def _take_limit(
+        self, order: PaperOrder, limit: float, price: float, ts_event: int
+    ) -> list[PaperEvent]:
+        """Take a limit order in at its first quote: refuse it, let it take, let it rest."""
+        terms = self._terms[order.instrument_id]
+        takes_now = is_marketable(order.side, limit, price)
+        refusal = None
+        if order.reduce_only and self._left(order) == 0.0:
+            refusal = PaperReject(order, ts_event, would_increase(order))
+        elif order.post_only and takes_now:
+            why = would_take(order.side, limit, price, terms.tick)
+            refusal = PaperReject(order, ts_event, why, would_take=True)
+        if refusal is not None:
+            self._known.pop(order.client_order_id, None)
+            return [refusal]
+        self._resting[order.instrument_id].append(order)
+        events: list[PaperEvent] = [PaperAccept(order, ts_event)]
+        if takes_now:
+            events += self._fill_limit(order, limit, price, ts_event)
+        return events
+
+    def _left(self, order: PaperOrder) -> float:
+        """Return what an order is still for: one that only reduces is for what is held."""
+        if order.reduce_only:
+            return max(0.0, -order.side * self.ledger.quantity(order.instrument_id))
+        filled = self.filled.get(order.client_order_id, 0.0)
+        return round(order.quantity - filled, QUANTITY_DECIMALS)
+
+    def _fill_limit(
+        self, order: PaperOrder, limit: float, price: float | None, ts_event: int
+    ) -> list[PaperEvent]:
+        """Fill a limit order's part of the bar: as a taker at a price, or resting (None)."""
+        name, execution = order.instrument_id, self._execution
+        taken = self._taken[name].get(order.client_order_id, 0.0)
+        waiting = Waiting(order.side, limit, self._left(order), taken)
+        volume, terms = self._volumes[name], self._terms[name]
+        if price is None:
+            found, fee_bps = maker_fill(waiting, volume, execution, terms), execution.maker_fee_bps
+        else:
+            found = taker_fill(waiting, price, volume, execution, terms)
+            fee_bps = execution.taker_fee_bps
+        if found.quantity == 0.0:
+            return []
+        self._taken[name][order.client_order_id] = round(taken + found.quantity, QUANTITY_DECIMALS)
+        left = round(waiting.left - found.quantity, QUANTITY_DECIMALS)
+        fee = commission(found.quantity, found.price, fee_bps)
+        self._book(order, found.quantity, found.price, fee, ts_event)
+        if left == 0.0:
+            self._remove(order)
+        fill = PaperFill(order, *found, fee, ts_event, left, price is None)
+        return [fill, *self._end_with_position(name, ts_event)]
+
+    def _book(
+        self, order: PaperOrder, quantity: float, price: float, fee: float, ts_event: int
+    ) -> None:
+        self.ledger.apply_fill(
+            LedgerFill(ts_event, order.instrument_id, order.side, quantity, price, fee, "")
+        )
+        filled = self.filled.get(order.client_order_id, 0.0) + quantity
+        self.filled[order.client_order_id] = round(filled, QUANTITY_DECIMALS)
+
+    def _meet(
+        self,
+        instrument_id: str,
+        path: tuple[float, float, float],
+        ts_event: int,
+        previous: float = math.nan,
     ) -> list[PaperEvent]:
         open_, high, low = path
-        hit = [o for o in self._stops[instrument_id] if _reached(o, high, low)]
+        # An order that replaces another is newer: the older one is on its way out.
+        resting = reversed(self._resting[instrument_id])
+        hit = [one for one in resting if reached(one, high, low)]
         # The path inside a bar is open, high, low, close: what waits for a higher price comes
-        # first, and what is nearer comes before what is further away.
-        hit.sort(key=_place)
+        # first. At one price the engine looks at what buys, then at what sells, and on each side
+        # at limits, then at the rest, of which what is nearer comes before what is further away.
+        hit.sort(key=place)
         events: list[PaperEvent] = []
         for order in hit:
-            if order not in self._stops[instrument_id]:
+            if order not in self._resting[instrument_id]:
+                continue
+            if order.limit is not None:
+                # What the last close had passed has had its part.
+                if not trades_through(order.side, order.limit, previous, previous):
+                    events += self._fill_limit(order, order.limit, None, ts_event)
                 continue
             assert order.trigger is not None
-            self._stops[instrument_id].remove(order)
+            self._resting[instrument_id].remove(order)
             find = target_reference if order.is_target else stop_reference
             events += self._fill(order, find(order.side, order.trigger, open_), ts_event)
         return events
@@ -330,19 +362,20 @@ class PaperBook:
         """Cancel what could only reduce a position that is gone."""
         events: list[PaperEvent] = []
         if self.ledger.quantity(instrument_id) == 0.0:
-            for order in [one for one in self._stops[instrument_id] if one.reduce_only]:
+            for order in [one for one in self._resting[instrument_id] if one.reduce_only]:
                 self._remove(order)
                 events.append(PaperCancel(order, ts_event))
         return events
 
     def _fill(self, order: PaperOrder, reference: float, ts_event: int) -> list[PaperEvent]:
         self._known.pop(order.client_order_id, None)
-        held = self.ledger.quantity(order.instrument_id)
         quantity = order.quantity
         if order.reduce_only:
-            quantity = min(quantity, max(0.0, -order.side * held))
+            # What rests grows and shrinks with the position; what arrives is no larger than it.
+            held = self._left(order)
+            quantity = held if order.trigger is not None else min(quantity, held)
             if quantity == 0.0:
-                return [PaperReject(order, ts_event, _would_increase(order))]
+                return [PaperReject(order, ts_event, would_increase(order))]
         terms, execution = self._terms[order.instrument_id], self._execution
         volume = self._volumes[order.instrument_id]
         cancelled: list[PaperEvent] = []
@@ -354,51 +387,6 @@ class PaperBook:
         slippage = fill_slippage_bps(execution, quantity, volume)
         price = slipped_price(order.side, reference, slippage, terms.tick)
         fee = commission(quantity, price, execution.taker_fee_bps)
-        self.ledger.apply_fill(
-            LedgerFill(ts_event, order.instrument_id, order.side, quantity, price, fee, "")
-        )
-        self.filled[order.client_order_id] = quantity
+        self._book(order, quantity, price, fee, ts_event)
         fill = PaperFill(order, quantity, price, reference, fee, ts_event)
         return [fill, *cancelled, *self._end_with_position(order.instrument_id, ts_event)]
-
-
-def _place(order: PaperOrder) -> tuple[bool, float]:
-    """Return an order's place among those that one bar reaches."""
-    assert order.trigger is not None
-    return (False, order.trigger) if order.rises else (True, -order.trigger)
-
-
-def _reached(order: PaperOrder, high: float, low: float) -> bool:
-    assert order.trigger is not None
-    if order.is_target:
-        return target_is_reached(order.side, order.trigger, high, low)
-    return stop_is_triggered(order.side, order.trigger, high, low)
-
-
-def _would_increase(order: PaperOrder) -> str:
-    # The engine's own words, so that the backtest's table of orders and ours are equal.
-    return (
-        f"Reduce-only order {order.client_order_id} ({_type(order)}-{_way(order)}) would have "
-        f"increased position"
-    )
-
-
-def _in_the_market(order: PaperOrder, price: float, terms: InstrumentTerms) -> str:
-    # The engine's own words, too.
-    what = "trigger" if order.is_target else "stop"
-    shown = f"{price:.{terms.price_decimals}f}"
-    return (
-        f"{_type(order)} {_way(order)} order {what} px of "
-        f"{order.trigger:.{terms.price_decimals}f} was in the market: bid={shown}, ask={shown}, "
-        f"but rejected because of configuration"
-    )
-
-
-def _type(order: PaperOrder) -> str:
-    if order.trigger is None:
-        return "MARKET"
-    return "MARKET_IF_TOUCHED" if order.is_target else "STOP_MARKET"
-
-
-def _way(order: PaperOrder) -> str:
-    return "BUY" if order.side == BUY else "SELL"

@@ -42,7 +42,13 @@ from strategies.execution import (
     target_reference,
 )
 from strategies.impact import fill_slippage_bps, takes
-from strategies.limit_orders import QUANTITY_DECIMALS, Waiting, maker_fill, taker_fill
+from strategies.limit_orders import (
+    QUANTITY_DECIMALS,
+    Waiting,
+    gaps_through,
+    maker_fill,
+    taker_fill,
+)
 from strategies.market_data import BarVolumes, OpenQuotes, price_number
 from strategies.recorder import LIQUIDATION_PREFIX, RunRecorder
 
@@ -102,7 +108,7 @@ class ReplayFillModel(FillModel):
     ) -> OrderBook | None:
         """Return the book against which the engine fills an order."""
         if order.order_type == OrderType.LIMIT:
-            return self._limit_book(instrument, order, price_number(best_bid))
+            return self._limit_book(instrument, order)
         now = self._market.now()
         terms = self._terms_of(instrument)
         side = BUY if order.side == OrderSide.BUY else SELL
@@ -130,29 +136,34 @@ class ReplayFillModel(FillModel):
         self.recorder.reference(order.client_order_id.value, reference)
         return _book(instrument, side, price, depth, now)
 
-    def _limit_book(self, instrument: Any, order: Any, price: float) -> OrderBook:
+    def _limit_book(self, instrument: Any, order: Any) -> OrderBook:
         """Return what a limit order meets: its part of the bar, which may be used up.
 
-        The engine looks again whenever anything happens, at the price that it saw last. Between a
-        bar and the next open nothing trades.
+        The engine looks again whenever anything happens, at the price that it saw last, though
+        nothing trades between a bar and the next open.
         """
         now, name = self._market.now(), order.client_order_id.value
         terms = self._terms_of(instrument)
         volumes = self._market.volumes[terms.instrument_id]
         opened = self._market.quotes[terms.instrument_id].at(now)
-        if price != opened and not volumes.closes_at(now):
+        made = order.liquidity_side == LiquiditySide.MAKER
+        side, limit = BUY if order.side == OrderSide.BUY else SELL, price_number(order.price)
+        if opened is None:
+            trades = volumes.closes_at(now)
+        else:
+            trades = not made or gaps_through(side, limit, *opened)
+        if not trades:
             return OrderBook(instrument.id, BookType.L2_MBP)
         bar = volumes.row_before(now)
         earlier, taken = self._taken.get(name, (bar, 0.0))
         taken = taken if earlier == bar else 0.0
-        side = BUY if order.side == OrderSide.BUY else SELL
         left = price_number(order.leaves_qty)
-        waiting = Waiting(side, price_number(order.price), left, taken)
+        waiting = Waiting(side, limit, left, taken)
         execution, volume = self._market.execution, volumes.before(now)
-        if order.liquidity_side == LiquiditySide.MAKER:
+        if made or opened is None:
             found = maker_fill(waiting, volume, execution, terms)
         else:
-            found = taker_fill(waiting, opened, volume, execution, terms)
+            found = taker_fill(waiting, opened[1], volume, execution, terms)
         if found.quantity == 0.0:
             return OrderBook(instrument.id, BookType.L2_MBP)
         self._taken[name] = (bar, round(taken + found.quantity, QUANTITY_DECIMALS))

@@ -19,6 +19,7 @@ from strategies.limit_orders import (
     LimitFill,
     LimitStyle,
     Waiting,
+    gaps_through,
     is_marketable,
     maker_fill,
     taker_fill,
@@ -135,16 +136,18 @@ class LimitCheck:
         """Tell of an order that was not taken back when its time was over."""
         assert self._style is not None
         last = 2 * (bar + self._style.timeout_bars) - 1
+        fills = self._fills.get(row.client_order_id, [])
+        if fills and row.status != "FILLED":
+            last = min(last, moments.at_or_before(fills[0].row.ts_event) | 1)
         if last >= len(moments.times):
             return
         due = int(moments.times[last])
         ended = row.status in FINAL_STATUSES and not (row.ts_cancel > due)
-        fills = self._fills.get(row.client_order_id, [])
         late = any(one.row.ts_event > due + self._latency for one in fills)
         if late or not (ended or row.ts_cancel == due):
             yield (
-                f"{described(row)} must be taken back at {format_time(due)}, after "
-                f"{self._style.timeout_bars} bars, was not"
+                f"{described(row)} must be taken back at {format_time(due)}, when its time was "
+                f"over or a part had filled, was not"
             )
 
     def _walk(
@@ -192,7 +195,11 @@ class LimitCheck:
             if not is_marketable(row.side, row.limit_price, price):
                 return None
             return taker_fill(waiting, price, volume, execution, terms)
-        if trades_through(row.side, row.limit_price, *moments.range_at(moment)):
+        if moment % 2 == 0:
+            through = gaps_through(row.side, row.limit_price, moments.last_price(moment - 1), price)
+        else:
+            through = trades_through(row.side, row.limit_price, *moments.range_at(moment))
+        if through:
             return maker_fill(waiting, volume, execution, terms)
         return None
 

@@ -3,12 +3,14 @@
 An entry or exit by decision waits at its limit. What ends the waiting:
 
 - It is complete.
-- `timeout_bars` bars of its instrument have closed since it was sent. It is taken back. The rest
-  of an exit goes to the market at once: both only reduce, so they cannot do too much together. The
-  rest of an entry goes to the market with the next decision that still wants its side, after the
-  exchange has said what had filled: a market order that leaves together with the cancel would
-  double the position where the next open gaps through the limit.
+- `timeout_bars` bars of its instrument have closed since it was sent, or one in which it filled in
+  part: the rest is taken back, as that of a market order is. The rest of an exit goes to the market
+  at once: both only reduce, so they cannot do too much together. The rest of an entry goes to the
+  market with the next decision that still wants its side, after the exchange has said what had
+  filled: a market order that leaves together with the cancel would double the position where the
+  next open gaps through the limit.
 - Of an entry: a decision no longer wants its side. It is taken back at once.
+- It is worth less than the exchange's minimum at its limit: it goes to the market at once.
 - It is post-only and would have taken, so the exchange refuses it: it counts as timed out.
 - Something else closes the position that it adds to, or the risk guard flattens.
 
@@ -88,8 +90,11 @@ class LimitDesk:
                 del self._missed[name]
             return self._desk.send(intent._replace(ts_decided=missed.row.ts_decided))
         self._missed.pop(name, None)
-        tick = self._desk.states[name].terms.tick
-        limit = limit_price(side, intent.price, self._style.offset_bps, tick)
+        terms = self._desk.states[name].terms
+        limit = limit_price(side, intent.price, self._style.offset_bps, terms.tick)
+        if intent.kind == "E" and not _large_enough(abs(intent.quantity), limit, terms):
+            # Worth enough at the close, but not at a limit below it: an exchange refuses it.
+            return self._desk.send(intent)
         identity = self._desk.limit(intent, limit, post_only=self._style.post_only)
         self._sent[name] = _Sent(self._recorder.orders[identity])
         return identity
@@ -116,9 +121,9 @@ class LimitDesk:
         if one is None or self._style is None or one.row.ts_cancel:
             return
         one.bars += 1
-        if one.bars < self._style.timeout_bars:
-            return
         row = one.row
+        if one.bars < self._style.timeout_bars and row.filled_quantity == 0.0:
+            return
         one.missed = True
         self._desk.withdraw(row.client_order_id, ts)
         held = self._recorder.ledger.quantity(name)

@@ -6,9 +6,11 @@ limit by at least a tick, and then the order has filled at its limit and not bet
 that gaps through it too. A limit that is marketable on arrival takes at the open, or, if it is
 post-only, is refused.
 
-Of the bars an order takes at most `max_participation` of the last COMPLETED bar's volume for each
-bar in which it fills, at the bar's open and within its range together, as every other order is
-measured: the volume of the bar in which it fills is known to nobody while it fills.
+In each bar an order takes at most `max_participation` of the last COMPLETED bar's volume, at the
+bar's open and within its range together, as every other order is measured: the volume of the bar
+in which it fills is known to nobody while it fills. What is left is taken back at the bar's close
+(`strategies.limit_desk`), as the rest of a market order is; until the cancel arrives it fills only
+where the next open gaps through the limit anew.
 """
 
 from __future__ import annotations
@@ -108,6 +110,15 @@ def is_marketable(side: Side, limit: float, price: float) -> bool:
 def trades_through(side: Side, limit: float, high: float, low: float) -> bool:
     """Return whether a price range went beyond a resting limit; to touch it is not enough."""
     return low < limit if side == BUY else high > limit
+
+
+def gaps_through(side: Side, limit: float, previous: float, price: float) -> bool:
+    """Return whether an open went beyond a resting limit that the last close had not passed.
+
+    What the market had passed before has had its part.
+    """
+    passed = trades_through(side, limit, previous, previous)
+    return trades_through(side, limit, price, price) and not passed
 
 
 def fills_now(

@@ -76,27 +76,33 @@ class OpenQuotes:
         Open of each bar plus the latency, UTC nanoseconds.
     price : (n_quotes,) float64
         The bar's open.
+    previous : (n_quotes,) float64
+        The close of the bar before, NaN for the first.
     """
 
     instrument_id: str
     ts_init: Int64Array
     price: Float64Array
+    previous: Float64Array
 
     def between(self, after: int | None, until: int | None) -> OpenQuotes:
         """Return the quotes of ``(after, until]``; None does not limit."""
         rows = span_slice(self.ts_init, after, until)
-        return OpenQuotes(self.instrument_id, self.ts_init[rows], self.price[rows])
+        return OpenQuotes(
+            self.instrument_id, self.ts_init[rows], self.price[rows], self.previous[rows]
+        )
 
     def next_time(self, ts: int) -> int | None:
         """Return the time of the first quote at or after `ts`, None if there is none."""
         row = bisect_left(self.ts_init.data, ts)
         return int(self.ts_init[row]) if row < len(self.ts_init) else None
 
-    def at(self, ts: int) -> float:
-        """Return the quote of a time, NaN if it has none."""
+    def at(self, ts: int) -> tuple[float, float] | None:
+        """Return the close before a quote and the quote of a time, None if it has none."""
         row = bisect_left(self.ts_init.data, ts)
-        there = row < len(self.ts_init) and self.ts_init[row] == ts
-        return float(self.price[row]) if there else math.nan
+        if row == len(self.ts_init) or self.ts_init[row] != ts:
+            return None
+        return float(self.previous[row]), float(self.price[row])
 
     def last(self, ts: int) -> float:
         """Return the last quote at or before `ts`.
@@ -181,7 +187,12 @@ def open_quotes(bars: Sequence[BarArrays], latency_ns: int) -> tuple[OpenQuotes,
     A missing bar has none, whatever other instruments have: an order waits for the next open.
     """
     return tuple(
-        OpenQuotes(one.instrument_id, one.ts_init - one.interval_ns + latency_ns, one.open)
+        OpenQuotes(
+            one.instrument_id,
+            one.ts_init - one.interval_ns + latency_ns,
+            one.open,
+            np.concatenate([[math.nan], one.close[:-1]])[: len(one)],
+        )
         for one in bars
     )
 

@@ -99,11 +99,23 @@ class Scripted(Strategy):
         )
         self.submit_order(order)
 
-    def limit(self, name: str) -> None:
+    def limit(self, name: str, price: float, *, post_only: bool = False) -> None:
         order = self.order_factory.limit(
             BTC.id,
             OrderSide.BUY,
+            Quantity(0.002, 3),
+            Price(price, 1),
+            post_only=post_only,
+            client_order_id=ClientOrderId(name),
+        )
+        self.submit_order(order)
+
+    def stop_limit(self, name: str) -> None:
+        order = self.order_factory.stop_limit(
+            BTC.id,
+            OrderSide.BUY,
             Quantity(0.001, 3),
+            Price(100_000.0, 1),
             Price(100_000.0, 1),
             client_order_id=ClientOrderId(name),
         )
@@ -226,11 +238,27 @@ def test_cancel_all_takes_back_every_order_of_the_instrument() -> None:
 
 
 def test_other_kinds_of_orders_are_refused_with_a_reason() -> None:
-    strategy, client, _ = play([100_000.0, 100_000.0], {1: lambda s: s.limit("L")})
+    strategy, client, _ = play([100_000.0, 100_000.0], {1: lambda s: s.stop_limit("L")})
     assert [what for what, _, _ in strategy.events] == ["submitted", "rejected"]
     assert strategy.reasons == [
-        f"paper exchange takes market orders, stops and targets, was {OrderType.LIMIT}"
+        f"paper exchange takes market orders, limits, stops and targets, was {OrderType.STOP_LIMIT}"
     ]
+    assert client.book.open_orders() == []
+
+
+def test_a_limit_rests_until_the_price_trades_through_it() -> None:
+    strategy, client, references = play(
+        [100_000.0, 100_000.0, 99_000.0, 98_990.0],
+        {1: lambda s: (s.limit("L", 99_000.0), s.limit("P", 100_000.0, post_only=True))},
+    )
+    # Bars go from close to close: the touch of 99,000 is not enough, 98,990 is.
+    assert ("filled", "L", 4 * MINUTE) in strategy.events
+    assert [what for what, name, _ in strategy.events if name == "P"] == ["submitted", "rejected"]
+    assert strategy.reasons == [
+        "POST_ONLY LIMIT BUY order limit px of 100000.0 would have been a TAKER: "
+        "bid=100000.0, ask=100000.0"
+    ]
+    assert references == {"L": 99_000.0}
     assert client.book.open_orders() == []
 
 

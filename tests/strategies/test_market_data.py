@@ -36,7 +36,8 @@ def test_a_negative_price_mirrors_a_positive_one(number):
 
 @given(st.lists(st.integers(0, 50), min_size=1, unique=True).map(sorted), st.integers(-1, 60))
 def test_the_last_quote_is_the_one_at_or_before(times, now):
-    quotes = OpenQuotes("X", np.array(times, dtype=np.int64), np.arange(len(times)) + 1.0)
+    price = np.arange(len(times)) + 1.0
+    quotes = OpenQuotes("X", np.array(times, dtype=np.int64), price, price - 1.0)
     known = [row for row, ts in enumerate(times) if ts <= now]
     if known:
         assert quotes.last(now) == known[-1] + 1.0

@@ -121,15 +121,15 @@ def code_version() -> str:
 
 
 @contextlib.contextmanager
-def run_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def run_folder(out: Path, *, overwrite: bool = False, marker: str = RUN_FILE) -> Iterator[Path]:
     """Give a temporary folder that becomes `out` at the end, or vanishes if anything fails.
 
     Raises
     ------
     ConfigError
-        If `out` exists and is not a run that may be overwritten.
+        If `out` exists and is not a run that may be overwritten: see `check_free`.
     """
-    check_free(out, overwrite=overwrite)
+    check_free(out, overwrite=overwrite, marker=marker)
     staging = out.with_name(f".{out.name}.{os.getpid()}.partial")
     _remove_abandoned(out)
     staging.mkdir()
@@ -141,8 +141,11 @@ def run_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise
 
 
-def check_free(out: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that would lose something or cannot be made, before any work."""
+def check_free(out: Path, *, overwrite: bool, marker: str = RUN_FILE) -> None:
+    """Refuse an output folder that would lose something or cannot be made, before any work.
+
+    Only a folder that holds the file `marker`, by which one of its kind is known, is replaced.
+    """
     if not out.exists():
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -155,9 +158,9 @@ def check_free(out: Path, *, overwrite: bool) -> None:
         raise ConfigError(
             f"--out must be a new folder, {out} exists; choose another or add --overwrite"
         )
-    if not (out / RUN_FILE).is_file():
+    if not (out / marker).is_file():
         raise ConfigError(
-            f"--overwrite replaces runs only, and {out} is not one (it has no {RUN_FILE})"
+            f"--overwrite replaces runs only, and {out} is not one (it has no {marker})"
         )
 
 

@@ -32,6 +32,7 @@ BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", RED, "#F0E442", "#000000")
 """Of curves, experts and bands, those most apart first."""
 _CURVE_COLOURS = COLOURS[:5]
+_DPI = 110
 STYLE: Any = {
     "svg.hashsalt": "levibot",
     "svg.fonttype": "path",
@@ -59,6 +60,14 @@ def svg_uri(figure: Figure) -> str:
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """Return a figure as PNG; equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +12,13 @@ from catalog.arrays import Float64Array
 from research.estimates import Estimate
 from research.expert_plots import reliability_grid
 from research.metrics import ReliabilityCurve
-from research.plots import COLOURS, GREY, STYLE, new_figure
+from research.plots import COLOURS, GREY, STYLE, new_figure, png_bytes
 from research.study_tables import CHOSEN, Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BLACK = "#111827"
-_DPI = 110
 
 
 def study_pictures(found: Record) -> dict[str, bytes]:
@@ -38,14 +36,7 @@ def study_pictures(found: Record) -> dict[str, bytes]:
         figures["reliability"] = reliability_grid(_curves(found["reliability"]))
     if len(found["weights"]["by_fold"][0]["weights"]) > 1:
         figures["weights"] = weights_figure(found["weights"]["by_fold"])
-    return {kind: _png(figure) for kind, figure in figures.items()}
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    return buffer.getvalue()
+    return {kind: png_bytes(figure) for kind, figure in figures.items()}
 
 
 def _curves(record: Mapping[str, Record]) -> dict[str, ReliabilityCurve]:

@@ -18,6 +18,7 @@ from strategies.guard_desk import GuardDesk
 from strategies.guard_store import GuardStore
 from strategies.stops import StopConfig
 from tests.live.wall_clock import BTC, World, play
+from tests.strategies.settings import plain_execution
 
 EXAMPLE = Path(__file__).parents[2] / "live" / "risk_policy.yaml"
 FLAT_SECS = 5.0
@@ -88,6 +89,25 @@ def test_a_flattening_leaves_neither_stop_nor_target_alive(folder: Path) -> None
     world = play(folder, script, stops=stops)
     statuses = {row.client_order_id[3]: row.status for row in world.recorder.orders.values()}
     assert statuses == {"E": "FILLED", "S": "CANCELED", "T": "CANCELED", "F": "FILLED"}
+
+
+def test_a_limit_that_waits_is_taken_back(folder: Path) -> None:
+    def waits(world: World) -> bool:
+        assert world.exchange is not None
+        rows = world.recorder.orders.values()
+        return [row.status for row in rows] == ["ACCEPTED"] and not world.flat()
+
+    async def script(world: World) -> None:
+        await world.decide()
+        await world.until(lambda: waits(world), "waits")
+        await asyncio.to_thread(halt, world.state_file, "anna", "the news")
+        await world.until(world.flat, "flat", FLAT_SECS)
+        await world.until(lambda: world.guard.level == "halted", "halted")
+
+    patient = plain_execution(order_style="limit", limit_offset_bps=100.0, limit_timeout_bars=4)
+    world = play(folder, script, execution=patient)
+    assert [row.status for row in world.recorder.orders.values()] == ["CANCELED"]
+    assert not world.recorder.fills
 
 
 def test_sixteen_positions_are_flat_in_time(folder: Path) -> None:
@@ -162,7 +182,7 @@ def test_a_loss_between_two_closes_flattens(folder: Path) -> None:
 
 
 def test_data_that_stay_away_end_trading(folder: Path) -> None:
-    write_policy(folder, max_data_age_secs=0.5)
+    write_policy(folder, max_data_age_secs=1.0)
 
     async def script(world: World) -> None:
         await world.open_position()

@@ -21,8 +21,10 @@ from live.live_guard import GuardFiles, LiveGuard, live_guard
 from live.node import run_feed
 from live.paper import PaperExecutionClient, PaperWiring
 from research.predictor import Prediction, PredictorSpec
+from strategies.execution import ExecutionConfig
 from strategies.fusion import FusionPolicy, FusionStrategy, StrategySettings
 from strategies.guard import Guard
+from strategies.limit_orders import LimitStyle
 from strategies.predictor_actor import PredictorActor, PredictorActorConfig
 from strategies.recorder import RunRecorder
 from strategies.risk_guard import RiskGuard, RiskGuardConfig
@@ -133,10 +135,14 @@ class World:
             await asyncio.sleep(0.005)
         self.seconds[name] = time.monotonic() - started
 
-    async def open_position(self) -> None:
-        await self.until(lambda: self.risk_guard.is_running(), "running")
+    async def decide(self) -> None:
+        """Let the strategy decide for the first time: to buy."""
+        await self.until(self.risk_guard.is_running, "running")
         self.quote()
         self.bar()
+
+    async def open_position(self) -> None:
+        await self.decide()
         await self.until(self.held, "held")
 
     def _show(self, record: Any) -> None:
@@ -194,6 +200,7 @@ def play(
     *,
     names: tuple[str, ...] = (BTC,),
     look_interval_ms: int = 100,
+    execution: ExecutionConfig | None = None,
     **strategy: Any,
 ) -> World:
     """Run a node in a folder with ``risk.yaml``, until the script has ended."""
@@ -205,9 +212,11 @@ def play(
         risk=load_risk_policy(folder / "risk.yaml"),
         **(strategy or {"stop_loss_frac": 0.2}),
     )
-    restored = live_guard(policy, plain_execution(), names, files)
+    execution = execution or plain_execution()
+    restored = live_guard(policy, execution, names, files)
+    setting = _Setting(folder, script, names, policy, execution, restored)
     try:
-        return _play(_Setting(folder, script, names, policy, restored), look_interval_ms)
+        return _play(setting, look_interval_ms)
     finally:
         restored.store.give_up()
 
@@ -217,14 +226,17 @@ class _Setting(NamedTuple):
     script: Any
     names: tuple[str, ...]
     policy: FusionPolicy
+    execution: ExecutionConfig
     restored: LiveGuard
 
 
 def _play(setting: _Setting, look_interval_ms: int) -> World:
-    folder, script, names, policy, restored = setting
+    folder, script, names, policy, execution, restored = setting
     instruments = tuple(definition(infer_instrument(name, 2, 3)) for name in names)
     recorder = RunRecorder(names, 100_000.0)
-    settings = StrategySettings(instruments, INTERVAL, books_funding=False)
+    settings = StrategySettings(
+        instruments, INTERVAL, books_funding=False, limits=LimitStyle.of(execution)
+    )
     strategy = FusionStrategy(policy, settings, recorder, restored.guard)
     actor = PredictorActor(Always(names, 0.9), recorder, PredictorActorConfig(timeout_ms=500))
     looker = RiskGuard(strategy, RiskGuardConfig(look_interval_ms, restored.watch))
@@ -252,7 +264,7 @@ def _play(setting: _Setting, look_interval_ms: int) -> World:
         venue="BINANCE",
         account_id="BINANCE-001",
         instruments=instruments,
-        execution=plain_execution(),
+        execution=execution,
         now=time.time_ns,
         note_reference=recorder.reference,
         on_error=lambda error: recorder.error(repr(error)),

@@ -156,9 +156,9 @@ def _spreads(quality: SignalQuality) -> list[str]:
 
 
 def _turnover(quality: SignalQuality) -> list[str]:
-    rows = [row for row in quality.turnover if row.scope != CROSS_SECTION]
-    cells = [[row.scope, str(row.lag_bars), *(_plain(value) for value in row[2:])] for row in rows]
-    header = ["", "lag [bars]", "rank autocorrelation", "new in the highest", "new in the lowest"]
+    rows = [row for row in quality.turnover if row.scope == POOLED]
+    cells = [[str(row.lag_bars), *(_plain(value) for value in row[2:])] for row in rows]
+    header = ["lag [bars]", "rank autocorrelation", "new in the highest", "new in the lowest"]
     return ["## Turnover", "", *_table(header, cells), ""]
 
 

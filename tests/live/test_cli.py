@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -105,6 +106,10 @@ def test_metrics_json_keeps_its_keys(run: Path) -> None:
     assert metrics["degraded_frac"] == 0.0
     assert metrics["degraded_reasons"] == {}
     assert metrics["served"] is None
+    for one in metrics["critic"]:
+        assert list(one) == ["key", "severity", "text", "evidence"]
+    # A month is a short record, and the planted edge does not outlast a bar of delay.
+    assert {"delay"} <= {one["key"] for one in metrics["critic"]}
     assert metrics["seconds"]["total"] > 0
     assert metrics["peak_memory_mb"] > 0
 
@@ -346,3 +351,26 @@ def test_sizing_trades_the_same_predictions_in_every_way(
                     "-o", tmp_path / "other")  # fmt: skip
     assert other.returncode != 0
     assert "made for another question" in other.stderr
+
+
+def test_a_signal_is_measured_before_it_trades(market: Path, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "signal"
+    arguments = ("-p", "synthetic", *SMALL, "-c", market, "--predictions", run, "-o", out)
+    chosen = ("--horizons", "1,4", "--delays", "0,2")
+    done = levibot("signal", *arguments, *chosen, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["synthetic"] is True
+    assert found == json.loads((out / "signal.json").read_text())
+    # The edge was planted over the label's horizon, and is gone two bars later.
+    pooled = [row for row in found["delays"] if row["scope"] == "pooled"]
+    assert pooled[0]["ic"]["low"] > 0.0
+    assert pooled[1]["ic"]["value"] < 0.5 * pooled[0]["ic"]["value"]
+    page = (out / "signal.md").read_text(encoding="utf-8")
+    assert "SYNTHETIC DATA" in page
+    for picture in re.findall(r"\]\((.*?)\)", page):
+        assert (out / picture).read_bytes().startswith(b"\x89PNG")
+    assert len(list(out.glob("*.png"))) == 5
+    other = levibot("signal", *arguments, "--overwrite", "--column", "logistic_prob")
+    assert other.returncode == 0, other.stderr
+    assert "Information coefficient over" in other.stdout

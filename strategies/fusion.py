@@ -25,6 +25,8 @@ from strategies.market_data import price_number
 from strategies.order_desk import InstrumentState, Intent, OrderDesk, StrategySettings
 from strategies.policy import (
     NEVER,
+    REBALANCE,
+    REOPENED,
     STOP_REASONS,
     DecidedBars,
     Held,
@@ -274,8 +276,15 @@ class FusionStrategy(Strategy):
 
     @guarded
     def on_position_opened(self, event: Any) -> None:
-        """Protect a new position by stop and target, if the policy has them."""
-        self.protection.opened(str(event.instrument_id), event.ts_event)
+        """Protect a new position by stop and target, if the policy has them.
+
+        Where an order that was to enlarge one found it stopped at the same open, nobody has
+        decided on the new one: it is left at once.
+        """
+        name, ts = str(event.instrument_id), event.ts_event
+        self.protection.opened(name, ts)
+        if self.recorder.orders[event.opening_order_id.value].reason == REBALANCE:
+            self.desk.market("F", name, ts, -self.recorder.ledger.quantity(name), REOPENED)
 
     @guarded
     def on_position_closed(self, event: Any) -> None:

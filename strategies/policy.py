@@ -66,11 +66,13 @@ STOP_REFUSED = "stop_refused"
 """The reason of an exit whose position could not be protected."""
 REBALANCE = "rebalance"
 """The reason of an order that only brings a position back to its weight."""
+REOPENED = "reopened"
+"""The reason of an exit from a position that a rebalancing opened: its own had just been stopped."""
 LIQUIDATED = "liquidation"
 """The reason of a fill by which the exchange took a position away."""
 STOP_REASONS = frozenset({STOP_LOSS, TRAILING_STOP})
 """Reasons of fills after which nothing is opened for a while."""
-FORCED_REASONS = frozenset({*STOP_REASONS, TAKE_PROFIT, RISK_GUARD, STOP_REFUSED})
+FORCED_REASONS = frozenset({*STOP_REASONS, TAKE_PROFIT, RISK_GUARD, STOP_REFUSED, REOPENED})
 """Reasons of orders that must get out at once and whole, however thin the market is."""
 OPEN_AT_END = "open_at_end"
 """The reason of a position that the end of the data found open."""

@@ -279,3 +279,21 @@ def test_a_window_forgets_and_keeps_order():
     window.update({"A": 4.0})
     assert len(window.complete(["A"])) == 3
     assert len(window.complete(["A", "B"])) == 2
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_what_a_rebalancing_opens_anew_is_left_at_once(market, live):
+    rows = [(10_000.0 + bar % 2, 10_001.0, 10_000.0, 10_000.0 + bar % 2) for bar in range(140)]
+    # Bought at the open of bar 101; enlarged at that of bar 104, which has passed the stop.
+    rows[104:] = [(8_000.0, 8_001.0, 8_000.0, 8_000.0 + bar % 2) for bar in range(36)]
+    bars = [market.bars(rows, market.BTC)]
+    config = RebalanceConfig(schedule=HOURLY, drift_frac=0.02, gross=0.5, max_position=0.5)
+    policy = held(rebalance=config, stop_loss_frac=0.1, cooldown_bars=50)
+    signals = {bar: 0.9 if bar >= 102 else 0.5 for bar in range(139)}
+    inputs, execution = market.inputs(*bars), market.execution()
+    if live:
+        out = run_live_replay(inputs, lambda: market.predictor(signals), policy, execution)
+    else:
+        out = run_backtest(inputs, market.predictor(signals), policy, execution)
+    assert out.fills.reason.tolist() == ["enter_long", "stop_loss", "rebalance", "reopened"]
+    assert out.equity.gross_exposure.iloc[-1] == 0.0

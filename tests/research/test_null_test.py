@@ -271,3 +271,30 @@ def test_the_p_value_is_small_as_often_as_it_says() -> None:
     found = np.array([p_value(row[0], row[1:]) for row in values])
     for level in (0.05, 0.25, 0.5):
         assert np.mean(found <= level + 1e-12) == pytest.approx(level, abs=0.04)
+
+
+def test_a_bar_that_turns_shows_its_low_as_its_high_and_its_buyers_as_sellers() -> None:
+    panel = furnished(Market(seed=8, slots=300).panel(), late=False)
+    found = null_panel(panel, NullConfig(kind="random_sign", seed=4))
+    for name, old, new in zip(INSTRUMENTS, panel.bars, found.bars, strict=True):
+        before = np.log(np.stack([old.high, old.low])[:, 1:] / old.close[:-1])
+        after = np.log(np.stack([new.high, new.low])[:, 1:] / new.close[:-1])
+        drift = abs(float(log_returns(old).mean()))
+        same = np.abs(after - before).max(axis=0) < 1e-12
+        turned = np.abs(after + before[::-1]).max(axis=0) <= 2.0 * drift + 1e-12
+        assert (same | turned).all()
+        assert 100 < np.sum(~same) < 200
+        flows = panel.flow[name], found.flow[name]
+        known = flows[0].quote_volume[1:] > 0.0
+        was, share = (
+            one.taker_buy_quote_volume[1:][known] / one.quote_volume[1:][known] for one in flows
+        )
+        np.testing.assert_allclose(share, np.where(same[known], was, 1.0 - was), atol=1e-9)
+
+
+def test_equal_returns_do_not_remember_their_order() -> None:
+    panel = Market(seed=8, slots=500, still=True).panel()
+    bars = tuple(replace(one, volume=np.arange(500.0)) for one in panel.bars)
+    found = null_panel(replace(panel, bars=bars), NullConfig(kind="phase", seed=1))
+    volume = found.bars[0].volume
+    assert abs(np.corrcoef(volume[:-1], volume[1:])[0, 1]) < 0.2

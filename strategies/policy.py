@@ -67,7 +67,7 @@ STOP_REFUSED = "stop_refused"
 REBALANCE = "rebalance"
 """The reason of an order that only brings a position back to its weight."""
 REOPENED = "reopened"
-"""The reason of an exit from a position that a rebalancing opened: its own had just been stopped."""
+"""The reason of an exit from what a rebalancing opened: the position itself was just stopped."""
 LIQUIDATED = "liquidation"
 """The reason of a fill by which the exchange took a position away."""
 STOP_REASONS = frozenset({STOP_LOSS, TRAILING_STOP})

@@ -88,7 +88,7 @@ def test_superior_ability_finds_the_good_trial_and_nothing_else() -> None:
 
 
 def test_superior_ability_cries_wolf_seldom() -> None:
-    p = [superior_ability(noise(s, 150, 10), names(10), config=FAST).upper for s in range(40)]
+    p = [superior_ability(noise(s, 150, 10), names(10), config=FAST).upper for s in range(25)]
     assert np.mean(np.array(p) < 0.1) < 0.25
     assert 0.3 < np.mean(p) < 0.7
 

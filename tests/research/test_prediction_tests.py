@@ -129,8 +129,8 @@ def test_rows_that_stand_together_are_one_observation() -> None:
 def test_overlapping_labels_do_not_cry_wolf() -> None:
     horizon = 48
     found = []
-    for seed in range(120):
-        frame = forecasts(seed, n_days=60, horizon=horizon, copies=2)
+    for seed in range(60):
+        frame = forecasts(seed, n_days=60, horizon=horizon)
         tests = (
             compare_losses(frame, "one", "two", horizon_ns=horizon * NS_PER_HOUR),
             compare_hits(frame, "one", "two", horizon_ns=horizon * NS_PER_HOUR),

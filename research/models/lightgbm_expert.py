@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from catalog.arrays import Float64Array, Int64Array
 from catalog.config import Config
@@ -53,6 +53,8 @@ class LightGBMConfig(Config):
         Shrinkage of each tree.
     num_leaves : int
         Leaves of each tree.
+    max_depth : int, optional
+        Most splits from the root to a leaf. None: as many as `num_leaves` allows.
     min_rows_in_leaf : int
         Fewest rows in a leaf; large, because one row says next to nothing.
     max_bin : int
@@ -91,6 +93,7 @@ class LightGBMConfig(Config):
     n_trees: int = Field(default=60, ge=1, le=100_000)
     learning_rate: float = Field(default=0.07, gt=0.0, le=1.0)
     num_leaves: int = Field(default=31, ge=2, le=4096)
+    max_depth: int | None = Field(default=None, ge=1, le=64)
     min_rows_in_leaf: int = Field(default=500, ge=1)
     max_bin: int = Field(default=63, ge=3, le=255)
     binning_rows: int = Field(default=20_000, ge=100)
@@ -104,6 +107,14 @@ class LightGBMConfig(Config):
     refit: bool = True
     time_budget_secs: float | None = Field(default=None, gt=0.0)
     seed: int = Field(default=7, ge=0, le=2**31 - 1)
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a depth that is not limited: models keep the hash they had without one."""
+        settings: dict[str, Any] = serialise(self)
+        if settings["max_depth"] is None:
+            del settings["max_depth"]
+        return settings
 
     def identity_hash(self) -> str:
         """Return a hash of every setting that can change a result: all of them."""
@@ -126,6 +137,7 @@ class LightGBMConfig(Config):
             "objective": "binary",
             "learning_rate": self.learning_rate,
             "num_leaves": self.num_leaves,
+            **({} if self.max_depth is None else {"max_depth": self.max_depth}),
             "min_data_in_leaf": self.min_rows_in_leaf * (2 if self.mirror else 1),
             "feature_fraction": self.feature_frac,
             "bagging_fraction": self.row_frac,

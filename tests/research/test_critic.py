@@ -145,6 +145,12 @@ def test_what_the_metrics_deserve(key: str, severity: str, changes: dict[str, An
     assert [(one.key, one.severity) for one in said] == [(key, severity)]
 
 
+def test_not_beating_the_base_rate_is_said_once() -> None:
+    changes = {"prediction.log_loss_skill": estimate(-0.001, 0.002)}
+    references = {"base rate": {"log_loss_skill": estimate(0.0, 0.0)}}
+    assert [one.key for one in criticise(good(**changes, references=references))] == ["no_skill"]
+
+
 def test_an_auc_may_be_higher_where_trades_are_minutes_apart_and_where_an_edge_was_planted() -> (
     None
 ):

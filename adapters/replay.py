@@ -94,6 +94,12 @@ class ReplayVenue(Protocol):
     def on_record(self, record: Any) -> None:
         """Take the record in and emit what follows from it."""
 
+    def next_due(self) -> int:
+        """Return when something arrives of which no record tells, UTC ns; far away if nothing."""
+
+    def on_clock(self, ts: int) -> None:
+        """Let arrive what is due, and emit what follows from it."""
+
     def finish(self) -> None:
         """Emit what is still due: no further record follows."""
 
@@ -233,6 +239,7 @@ class ReplaySession:
         for index, record in enumerate(self.feed.records):
             if record.ts_init != self.now:
                 await self._flush(closes=True)
+                await self._pass_time(record.ts_init)
                 self.now = record.ts_init
             await self._show(record)
             self.done = index + 1
@@ -257,6 +264,16 @@ class ReplaySession:
         if (record.data_type if kind is CustomData else kind) in self.subscribed:
             self._emit(record)
             self._unanswered += 1
+
+    async def _pass_time(self, until: int) -> None:
+        """Let orders arrive between two records, and the strategies answer when they do."""
+        assert self.venue is not None
+        while (due := self.venue.next_due()) < until:
+            self.now = max(self.now, due)
+            before = self.venue.emitted
+            self.venue.on_clock(self.now)
+            self._unanswered += self.venue.emitted - before
+            await self._flush(closes=False)
 
     async def _flush(self, *, closes: bool) -> None:
         """Wait until all that was sent was handled, and all that followed from it, and so on."""

@@ -122,7 +122,7 @@ class PaperExecutionClient(ExecutionClient):
         """Return whether a record could make this client emit an event."""
         if self._due and record.ts_init > self._due[0].ts_init and self.book.ledger.positions:
             return True
-        if self.book.would_take_back(record.ts_init):
+        if self.book.next_arrival() < record.ts_init:
             return True
         if isinstance(record, QuoteTick):
             price = price_number(record.bid_price)
@@ -147,6 +147,14 @@ class PaperExecutionClient(ExecutionClient):
             self.book.on_mark(str(record.instrument_id), price_number(record.value))
         elif isinstance(record, FundingRateUpdate):
             self.on_funding(record)
+
+    def next_due(self) -> int:
+        """Return when the next order or cancel arrives, UTC nanoseconds."""
+        return self.book.next_arrival()
+
+    def on_clock(self, ts: int) -> None:
+        """Let orders and cancels arrive at a time of which there is no record."""
+        self._publish(self.book.on_time(ts + 1))
 
     def on_quote(self, quote: QuoteTick) -> None:
         """Fill what a quote fills (bid and ask are the open in replay)."""

@@ -61,9 +61,10 @@ _NEVER = 1 << 62
 
 
 class _Command(NamedTuple):
+    ts_arrival: int
+    number: int
     action: Literal["submit", "cancel"]
     order: PaperOrder
-    ts_arrival: int
 
 
 class PaperBook:
@@ -95,25 +96,30 @@ class PaperBook:
         self._volumes = dict.fromkeys(terms, math.nan)
         self._quotes: dict[str, float] = {}
         self._prices: dict[str, float] = {}
-        self._cancel_due = _NEVER
+        self._commands = 0
+        self._due = _NEVER
         self.ledger = Ledger(execution.starting_balance)
         self.filled: dict[str, float] = {}
 
     def submit(self, order: PaperOrder, ts_sent: int) -> None:
         """Send an order at `ts_sent`; it takes effect one latency later."""
         self._known[order.client_order_id] = order
-        arrival = ts_sent + self._execution.latency_ns
-        self._travelling[order.instrument_id].append(_Command("submit", order, arrival))
+        self._travel("submit", order, ts_sent)
 
     def cancel(self, client_order_id: str, ts_sent: int) -> bool:
         """Ask at `ts_sent` for an order's end; return whether there is such an order."""
         order = self._known.get(client_order_id)
         if order is None:
             return False
-        arrival = ts_sent + self._execution.latency_ns
-        self._travelling[order.instrument_id].append(_Command("cancel", order, arrival))
-        self._cancel_due = min(self._cancel_due, arrival)
+        self._travel("cancel", order, ts_sent)
         return True
+
+    def _travel(self, action: Literal["submit", "cancel"], order: PaperOrder, ts_sent: int) -> None:
+        self._commands += 1
+        arrival = ts_sent + self._execution.latency_ns
+        command = _Command(arrival, self._commands, action, order)
+        self._travelling[order.instrument_id].append(command)
+        self._due = min(self._due, arrival)
 
     def open_orders(self) -> list[PaperOrder]:
         """Return the orders that are neither filled nor cancelled."""
@@ -158,45 +164,40 @@ class PaperBook:
         self._prices[instrument_id] = prices[3]
         return events + self._meet(instrument_id, prices[:3], ts_event)
 
-    def would_take_back(self, ts_event: int) -> bool:
-        """Return whether `on_time` would cancel anything."""
-        return ts_event >= self._cancel_due and bool(self._taken_back(ts_event))
+    def next_arrival(self) -> int:
+        """Return when the next command takes effect, UTC nanoseconds; far away if none is sent."""
+        return self._due
 
     def on_time(self, ts_event: int) -> list[PaperEvent]:
-        """Cancel the orders that wait for a first price and were taken back by now.
+        """Let the commands take effect that arrive before a time, of all instruments.
 
         To be called with the time of every record, before it is taken: an instrument that pauses
-        sends none of its own.
+        sends none of its own. What arrives with a record meets its prices first, but for the cancel
+        of an order that still waits for a first price.
         """
-        if ts_event < self._cancel_due:
-            return []
-        taken = self._taken_back(ts_event)
-        for order in taken:
-            self._remove(order)
-            commands = self._travelling[order.instrument_id]
-            self._travelling[order.instrument_id] = [one for one in commands if one.order != order]
-        self._cancel_due = min(
-            (
-                one.ts_arrival
-                for commands in self._travelling.values()
-                for one in commands
-                if one.action == "cancel"
-            ),
-            default=_NEVER,
-        )
-        return [PaperCancel(order, ts_event) for order in taken]
-
-    def _taken_back(self, ts_event: int) -> list[PaperOrder]:
-        return [
-            one.order
-            for commands in self._travelling.values()
-            for one in commands
-            if one.action == "cancel"
-            and one.ts_arrival <= ts_event
-            and one.order.trigger is None
-            and one.order not in self._resting[one.order.instrument_id]
-            and one.order.client_order_id in self._known
+        events: list[PaperEvent] = []
+        if ts_event < self._due:
+            return events
+        due = [
+            one
+            for row in self._travelling.values()
+            for one in row
+            if one.ts_arrival < ts_event + self._takes_back_waiting(one)
         ]
+        for name, row in self._travelling.items():
+            self._travelling[name] = [one for one in row if one not in due]
+        for command in sorted(due, key=lambda one: one[:2]):
+            events += self._effect(command, command.ts_arrival)
+        self._set_due()
+        return events
+
+    def _takes_back_waiting(self, command: _Command) -> bool:
+        order = command.order
+        return command.action == "cancel" and order in self._markets[order.instrument_id]
+
+    def _set_due(self) -> None:
+        times = (one.ts_arrival for row in self._travelling.values() for one in row)
+        self._due = min(times, default=_NEVER)
 
     def on_volume(self, instrument_id: str, volume: float) -> None:
         """Take note, after `on_bar`, of what was traded in the bar: later fills are sized by it."""
@@ -232,18 +233,24 @@ class PaperBook:
 
     def _arrive(self, instrument_id: str, ts_event: int) -> list[PaperEvent]:
         events: list[PaperEvent] = []
-        waiting: list[_Command] = []
-        for command in self._travelling[instrument_id]:
-            if command.ts_arrival > ts_event:
-                waiting.append(command)
-            elif command.action == "submit" and command.order.trigger is None:
-                self._markets[instrument_id].append(command.order)
-            elif command.action == "submit":
-                events.append(self._rest(command.order, command.ts_arrival))
-            elif self._remove(command.order):
-                events.append(PaperCancel(command.order, ts_event))
-        self._travelling[instrument_id] = waiting
+        row = self._travelling[instrument_id]
+        self._travelling[instrument_id] = [one for one in row if one.ts_arrival > ts_event]
+        for command in row:
+            if command.ts_arrival <= ts_event:
+                events += self._effect(command, ts_event)
+        if row:
+            self._set_due()
         return events
+
+    def _effect(self, command: _Command, ts_event: int) -> list[PaperEvent]:
+        """Let a command take effect; what has no price waits for the next quote."""
+        order = command.order
+        if command.action == "cancel":
+            return [PaperCancel(order, ts_event)] if self._remove(order) else []
+        if order.trigger is not None:
+            return [self._rest(order, command.ts_arrival)]
+        self._markets[order.instrument_id].append(order)
+        return []
 
     def _rest(self, order: PaperOrder, ts_event: int) -> PaperEvent:
         """Take a stop or target in, or refuse it as the engine would, in its own words."""
@@ -336,9 +343,7 @@ class PaperBook:
         previous: float = math.nan,
     ) -> list[PaperEvent]:
         open_, high, low = path
-        # An order that replaces another is newer: the older one is on its way out.
-        resting = reversed(self._resting[instrument_id])
-        hit = [one for one in resting if reached(one, high, low)]
+        hit = [one for one in self._resting[instrument_id] if reached(one, high, low)]
         # The path inside a bar is open, high, low, close: what waits for a higher price comes
         # first. At one price the engine looks at what buys, then at what sells, and on each side
         # at limits, then at the rest, of which what is nearer comes before what is further away.

@@ -278,5 +278,11 @@ class _Idle:
     def on_record(self, record: Any) -> None:
         assert Decimal(str(record.close)) > 0
 
+    def next_due(self) -> int:
+        return 1 << 62
+
+    def on_clock(self, ts: int) -> None:
+        raise AssertionError("nothing is ever due")
+
     def finish(self) -> None:
         raise AssertionError("the replay never comes to its end")

@@ -266,9 +266,10 @@ def test_an_entry_that_waits_is_taken_back_though_its_instrument_pauses() -> Non
     paper = book()
     paper.submit(market("E", on=ETH), 0)
     assert paper.cancel("E", 10 * LATENCY)
-    assert not paper.would_take_back(11 * LATENCY - 1)
+    assert paper.next_arrival() == LATENCY
+    assert paper.on_time(LATENCY + 1) == []
+    assert paper.next_arrival() == 11 * LATENCY
     assert paper.on_time(11 * LATENCY - 1) == []
-    assert paper.would_take_back(11 * LATENCY)
     (event,) = paper.on_time(11 * LATENCY)
     assert isinstance(event, PaperCancel)
     assert (event.order.client_order_id, event.ts_event) == ("E", 11 * LATENCY)

@@ -77,6 +77,16 @@ def trial_of_replay(
         end=judged.end,
         starting_balance=profile.execution.starting_balance,
     )
+    results = TrialResults.of_returns(
+        daily.returns, net_return=net_return(daily), log_loss_skill=log_loss_skill
+    )
+    return trial_of_results(profile, command, results, judged)
+
+
+def trial_of_results(
+    profile: Profile, command: Mapping[str, Any], results: TrialResults, judged: Judged
+) -> Trial:
+    """Return the trial of a replay that was measured elsewhere, such as in another process."""
     data = profile.data
     return Trial(
         command=command,
@@ -92,9 +102,7 @@ def trial_of_replay(
         ),
         code=code_version(),
         seed=profile.seed,
-        results=TrialResults.of_returns(
-            daily.returns, net_return=net_return(daily), log_loss_skill=log_loss_skill
-        ),
+        results=results,
     )
 
 

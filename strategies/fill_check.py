@@ -101,7 +101,7 @@ class FillCheck:
         met = self._market.next_open(row)
         if row.type not in ("MARKET", LIMIT) or not row.reduce_only or met is None:
             return False
-        return any(row.ts_init < ts <= met[0] for ts in closed)
+        return any(row.ts_init <= ts <= met[0] for ts in closed)
 
     def _market_faults(self, row: OrderRow) -> Iterator[str]:
         wanted = self._market.next_open(row)

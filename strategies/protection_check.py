@@ -22,7 +22,7 @@ from strategies.policy import (
     TAKE_PROFIT,
     TRAILING_STOP,
 )
-from strategies.recorder import EXIT_TYPES, FillRow, OrderRow, RunRecorder
+from strategies.recorder import EXIT_TYPES, MAKER, FillRow, OrderRow, RunRecorder
 from strategies.stops import (
     AmbiguousBars,
     ExitRules,
@@ -242,10 +242,13 @@ class _Walk:
         """Take a fill of an order that is no exit: by then, none may have been reached."""
         last = self.moments.at_or_before(fill.ts_event)
         # At an open the exits come first; where an order rests too, the path decides, not we.
-        if row.type not in ("MARKET", "LIQUIDATION") and self.moments.times[last] == fill.ts_event:
+        rested = fill.liquidity == MAKER
+        if rested and self.moments.times[last] == fill.ts_event:
             last -= 1
         when = format_time(fill.ts_event)
         self._nothing_until(last, f"{row.client_order_id} ({row.reason}) filled at {when}")
+        if rested:
+            self._refuse_due(fill.ts_event - 1)
         self._book(fill)
         resizes = row.reason == REBALANCE or fill.side != self.exit_side
         if self.held > 0.0 and resizes and not self.held == self.sent_for == self.covered:
@@ -368,6 +371,7 @@ class _Walk:
             if self._is_calm():
                 hit = self._leap(last)
             else:
+                self._refuse_due(int(self.moments.times[self.next]) - 1)
                 hit = self._hit(self.next)
                 if hit is None:
                     self._after(self.next)
@@ -404,19 +408,23 @@ class _Walk:
     def _after(self, moment: int) -> None:
         """Do what follows a moment that reached nothing: refusals at opens, trailing at closes."""
         ts = int(self.moments.times[moment])
-        for arrival, row in [one for one in self.pending if one[0] <= ts]:
-            self.pending.remove((arrival, row))
-            self._refused(row)
-            before = self.latest[row.type]
-            if before is not None:
-                self.trigger[row.type] = before.trigger_price
-            self._leave(arrival, STOP_REFUSED if row.type == _STOP else TAKE_PROFIT)
+        self._refuse_due(ts)
         if moment % 2 == 0:
             return
         if self.latest[_STOP] is None:
             self._leave(ts, STOP_REFUSED)
         elif self.rules.trailing:
             self._trail(moment, ts)
+
+    def _refuse_due(self, until: int) -> None:
+        """Expect the refusals of what arrived by a time, and what follows from them."""
+        for arrival, row in [one for one in self.pending if one[0] <= until]:
+            self.pending.remove((arrival, row))
+            self._refused(row)
+            before = self.latest[row.type]
+            if before is not None:
+                self.trigger[row.type] = before.trigger_price
+            self._leave(arrival, STOP_REFUSED if row.type == _STOP else TAKE_PROFIT)
 
     def _trail(self, moment: int, ts: int) -> None:
         bar = self.moments.bar_at(moment)
@@ -445,9 +453,10 @@ class _Walk:
     def _refuse_late(self, last: FillRow) -> None:
         """Expect refusals of what arrived after the position was gone."""
         by_exit = self.check.recorder.orders[last.client_order_id].type in EXIT_TYPES
+        rested = by_exit or last.liquidity == MAKER
         for row in [*(one.row for one in self.resting), *(row for _, row in self.pending)]:
             arrival = row.ts_init + self.latency
-            if arrival > last.ts_event or (by_exit and arrival == last.ts_event):
+            if arrival > last.ts_event or (rested and arrival == last.ts_event):
                 self.check.refused.add(row.client_order_id)
 
 

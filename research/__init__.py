@@ -41,5 +41,9 @@ study            experts, fusions and inputs side by side
 performance      what trades are worth; trading_details: further figures of trades
 benchmarks       buy-and-hold, held at the strategy's own costs
 references       what a model is compared with
+signal_quality   a signal before it trades: information coefficient, spread, decay, turnover;
+                 signal_results, signal_plots, signal_report: what comes of it
+critic           what a sceptic would say of a run; critic_case, critic_evidence: its reading;
+                 shuffled_signal: the same trades at other times
 tearsheet        the page of a run; plots, expert_plots, report: its parts
 """

@@ -298,12 +298,17 @@ def _track_record(case: Case, config: CriticConfig) -> Iterator[Criticism]:
     needed = minimum_track_record(moments, confidence=1.0 - config.p)
     if needed <= moments.observations:
         return
-    wanted = f"{needed:,.0f}" if math.isfinite(needed) else "endlessly many"
+    # It earns, so that the ratio is above zero where it is defined at all.
+    why = (
+        "a Sharpe ratio cannot even be judged by them"
+        if math.isnan(needed)
+        else f"at this Sharpe ratio it takes {needed:,.0f} to be {1.0 - config.p:.0%} sure that "
+        "the true one is above zero"
+    )
     yield _said(
         "short_record",
         "serious",
-        f"{moments.observations} days are too short a record: at this Sharpe ratio it takes "
-        f"{wanted} to be {1.0 - config.p:.0%} sure that the true one is above zero.",
+        f"{moments.observations} days are too short a record: {why}.",
         days=moments.observations,
         needed=needed,
         sharpe_per_day=moments.sharpe,

@@ -194,6 +194,13 @@ def test_a_record_may_be_too_short() -> None:
     assert said.evidence["needed"] == pytest.approx(1.0 + (1.645 / ratio) ** 2, rel=0.1)
 
 
+def test_a_record_of_a_few_days_cannot_be_judged() -> None:
+    case = replace(good(), daily=record(0.0016, days=3), benchmarks={})
+    (said,) = (one for one in criticise(case) if one.key == "short_record")
+    assert "cannot even be judged" in said.text
+    assert said.evidence["needed"] is None
+
+
 def test_a_single_trial_is_left_to_the_track_record() -> None:
     assert found_in(good(trials={"count": 1, "dsr": 0.5}), "trials") == []
     assert found_in(good(trials={"count": 5, "dsr": None}), "trials") == []

@@ -1,0 +1,62 @@
+"""`levibot validate` and `levibot truth`: a run held against luck, and the checker checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from live.console import emit, out, progress_bars, tell, user_errors
+from live.options import (
+    CatalogOption,
+    JsonOption,
+    OutOption,
+    OverwriteOption,
+    ProfileOption,
+    SetOption,
+)
+
+WorkersOption = Annotated[
+    int, typer.Option(help="Processes at once; no result depends on it.", min=1)
+]
+KeepOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder that keeps finished pieces, to go on from; else OUT.kept."),
+]
+
+
+def validate(
+    profile: ProfileOption,
+    catalog: CatalogOption,
+    run: Annotated[Path, typer.Option(help="Run whose out-of-sample predictions are judged.")],
+    out_folder: OutOption,
+    groups: Annotated[int, typer.Option(help="Groups of the cross-validation.")] = 6,
+    test_groups: Annotated[int, typer.Option(help="Groups that each split tests.")] = 2,
+    null_runs: Annotated[int, typer.Option(help="Null markets; 0 for no null test.")] = 100,
+    null_kind: Annotated[
+        str, typer.Option(help="block_shuffle, random_sign or phase: what a null market keeps.")
+    ] = "block_shuffle",
+    null_block_bars: Annotated[int, typer.Option(help="Bars of a shuffled block.")] = 1,
+    workers: WorkersOption = 2,
+    keep: KeepOption = None,
+    set_: SetOption = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Judge a run: cross-validation paths, overfitting, trials, rivals and null markets."""
+    with user_errors():
+        from live.profile import load_profile
+        from live.validation import Place, validate_run
+        from live.validation_options import validation_options
+
+        settings = load_profile(profile, set_ or ())
+        options = validation_options(
+            cpcv={"n_groups": groups, "n_test_groups": test_groups},
+            null={"runs": null_runs, "kind": null_kind, "block_bars": null_block_bars},
+            seed=settings.seed,
+        )
+        place = Place(catalog, run, out_folder, keep, workers, overwrite)
+        with progress_bars() as progress:
+            summary = validate_run(settings, place, options, tell=tell, progress=progress)
+        emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False, soft_wrap=True))

@@ -220,7 +220,7 @@ def compare_sizing(
         trial = trial_of_replay(own, command, outcome, judged)
         trials.append(replace(trial, label=name, parent=hash_of(command)))
     progress("sizing", len(wanted), len(wanted))
-    with run_folder(out, overwrite=overwrite) as folder:
+    with run_folder(out, overwrite=overwrite, marker=TABLE_FILE) as folder:
         found = SizingComparison(
             out,
             profile.name,

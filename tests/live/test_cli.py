@@ -347,6 +347,8 @@ def test_sizing_trades_the_same_predictions_in_every_way(
     assert "SYNTHETIC DATA" in page
     assert page.count("\n| ") == 14
     assert json.loads((out / "sizing.json").read_text())["rows"] == found["rows"]
+    taken = levibot("sizing", *arguments, "--predictions", run, "-o", out)
+    assert "--overwrite" in taken.stderr
     other = levibot("sizing", *arguments, "--set=label.horizon_bars=4", "--predictions", run,
                     "-o", tmp_path / "other")  # fmt: skip
     assert other.returncode != 0

@@ -13,7 +13,16 @@ from typing import Annotated
 import typer
 
 from catalog.timestamps import parse_time
-from live import cli_audit, cli_data, cli_guard, cli_signal, cli_study, cli_trials, cli_validate
+from live import (
+    cli_audit,
+    cli_data,
+    cli_guard,
+    cli_signal,
+    cli_study,
+    cli_trials,
+    cli_tune,
+    cli_validate,
+)
 from live.console import emit, out, progress_bars, table, tell, user_errors
 from live.options import (
     CatalogOption,
@@ -65,6 +74,7 @@ app.add_typer(cli_guard.app, name="guard")
 app.command()(cli_study.study)
 app.command()(cli_signal.signal)
 app.command()(cli_trials.trials)
+app.command()(cli_tune.tune)
 app.command()(cli_validate.validate)
 
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 type Value = float | int | bool | str
 """What a parameter may be."""
 
-FIT_ROOTS = ("experts", "label", "calibration", "fusion", "staleness", "holdout_frac")
-FIT_ROOTS += ("half_life_days", "thresholds")
+FIT_ROOTS = (
+    *("experts", "label", "calibration", "fusion", "staleness", "thresholds"),
+    *("holdout_frac", "half_life_days"),
+)
 TRADE_ROOTS = ("strategy",)
 """Parts of a profile that may be tuned: those that decide predictions, and those that do not."""
 LEAST_FUSED = 2
@@ -80,6 +83,10 @@ class ParameterRange(Config):
             raise ValueError(f"high must be above low ({low:g}), was {high:g}")
         if self.log and (low <= 0.0 or self.step is not None):
             raise ValueError(f"log must have a positive low and no step, low was {low:g}")
+        # In decimals: 0.13 is no multiple of 0.005 in binary.
+        start, stop, step = (Decimal(str(one)) for one in (low, high, self.step or 0))
+        if step and (stop - start) % step:
+            raise ValueError(f"step must lead from low to high, {step} does not")
         return self
 
     @property
@@ -95,18 +102,40 @@ class ParameterRange(Config):
         parts = (self.low, self.high, self.step if self.step is not None else 1)
         return self.choices is None and all(isinstance(one, int) for one in parts)
 
+    def distribution(self) -> optuna.distributions.BaseDistribution:
+        """Return the same in Optuna's words."""
+        from optuna.distributions import (
+            CategoricalDistribution,
+            FloatDistribution,
+            IntDistribution,
+        )
+
+        if self.choices is not None:
+            return CategoricalDistribution(self.choices)
+        low, high = self.ends
+        if self.is_whole:
+            step = 1 if self.step is None else int(self.step)
+            return IntDistribution(int(low), int(high), log=self.log, step=step)
+        return FloatDistribution(low, high, log=self.log, step=self.step)
+
     def suggest(self, trial: optuna.Trial, name: str) -> Value:
         """Ask an Optuna trial for a value."""
         if self.choices is not None:
-            found: Value = trial.suggest_categorical(name, self.choices)
-            return found
+            found: Any = trial.suggest_categorical(name, self.choices)
+            return cast("Value", found)
         low, high = self.ends
         if self.is_whole:
             step = 1 if self.step is None else int(self.step)
             return trial.suggest_int(name, int(low), int(high), step=step, log=self.log)
-        # A sum of steps is not the number that is written: 0.5 + 3 x 0.005 has 17 digits.
-        value = trial.suggest_float(name, low, high, step=self.step, log=self.log)
-        return value if self.step is None else round(value, 12)
+        return trial.suggest_float(name, low, high, step=self.step, log=self.log)
+
+    def written(self, value: Value) -> Value:
+        """Return a value as a profile has it; see `SearchSpace.written`."""
+        if self.choices is not None or not isinstance(value, float):
+            return value
+        low, high = self.ends
+        rounded = round(value, 12) if self.step is not None else float(f"{value:.4g}")
+        return min(max(rounded, low), high)
 
     def position(self, value: Value) -> float:
         """Return where a value lies, from 0 at `low` to 1 at `high`; of choices, its number."""
@@ -196,7 +225,15 @@ class SearchSpace(Config):
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
         """Ask an Optuna trial for a value of every parameter."""
-        return {key: one.suggest(trial, key) for key, one in self.parameters.items()}
+        return self.written({key: one.suggest(trial, key) for key, one in self.parameters.items()})
+
+    def written(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """Return values as a profile has them, in as many digits as mean something.
+
+        Steps are counted in decimals (0.5 + 11 x 0.005 is 0.5549999999999999 in binary), other
+        fractions have four significant digits.
+        """
+        return {key: self.parameters[key].written(value) for key, value in values.items()}
 
     def distances(self, points: Sequence[Mapping[str, Value]]) -> Float64Array:
         """Return Gower's distance of every two points, (n_points, n_points), in [0, 1]."""

@@ -223,25 +223,38 @@ def range_records(bars: BarArrays, instrument: Any) -> list[TradeTick]:
     to nothing it looks at none of them: a stop inside the range would stay. These trades, given
     just before their bar, follow the same path. The bar itself keeps the volume that it has.
     """
+    # The high comes before the low, as in every bar of this replay.
+    return _thin_trades(bars, instrument, (bars.open, bars.high, bars.low, bars.close))
+
+
+def close_records(bars: BarArrays, instrument: Any) -> list[TradeTick]:
+    """Return the closes of bars that are too thin as trades, to be given just after their bar.
+
+    Of two or three units the engine makes trades for open, high and low, for which there is enough
+    when each is rounded up, and none for the close: it would go on with the low as the last price.
+    """
+    return _thin_trades(bars, instrument, (bars.close,))
+
+
+def _thin_trades(bars: BarArrays, instrument: Any, path: Sequence[Float64Array]) -> list[TradeTick]:
     unit = 10.0**-instrument.size_precision
     thin = (bars.volume < (_LEAST_UNITS - 0.5) * unit) & (bars.high > bars.low)
     rows = np.flatnonzero(thin)
     if not len(rows):
         return []
     identity, size = instrument.id, Quantity(_QUOTE_SIZE, instrument.size_precision)
-    # The high comes before the low, as in every bar of this replay.
-    path = np.stack([bars.open[rows], bars.high[rows], bars.low[rows], bars.close[rows]], axis=1)
+    prices_of = np.stack([prices[rows] for prices in path], axis=1)
     return [
         TradeTick(
             identity,
             Price(price, instrument.price_precision),
             size,
             AggressorSide.NO_AGGRESSOR,
-            TradeId(f"{ts}-{place}"),
+            TradeId(f"{ts}-{len(path)}-{place}"),
             ts,
             ts,
         )
-        for ts, prices in zip(bars.ts_init[rows].tolist(), path.tolist(), strict=True)
+        for ts, prices in zip(bars.ts_init[rows].tolist(), prices_of.tolist(), strict=True)
         for place, price in enumerate(prices)
     ]
 

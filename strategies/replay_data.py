@@ -17,6 +17,7 @@ from research.predictor import Predictor, PredictorSpec
 from strategies.execution import ExecutionConfig
 from strategies.market_data import (
     bar_records,
+    close_records,
     exact_bars,
     funding_records,
     mark_records,
@@ -139,6 +140,8 @@ class RecordSource:
             if ranges:
                 yield range_records(part, instrument)
             yield bar_records(part, bar_type(bars.instrument_id, interval), instrument)
+            if ranges:
+                yield close_records(part, instrument)
         for one, (bars, instrument) in zip(self._quotes, pairs, strict=True):
             yield quote_records(one.between(after, until), bars, instrument)
 

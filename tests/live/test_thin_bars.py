@@ -69,6 +69,27 @@ def test_the_engine_alone_would_not_look_at_it(
         replayed(market(units))
 
 
+@pytest.mark.parametrize("units", [2, 3])
+def test_the_close_of_a_thin_bar_is_the_last_price_where_the_next_bar_is_missing(
+    units: int,
+) -> None:
+    # The stop that follows the high must be taken, though the bar's low is beyond it.
+    rows = [flat(100.0)] * 3 + [(100.0, 103.0, 99.0, 102.9)] + [flat(102.9)] * 3
+    volumes = [1_000.0] * 3 + [units * 0.01] + [1_000.0] * 3
+    inputs = markets.make_inputs(markets.make_bars(rows, markets.SOL, missing=[4], volumes=volumes))
+    stops = StopConfig(stop_vol_multiple=1.0, min_frac=0.02, max_frac=0.02, trailing=True)
+    rules = POLICY.model_copy(
+        update={"stop_loss_frac": None, "stops": stops, "min_holding_bars": 100}
+    )
+
+    def said() -> Any:
+        return markets.make_predictor({0: {markets.SOL: 0.9}}, (markets.SOL,), volatility=0.001)
+
+    out = run_backtest(inputs, said(), rules, plain_execution())
+    assert set(out.orders[out.orders.type == "STOP_MARKET"].status) == {"CANCELED", "OPEN_AT_END"}
+    compare(out, run_live_replay(inputs, said, rules, plain_execution())).require_identical()
+
+
 def test_an_empty_bar_is_alike_in_paper_trading() -> None:
     inputs = market(0, close=97.5)
     paper = run_live_replay(inputs, predictor, POLICY, plain_execution())

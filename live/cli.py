@@ -76,6 +76,7 @@ app.command()(cli_signal.signal)
 app.command()(cli_trials.trials)
 app.command()(cli_tune.tune)
 app.command()(cli_validate.validate)
+app.command()(cli_validate.truth)
 
 
 @app.command()

@@ -60,3 +60,31 @@ def validate(
         with progress_bars() as progress:
             summary = validate_run(settings, place, options, tell=tell, progress=progress)
         emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False, soft_wrap=True))
+
+
+def truth(
+    out_folder: OutOption,
+    seeds: Annotated[int, typer.Option(help="Markets with and without an edge, each.")] = 20,
+    edge: Annotated[float, typer.Option(help="The planted edge.")] = 1.0,
+    days: Annotated[int, typer.Option(help="Length of a market.")] = 90,
+    workers: WorkersOption = 2,
+    keep: KeepOption = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Check the checker: synthetic markets with and without an edge through the pipeline."""
+    with user_errors():
+        from live.truth import truth_config, truth_table
+
+        config = truth_config(seeds=seeds, edge=edge, days=days)
+        with progress_bars() as progress:
+            summary = truth_table(
+                out_folder,
+                config,
+                keep=keep,
+                workers=workers,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False, soft_wrap=True))
+        summary.require()

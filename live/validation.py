@@ -385,7 +385,8 @@ class _Validation:
 
     def closed(self, record: dict[str, Any], trials: Sequence[Trial]) -> dict[str, Any]:
         """Return the record with what it stands at after all trials, and what it took."""
-        verdict = verdict_of(ledger_of(self.place.catalog), trials[0], *trials[1:])
+        ledger = ledger_of(self.place.catalog)
+        verdict = verdict_of(ledger, trials[0], *trials[1:])
         cpcv, null = record["cpcv"]["paths"], record["null"] or {}
         workers = [one["peak_memory_mb"] for one in (*cpcv, *record["variants"]["rows"])]
         worker = max([*workers, null.get("peak_memory_mb", 0.0)])
@@ -393,6 +394,7 @@ class _Validation:
             {
                 **record,
                 "trials": verdict,
+                "trials_before": verdict_of(ledger, trials[0]),
                 "trials_line": verdict_line(verdict),
                 "seconds": self.watch.total(),
                 "peak_memory_mb": {"main": peak_memory_mb(), "worker": worker},

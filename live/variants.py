@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from strategies.policy_config import FusionPolicy
 
-ENTRY_STEPS = (-0.06, -0.04, -0.02, 0.0, 0.02)
-"""Added to a fixed entry threshold. Most lie below it: fewer trades are hardly any."""
-SWEPT_ENTRIES = (0.52, 0.54, 0.56, 0.58)
+ENTRY_STEPS = (-0.02, -0.01, 0.0, 0.01, 0.02)
+"""Added to a fixed entry threshold. Neighbours only: beside variants that nobody would take, any
+other one looks well chosen, and their losses would count as the spread of luck."""
+SWEPT_ENTRIES = (0.53, 0.54, 0.55, 0.56)
 """Tried beside a threshold that each training span finds for itself."""
 EXIT_STEPS = (0.0, -0.05)
 """Added to the exit threshold: as it is, and holding on for longer."""

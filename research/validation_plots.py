@@ -111,3 +111,29 @@ def _null_panel(axes: Axes, values: Float64Array, observed: float) -> None:
 def validation_pictures(figures: Mapping[str, Figure]) -> dict[str, bytes]:
     """Return figures as PNG by name."""
     return {name: png_bytes(figure) for name, figure in figures.items()}
+
+
+def claims_figure(rows: Sequence[Mapping[str, Any]], significant: float) -> Figure:
+    """Draw the deflated Sharpe ratio of each market by its edge.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        Each with ``edge`` and ``dsr`` (None, nothing traded, is drawn at 0).
+    significant : float
+        Above it there is a claim.
+    """
+    edges = sorted({float(row["edge"]) for row in rows})
+    with mpl.rc_context(STYLE):
+        figure = new_figure(7.4, 2.6)
+        axes = figure.add_subplot()
+        axes.axvline(significant, color=ORANGE, linewidth=1.6)
+        for place, edge in enumerate(edges):
+            own = sorted(float(row["dsr"] or 0.0) for row in rows if float(row["edge"]) == edge)
+            heights = place + np.linspace(-0.3, 0.3, len(own)) if len(own) > 1 else [place]
+            axes.plot(own, heights, "o", color=COLOURS[2 * place % len(COLOURS)], markersize=4.0)
+        axes.set_yticks(range(len(edges)), [f"edge {edge:g}" for edge in edges])
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_xlabel("deflated Sharpe ratio; to the right of the line is a claim")
+        axes.grid(visible=False, axis="y")
+    return figure

@@ -58,14 +58,15 @@ def validation_markdown(record: Record, pictures: Sequence[str]) -> str:
 def summary_lines(record: Record) -> list[str]:
     """Return the verdicts, one sentence each."""
     spread, cpcv = record["cpcv"]["spread"], record["cpcv"]
+    tables, count = record["variants"]["tables"], len(record["variants"]["rows"])
     lines = [
         f"cross-validation: {len(cpcv['paths'])} paths of {len(cpcv['splits'])} splits, net "
         f"Sharpe ratio a year from {spread['sharpe_least']:.2f} to {spread['sharpe_largest']:.2f} "
         f"(mean {spread['sharpe_mean']:.2f}); {spread['share_lost']:.0%} of the paths lost",
         f"trials: {record['trials_line']}",
+        f"before this validation's own {count} variants counted: deflated Sharpe ratio "
+        f"{_number(record['trials_before']['dsr'])} with {record['trials_before']['count']} trials",
     ]
-    tables = record["variants"]["tables"]
-    count = len(record["variants"]["rows"])
     if tables["pbo"] is not None:
         lines.append(
             f"probability of backtest overfitting over {count} variants: "
@@ -108,6 +109,10 @@ def _forecast_line(name: str, found: Record) -> str:
     if hits is not None:
         told.append(f"accuracy {hits['difference']:+.4f} (McNemar by days p = {_p(hits['p'])})")
     return " ".join(told) if len(told) > 1 else f"against the {name}: no difference at all"
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
 
 
 def _p(value: float | None) -> str:

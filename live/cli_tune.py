@@ -40,6 +40,9 @@ def tune(
     storage: Annotated[
         str | None, typer.Option(help="Database URL that several machines share.")
     ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Ray cluster: auto, or such as ray://10.0.0.1:10001.")
+    ] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="New folder for a bundle of the chosen configuration.")
     ] = None,
@@ -50,7 +53,8 @@ def tune(
     with user_errors():
         from live.profile import load_profile
         from live.tuning import run_tuning
-        from live.tuning_request import TuneOptions, tuning_request, usable_cores
+        from live.tuning_request import TuneOptions, tuning_request
+        from research.parallel import available_cores
 
         options = TuneOptions(
             objective=objective,
@@ -59,8 +63,9 @@ def tune(
             tested_frac=tested_frac,
             trials_per_fit=trials_per_fit,
             min_trades=min_trades,
-            workers=usable_cores() if workers is None else workers,
+            workers=available_cores() if workers is None else workers,
             storage=storage,
+            cluster=cluster,
         )
         settings = load_profile(profile, set_ or ())
         request = tuning_request(settings, catalog, out_folder, options, space)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from catalog.errors import ConfigError
 from catalog.strict_yaml import explain, read_settings
 from catalog.timestamps import NS_PER_DAY, format_time
 from live.profile import PROFILE_FOLDER, Profile, parse_profile
+from research.parallel import available_cores
 from research.trials import hash_of
 from research.tuning import OBJECTIVES, Objective
 from research.tuning_space import SearchSpace, Value, with_settings
@@ -47,6 +47,9 @@ class TuneOptions:
         Processes.
     storage : str, optional
         Database URL that several machines share; else a journal in the folder.
+    cluster : str, optional
+        Ray cluster whose machines do the trials; see `research.parallel.Workers`. They need the
+        catalog and the folder under the same paths, and a database for the trials.
     """
 
     objective: str = "both"
@@ -57,6 +60,7 @@ class TuneOptions:
     min_trades: int = 30
     workers: int = 1
     storage: str | None = None
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -122,7 +126,7 @@ class TuningRequest:
     @property
     def threads(self) -> int:
         """Steps of fits that one worker runs beside one another."""
-        cores, workers = usable_cores(), self.options.workers
+        cores, workers = available_cores(), self.options.workers
         return int(self.content["threads"]) if workers == 1 else max(1, cores // workers)
 
     def profile(self) -> Profile:
@@ -234,12 +238,6 @@ def read_space(path: Path) -> SearchSpace:
     except ValidationError as error:
         listed = "\n".join(f"  {explain(one, SearchSpace, 'space')}" for one in error.errors())
         raise ConfigError(f"search space {path.name} has faults:\n{listed}") from None
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _told(values: dict[str, Value] | None) -> str:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 JOURNAL_FILE = "trials.journal"
 WORKERS_LOCK = ".workers"
 QUESTION, BASELINE = "question", "baseline"
-FACTS, REFUSED = "facts", "refused"
+FACTS, REFUSED, INDEX = "facts", "refused", "index"
 HEARTBEAT_SECS = 30
 _ORPHANS_SECS = 30.0
 _PREFIX = "levibot-tune"
@@ -130,17 +130,22 @@ def _queue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
     study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
 
 
-def revive(study: optuna.Study) -> int:
-    """Give up the trials that no process is at work on, queue them anew, return how many.
-
-    Only where nobody else is at work, which `at_work_alone` makes sure of.
-    """
+def queue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    """Give up a trial whose process has ended, and queue another with the same parameters."""
     from optuna.trial import TrialState
 
-    stale = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    study.tell(trial.number, state=TrialState.FAIL)
+    _queue_again(study, trial)
+
+
+def revive(study: optuna.Study) -> int:
+    """Queue anew the trials that no process is at work on, and return how many.
+
+    Only where nobody else is at work, which `no_orphans` makes sure of.
+    """
+    stale = under_way(study)
     for trial in stale:
-        study.tell(trial.number, state=TrialState.FAIL)
-        _queue_again(study, trial)
+        queue_again(study, trial)
     return len(stale)
 
 
@@ -201,21 +206,34 @@ def no_orphans(folder: Path) -> Iterator[None]:
     yield
 
 
-def join_workers(folder: Path, parent: int) -> None:
-    """Make this process a worker of `parent`, without which it ends at once.
+@contextlib.contextmanager
+def at_work(folder: Path, leader: int) -> Iterator[None]:
+    """Be seen to be at work in a folder for as long as a trial takes.
 
-    A tuning that is killed must leave nobody behind who writes on.
+    Parameters
+    ----------
+    folder : Path
+        Of the tuning.
+    leader : int
+        Process that has given the trial away. One that does the trial and is a child of it ends
+        at once when it is gone: a tuning that is killed must leave nobody who writes on.
     """
-    handle = (folder / WORKERS_LOCK).open("a")
-    fcntl.flock(handle, fcntl.LOCK_SH)
+    with (folder / WORKERS_LOCK).open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        if os.getppid() == leader and leader not in _WATCHED:
+            _WATCHED.add(leader)
+            threading.Thread(target=_watch, args=(leader,), daemon=True).start()
+        yield
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.25)
-        handle.flush()
-        os._exit(1)
 
-    threading.Thread(target=watch, name="parent watch", daemon=True).start()
+_WATCHED: set[int] = set()
+_WATCH_SECS = 0.25
+
+
+def _watch(leader: int) -> None:
+    while os.getppid() == leader:
+        time.sleep(_WATCH_SECS)
+    os._exit(1)
 
 
 def sampler_of(
@@ -299,9 +317,13 @@ def finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 
-def counted(study: optuna.Study) -> int:
-    """Return how many trials count or are under way."""
+def under_way(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Return the trials that a process is at work on, or was when it ended."""
     from optuna.trial import TrialState
 
-    under_way = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return len(finished(study)) + len(under_way)
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
+def counted(study: optuna.Study) -> int:
+    """Return how many trials count or are under way."""
+    return len(finished(study)) + len(under_way(study))

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-from catalog.errors import RunFailedError
-from catalog.progress import Progress
-from live.runs import keep_large_blocks_apart
+from catalog.progress import Progress, no_progress
 from live.tuning_store import (
     FACTS,
+    INDEX,
     REFUSED,
+    at_work,
     counted,
     finished,
-    join_workers,
     open_study,
+    queue_again,
     sampler_of,
     tuned_trials,
+    under_way,
 )
 from live.tuning_trial import Bench, RefusedError
+from research.parallel import Workers, run_jobs
 from research.tuning import is_hopeless
 
 if TYPE_CHECKING:
@@ -33,11 +30,8 @@ if TYPE_CHECKING:
     from live.tuning_request import TuningRequest
 
 STAGE = "trials"
-_POLL_SECS = 0.5
-_THREAD_VARIABLES = (
-    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
-    "NUMBA_NUM_THREADS",
-)
+_BENCHES: dict[str, Bench] = {}
+"""The data of the question that this process is at work on: read once, used by every trial."""
 
 
 def work(request: TuningRequest, bench: Bench, question: str, progress: Progress) -> None:
@@ -52,75 +46,35 @@ def work(request: TuningRequest, bench: Bench, question: str, progress: Progress
     question : str
         Hash of what is asked of these data.
     progress : Progress
-        Told of the stage ``trials``.
+        Told of the stage ``trials``, which counts those that are missing.
 
     Raises
     ------
     LeviBotError
         As a trial does; those that were done are kept.
     """
-    total = request.options.trials
-    before = len(finished(open_study(request, question)))
-    progress(STAGE, min(before, total), total)
-    if request.options.workers > 1 and before < total:
-        _beside_one_another(request, question, before, progress)
-        return
-    for index in range(before, total):
-        run_trial(request, bench, question, index)
-        progress(STAGE, index + 1, total)
+    before, total = len(finished(open_study(request, question))), request.options.trials
+    options = request.options
+    _BENCHES[question] = bench
+    try:
+        run_jobs(
+            partial(_run, request, question, os.getpid()),
+            range(before, total),
+            Workers(options.workers, options.cluster),
+            stage=STAGE,
+            progress=progress if before < total else no_progress,
+        )
+    finally:
+        del _BENCHES[question]
 
 
-def _beside_one_another(
-    request: TuningRequest, question: str, before: int, progress: Progress
-) -> None:
-    """Let worker processes run the trials; each reads the data once."""
-    total, workers = request.options.trials, request.options.workers
-    # Started anew, not forked: the engine hangs after a fork.
-    context = multiprocessing.get_context("spawn")
-    start: Any = (request.out, os.getpid())
-    with (
-        _one_thread_each(),
-        ProcessPoolExecutor(
-            min(workers, total - before), context, initializer=_begin, initargs=start
-        ) as pool,
-    ):
-        tasks = [
-            pool.submit(_run_in_worker, request, question, index) for index in range(before, total)
-        ]
-        try:
-            _await(tasks, before, total, progress)
-        except BrokenProcessPool as error:
-            raise RunFailedError(
-                "a worker of the tuning was ended from outside, perhaps for want of memory; run "
-                "the same command again to go on, with fewer --workers"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _await(tasks: list[Future[None]], before: int, total: int, progress: Progress) -> None:
-    waiting: set[Future[None]] = set(tasks)
-    while waiting:
-        done, waiting = wait(waiting, timeout=_POLL_SECS, return_when=FIRST_EXCEPTION)
-        for task in done:
-            task.result()
-        progress(STAGE, min(before + len(tasks) - len(waiting), total), total)
-
-
-_BENCHES: dict[str, Bench] = {}
-"""The one of a worker, which has one question for as long as it lives."""
-
-
-def _begin(folder: Path, parent: int) -> None:
-    keep_large_blocks_apart()
-    join_workers(folder, parent)
-
-
-def _run_in_worker(request: TuningRequest, question: str, index: int) -> None:
-    if question not in _BENCHES:
-        _BENCHES[question] = Bench.open(request)
-    run_trial(request, _BENCHES[question], question, index)
+def _run(request: TuningRequest, question: str, leader: int, index: int) -> None:
+    """Do one trial, wherever that is."""
+    with at_work(request.out, leader):
+        if question not in _BENCHES:
+            _BENCHES.clear()
+            _BENCHES[question] = Bench.open(request)
+        run_trial(request, _BENCHES[question], question, index)
 
 
 def run_trial(request: TuningRequest, bench: Bench, question: str, index: int) -> None:
@@ -138,17 +92,22 @@ def run_trial(request: TuningRequest, bench: Bench, question: str, index: int) -
         How many trials there were before, for the draw.
     """
     study = open_study(request, question)
+    for stale in under_way(study):
+        # The worker that had this very job has died.
+        if request.options.storage is None and stale.user_attrs.get(INDEX) == index:
+            queue_again(study, stale)
     if counted(study) >= request.options.trials:
         return  # another machine was faster
     study.sampler = sampler_of(request, index, tuned_trials(study, request))
-    study.optimize(lambda trial: _objective(trial, study, request, bench), n_trials=1)
+    study.optimize(lambda trial: _objective(trial, study, request, bench, index), n_trials=1)
 
 
 def _objective(
-    trial: optuna.Trial, study: optuna.Study, request: TuningRequest, bench: Bench
+    trial: optuna.Trial, study: optuna.Study, request: TuningRequest, bench: Bench, index: int
 ) -> tuple[float, ...]:
     import optuna
 
+    trial.set_user_attr(INDEX, index)
     values = request.space.suggest(trial)
     alone = len(request.objectives) == 1
 
@@ -176,21 +135,3 @@ def _objective(
     if not found.whole:
         raise optuna.TrialPruned
     return found.values
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let processes that are started inside know that there are others: one thread for each.
-
-    Libraries read it when they are imported, which is before any of our code could tell them.
-    """
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

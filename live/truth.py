@@ -1,4 +1,4 @@
-"""The checker checked: does the pipeline find an edge that is there, and none where none is?
+"""The checker checked: an edge that is there is found, and none where none is.
 
 Small synthetic markets are made whose edge is known (`adapters.synthetic`), half of them without
 any. Each goes through the whole pipeline: features, boosted trees, calibration, two folds,

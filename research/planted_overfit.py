@@ -1,4 +1,4 @@
-"""A hundred worthless rules, each tuned until it looks well: what an overfit looks like from outside.
+"""A hundred worthless rules, each tuned until it looks well, and what gives them away.
 
 Every rule bets on the next day's direction by a random weighting of the days before. Nothing is
 known of the market, so each rule is luck; but each is drawn anew many times and the luckiest draw

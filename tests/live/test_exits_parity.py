@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.arrays import BarArrays
 from live.live_replay import run_live_replay
 from live.parity import compare
 from research.predictor import Predictor
 from strategies.backtest import BacktestOutcome, FusionPolicy, ReplayInputs, run_backtest
 from strategies.stops import StopConfig
-from tests.strategies.markets import BTC, ETH, make_bars, make_inputs, make_predictor
+from tests.strategies.markets import BTC, ETH, make_predictor, wild
 from tests.strategies.settings import plain_execution
 
 NAMES = (BTC, ETH)
@@ -41,27 +40,6 @@ def policy(frac: float = 0.004, target: float | None = 1.5, *, trailing: bool = 
         cooldown_bars=2,
         stops=config,
     )
-
-
-def wild(seed: int, count: int) -> tuple[ReplayInputs, dict[int, dict[str, float]]]:
-    """Two walks with wicks and gaps, a few bars missing, and signals for them."""
-    draw = np.random.default_rng(seed)
-    arrays: list[BarArrays] = []
-    for name, start, decimals in ((BTC, 30_000.0, 1), (ETH, 2_000.0, 2)):
-        close = start * np.exp(np.cumsum(draw.normal(0, 0.003, count)))
-        gaps = np.where(draw.random(count) < 0.4, draw.normal(0, 0.004, count), 0.0)
-        opened = np.concatenate(([start], close[:-1])) * np.exp(gaps)
-        high = np.maximum(opened, close) * np.exp(np.abs(draw.normal(0, 0.003, count)))
-        low = np.minimum(opened, close) * np.exp(-np.abs(draw.normal(0, 0.003, count)))
-        rows = np.round(np.stack([opened, high, low, close], axis=1), decimals)
-        missing = draw.choice(np.arange(2, count - 2), count // 20, replace=False).tolist()
-        volumes = np.round(draw.random(count) * 20.0, 3).tolist()
-        arrays.append(
-            make_bars([tuple(row) for row in rows.tolist()], name, missing=missing, volumes=volumes)
-        )
-    probs = draw.uniform(0.3, 0.7, (count, 2)).tolist()
-    signals = {bar: dict(zip(NAMES, probs[bar], strict=True)) for bar in range(count - 1)}
-    return make_inputs(*arrays), signals
 
 
 def both(

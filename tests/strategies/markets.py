@@ -101,3 +101,24 @@ def make_inputs(
 ) -> ReplayInputs:
     instruments = tuple(instrument(one.instrument_id) for one in bars)
     return ReplayInputs(instruments, tuple(bars), funding or {}, **keywords)
+
+
+def wild(seed: int, count: int) -> tuple[ReplayInputs, dict[int, dict[str, float]]]:
+    """Two walks with wicks and gaps, a few bars missing, and signals for them."""
+    draw = np.random.default_rng(seed)
+    arrays: list[BarArrays] = []
+    for name, start, decimals in ((BTC, 30_000.0, 1), (ETH, 2_000.0, 2)):
+        close = start * np.exp(np.cumsum(draw.normal(0, 0.003, count)))
+        gaps = np.where(draw.random(count) < 0.4, draw.normal(0, 0.004, count), 0.0)
+        opened = np.concatenate(([start], close[:-1])) * np.exp(gaps)
+        high = np.maximum(opened, close) * np.exp(np.abs(draw.normal(0, 0.003, count)))
+        low = np.minimum(opened, close) * np.exp(-np.abs(draw.normal(0, 0.003, count)))
+        rows = np.round(np.stack([opened, high, low, close], axis=1), decimals)
+        missing = draw.choice(np.arange(2, count - 2), count // 20, replace=False).tolist()
+        volumes = np.round(draw.random(count) * 20.0, 3).tolist()
+        arrays.append(
+            make_bars([tuple(row) for row in rows.tolist()], name, missing=missing, volumes=volumes)
+        )
+    probs = draw.uniform(0.3, 0.7, (count, 2)).tolist()
+    signals = {bar: dict(zip((BTC, ETH), probs[bar], strict=True)) for bar in range(count - 1)}
+    return make_inputs(*arrays), signals

@@ -13,7 +13,7 @@ intervals (never for the value itself). No metric depends on the order of the ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -187,6 +187,45 @@ def reliability_curve(
     return ReliabilityCurve(mean, estimates, count.astype(np.int64))
 
 
+def accuracy_by_coverage(
+    frame: pd.DataFrame,
+    shares: Sequence[float],
+    *,
+    config: BootstrapConfig | None = None,
+    column: str = "prob_up",
+) -> tuple[Estimate, ...]:
+    """Return the accuracy over the most confident rows, for several shares of all rows.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As for `prediction_metrics`.
+    shares : sequence of float
+        Fractions of the rows in (0, 1]; 0.1 gives `accuracy_at_10pct`, 1 gives `accuracy`.
+    config : BootstrapConfig, optional
+        How intervals are made.
+    column : str
+        The probabilities of a rise.
+
+    Raises
+    ------
+    DataError
+        As `prediction_metrics`; also if a share is not in (0, 1].
+    """
+    wrong = [share for share in shares if not 0.0 < share <= 1.0]
+    if wrong:
+        raise DataError(f"shares must be in (0, 1], was {wrong[0]}; give fractions of the rows")
+    config = BootstrapConfig() if config is None else config
+    rows = _Rows.from_frame(frame, column)
+    weights = day_weights(rows.n_days, config.samples, config.mean_block_days, config.seed)
+    drawn = np.concatenate(
+        [rows.accuracies_drawn(chunk, np.asarray(shares)) for chunk in _chunks(weights)]
+    )
+    return tuple(
+        _interval(rows.top_accuracy(share), drawn[:, at]) for at, share in enumerate(shares)
+    )
+
+
 def day_weights(n_days: int, samples: int, mean_block_days: float, seed: int) -> Float64Array:
     """Draw stationary-bootstrap samples of days (Politis and Romano, 1994, section 2).
 
@@ -306,6 +345,17 @@ class _Rows:
         count = np.bincount(group, minlength=n_groups).astype(np.float64)
         hits = np.bincount(group, self.hit, n_groups)
         return float(_top_accuracy(count[None], hits[None], coverage_frac)[0])
+
+    def accuracies_drawn(self, weights: Float64Array, shares: Float64Array) -> Float64Array:
+        """Return `top_accuracy` of each draw for several shares, (n_draws, n_shares)."""
+        count, hits = (np.cumsum(weights @ part, axis=1) for part in self._hit_histograms)
+        found = np.full((len(weights), len(shares)), np.nan)
+        for draw in np.flatnonzero(count[:, -1] > 0.0):
+            # Rows tied at the border count in part: between groups, hits rise with the count.
+            wanted = shares * count[draw, -1]
+            rows = np.append(0.0, count[draw])
+            found[draw] = np.interp(wanted, rows, np.append(0.0, hits[draw])) / wanted
+        return found
 
     def top_accuracy_drawn(self, weights: Float64Array, coverage_frac: float) -> Float64Array:
         count, hits = self._hit_histograms

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ROTATIONS = 500
 """How many times the trades are moved, where none is given."""
+PATHS = 100
+"""The same where the way of each is followed through time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,39 @@ def shuffled_trades(
     return ShuffledTrades(math.fsum(leg.result(0) for leg in legs), np.array(drawn))
 
 
+def shuffled_paths(
+    positions: pd.DataFrame,
+    bars: Sequence[BarArrays],
+    marks: Int64Array,
+    *,
+    seed: int,
+    rotations: int = PATHS,
+) -> Float64Array:
+    """Return what moved trades had earned by given times, before costs, rotation by rotation.
+
+    The rotations are the first of those of `shuffled_trades` with the same seed.
+
+    Parameters
+    ----------
+    positions, bars, seed, rotations
+        As for `shuffled_trades`.
+    marks : (n_marks,) int64
+        UTC nanoseconds, ascending. What a bar brings is there from its close on.
+
+    Returns
+    -------
+    (n_rotations, n_marks) float64
+        Quote currency; no rows where nothing can be moved.
+    """
+    legs = [leg for one in bars if len(leg := _Leg.of(positions, one))]
+    n_bars = min((leg.n_bars for leg in legs), default=0)
+    if n_bars < 3:
+        return np.empty((0, len(marks)))
+    random = np.random.default_rng(seed)
+    shifts = (1 + random.permutation(n_bars - 1)[:rotations]).tolist()
+    return np.array([sum(leg.path(shift, marks) for leg in legs) for shift in shifts])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Leg:
     """One instrument's trades as bars, and its log opens."""
@@ -104,6 +139,7 @@ class _Leg:
     first: Int64Array
     length: Int64Array
     worth: Float64Array
+    closes: Int64Array
 
     def __len__(self) -> int:
         return len(self.first)
@@ -124,7 +160,8 @@ class _Leg:
         inside = (first >= 0) & (len(bars) > 0)
         worth = (own["side"] * own["quantity"] * own["average_open"]).to_numpy(dtype=np.float64)
         length = np.maximum(last - first, 1)
-        return cls(np.log(bars.open), first[inside], length[inside], worth[inside])
+        log_open = np.log(bars.open)
+        return cls(log_open, first[inside], length[inside], worth[inside], bars.ts_init)
 
     def result(self, shift: int) -> float:
         """Return what the trades earn so many bars later, going round at the end.
@@ -140,3 +177,20 @@ class _Leg:
         rest = np.minimum(np.where(over, last - self.n_bars, 0), self.n_bars - 1)
         gain = gain + self.log_open[rest] - self.log_open[0]
         return float(np.sum(self.worth * np.expm1(gain)))
+
+    def path(self, shift: int, marks: Int64Array) -> Float64Array:
+        """Return what had been earned so many bars later by given times; ends as `result`."""
+        n, log_open = self.n_bars, self.log_open
+        # The bars twice, one after the other: a trade that goes round the end goes straight on.
+        level = np.exp(
+            np.append(log_open, log_open[1:] + (log_open[-1] - log_open[0])) - log_open[0]
+        )
+        level = np.insert(level, n, level[n - 1])
+        first = (self.first + shift) % n
+        last = np.minimum(first + self.length, 2 * n - 1)
+        quantity = self.worth / level[first]
+        held = np.bincount(first, quantity, 2 * n) - np.bincount(last, quantity, 2 * n)
+        change = np.cumsum(held)[:-1] * np.diff(level)
+        gain = change[:n] + np.append(change[n:], 0.0)
+        earned = np.append(0.0, np.cumsum(gain))
+        return np.asarray(earned[np.searchsorted(self.closes, marks, side="right")])

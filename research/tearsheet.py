@@ -1,151 +1,88 @@
-"""The page that says what a run is worth: one HTML file that needs no network to be read.
+"""The page that says what runs are worth: one HTML file that needs no network to be read.
 
-Everything on it was computed before it is drawn; `TearsheetData` holds the numbers, `plots`
-draws, the template orders. Equal data give equal bytes.
+One run or several side by side: the same code draws both. Everything on it was computed before it
+is drawn: `RunSheet` holds the numbers of a run, `sheet_tables` words them, `sheet_plots` draws, the
+template orders. Equal data give equal bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from catalog.errors import DataError, RunFailedError
+from catalog.errors import DataError
 from catalog.timestamps import format_time
-from research.estimates import Estimate
-from research.metrics import PREDICTION_METRICS, ReliabilityCurve
-from research.performance import (
-    TRADING_METRICS,
-    OutcomeFrames,
-    TradingSpan,
-    Waterfall,
-    cost_waterfall,
-    undefined_reasons,
-)
-from research.report import (
-    Curve,
-    FoldMark,
-    MonthRow,
-    curve_of,
-    estimate_of,
-    monthly_returns,
-    number_text,
-    trade_groups,
-    verdict,
-)
-from research.trading_details import Detail, trading_details
+from research.performance import TradingSpan
+from research.report import monthly_returns, verdict
+from research.run_sheet import RunSheet, TearsheetData, TradedSheet, named_sheets
+from research.sheet_numbers import same_days
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from jinja2 import Template
+
+__all__ = [
+    "QUANTSTATS_FILE",
+    "TEARSHEET_FILE",
+    "TearsheetData",
+    "partial_file",
+    "render_tearsheet",
+    "render_tearsheets",
+    "write_quantstats",
+    "write_tearsheet",
+]
 
 TEARSHEET_FILE = "tearsheet.html"
 QUANTSTATS_FILE = "quantstats.html"
 _TEMPLATES = Path(__file__).with_name("templates")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-_SHORT = (
-    *("Rows", "AUC", "Accuracy", "Top-tenth accuracy", "Skill", "Brier", "ECE"),
-    "Top-hundredth accuracy",
-)
-"""Heads of the columns by fold, in the order of `PREDICTION_METRICS`."""
-
-# key: (label, unit, whether the value is a fraction to print in percent)
-_LABELS: Mapping[str, tuple[str, str, bool]] = {
-    "n": ("Predictions with a known outcome", "rows", False),
-    "auc": ("AUC", "0.5 is chance", False),
-    "accuracy": ("Accuracy", "", True),
-    "accuracy_at_10pct": ("Accuracy of the most confident tenth", "", True),
-    "log_loss_skill": ("Log-loss skill against the base rate", "0 is no skill", True),
-    "brier": ("Brier score", "0.25 is a coin", False),
-    "ece": ("Expected calibration error", "", True),
-    "accuracy_at_1pct": ("Accuracy of the most confident hundredth", "", True),
-    "net_return": ("Net return", "over the span", True),
-    "net_sharpe": ("Sharpe ratio, net", "per year of 365 days", False),
-    "max_drawdown": ("Largest drawdown", "between days", True),
-    "trades": ("Trades", "positions", False),
-    "fees": ("Fees paid", "USDT", False),
-    "slippage": ("Slippage paid", "USDT", False),
-    "funding": ("Funding received", "USDT", False),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class TearsheetData:
-    """Everything that the page shows.
-
-    Parameters
-    ----------
-    title : str
-        Name of the run.
-    metrics : mapping
-        As in metrics.json: prediction, trading (absent when nothing was replayed), folds (each
-        with prediction and trading), provenance, seconds, peak_memory_mb.
-    predictions : DataFrame
-        prob_up (and label) of every out-of-sample row.
-    reliability : ReliabilityCurve
-        Of these predictions.
-    start, end : int
-        The tested span ``(start, end]``, UTC nanoseconds.
-    folds : tuple of FoldMark
-        Tested spans, in the order of ``metrics["folds"]``; empty if there are none.
-    frames : OutcomeFrames, optional
-        What the replay left behind; None when nothing was replayed.
-    starting_balance : float
-        Equity before the replay, USDT.
-    benchmarks : mapping of str to DataFrame
-        ts_init and equity of what the strategy is held against, by name, such as
-        ``{"buy and hold": buy_and_hold(...)}``; each starts with `starting_balance`.
-    references : mapping of str to mapping of str to Estimate
-        Prediction metrics of simpler predictors, by name.
-    settings : mapping of str to str
-        What the replay assumed (fees, latency, slippage, thresholds), in words, for the reader.
-    """
-
-    title: str
-    metrics: Mapping[str, Any]
-    predictions: pd.DataFrame
-    reliability: ReliabilityCurve
-    start: int
-    end: int
-    folds: tuple[FoldMark, ...] = ()
-    frames: OutcomeFrames | None = None
-    starting_balance: float = math.nan
-    benchmarks: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    references: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
-    settings: Mapping[str, str] = field(default_factory=dict)
-
-
-class _Row(NamedTuple):
-    label: str
-    value: str
-    interval: str
-    note: str
+_HALF, _WHOLE = 4.9, 10.0
+"""Widths of pictures, inches."""
 
 
 def render_tearsheet(data: TearsheetData, *, quantstats: bool = True) -> str:
-    """Return the page.
+    """Return the page of one run; see `render_tearsheets`."""
+    return render_tearsheets([data], quantstats=quantstats)
+
+
+def render_tearsheets(
+    runs: Sequence[TearsheetData], *, title: str | None = None, quantstats: bool = True
+) -> str:
+    """Return the page of one run, or of several side by side.
 
     Parameters
     ----------
-    data : TearsheetData
-        The numbers.
+    runs : sequence of TearsheetData
+        The runs, at most `research.sheet_plots.MAX_RUNS`; differences are taken from the first.
+    title : str, optional
+        Of the page; the runs' names if absent.
     quantstats : bool
         Whether to add quantstats' own table, whose import alone takes some seconds.
 
     Raises
     ------
+    ConfigError
+        If there are no runs or too many.
     DataError
         If a key of metrics.json is missing, or a frame has no rows in the span.
     """
+    from research.sheet_plots import check_count
+
+    check_count(len(runs))
+    sheets = named_sheets(runs)
+    context = _joint(sheets, quantstats) | {
+        "title": title or ", ".join(one.name for one in sheets),
+        "runs": [_one(sheet) for sheet in sheets],
+    }
+    return _template().render(context)
+
+
+@cache
+def _template() -> Template:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    _check(data)
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -153,29 +90,7 @@ def render_tearsheet(data: TearsheetData, *, quantstats: bool = True) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    trading = None if data.frames is None else _trading_part(data, data.frames, quantstats)
-    waterfall = None if trading is None else trading["waterfall"]
-    curves: tuple[Curve, ...] = () if trading is None else trading["curves"]
-    context = {
-        "title": data.title,
-        "span": f"{format_time(data.start)[:16]} to {format_time(data.end)[:16]} UTC",
-        "synthetic": bool(data.metrics["provenance"]["synthetic"]),
-        "verdict": verdict(
-            data.metrics, waterfall, {curve.name: curve.last_return for curve in curves[1:]}
-        ),
-        "critic": data.metrics.get("critic"),
-        "prediction": _headline(data.metrics["prediction"], PREDICTION_METRICS, {}),
-        "fold_heads": _SHORT,
-        "fold_rows": _fold_rows(data),
-        "references": _reference_rows(data.references),
-        "trading": trading,
-        "pictures": _prediction_pictures(data),
-        "provenance": [(key, str(value)) for key, value in data.metrics["provenance"].items()],
-        "settings": list(data.settings.items()),
-        "seconds": _seconds_rows(data.metrics["seconds"]),
-        "memory": f"{float(data.metrics['peak_memory_mb']):,.0f} MB",
-    }
-    return environment.get_template("tearsheet.html.j2").render(context)
+    return environment.get_template("tearsheet.html.j2")
 
 
 def write_tearsheet(
@@ -206,23 +121,35 @@ def write_tearsheet(
     """
     page = folder / TEARSHEET_FILE
     text = render_tearsheet(data, quantstats=quantstats)
-    with _partial(page) as partial:
+    with partial_file(page) as partial:
         partial.write_text(text, encoding="utf-8")
     if not full:
         return [page]
+    write_quantstats(data, folder / QUANTSTATS_FILE)
+    return [page, folder / QUANTSTATS_FILE]
+
+
+def write_quantstats(data: TearsheetData, path: Path) -> None:
+    """Write quantstats' own report of a run.
+
+    Raises
+    ------
+    DataError
+        If the run has no replay, or its returns do not vary.
+    """
     if data.frames is None:
         raise DataError("the full quantstats report needs a replay, and this run has none")
     from research.quantstats_tables import write_quantstats_report
 
-    report = folder / QUANTSTATS_FILE
-    daily = _span(data, data.frames).daily
-    with _partial(report) as partial:
-        write_quantstats_report(daily, partial, title=data.title)
-    return [page, report]
+    span = TradingSpan.cut(
+        data.frames, start=data.start, end=data.end, starting_balance=data.starting_balance
+    )
+    with partial_file(path) as partial:
+        write_quantstats_report(span.daily, partial, title=data.title)
 
 
 @contextlib.contextmanager
-def _partial(path: Path) -> Iterator[Path]:
+def partial_file(path: Path) -> Iterator[Path]:
     """Give a temporary path that becomes `path` at the end, or vanishes if anything fails."""
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -234,248 +161,117 @@ def _partial(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _check(data: TearsheetData) -> None:
-    wanted = ["prediction", "folds", "provenance", "seconds", "peak_memory_mb"]
-    if data.frames is not None:
-        wanted.append("trading")
-    missing = [key for key in wanted if key not in data.metrics]
-    if missing:
-        raise DataError(f"metrics must have the keys {missing}, had {sorted(data.metrics)}")
-    if len(data.folds) != len(data.metrics["folds"]):
-        raise DataError(
-            f"folds must be those of the metrics, were {len(data.folds)} against "
-            f"{len(data.metrics['folds'])}"
-        )
+def remarks(sheets: Sequence[RunSheet]) -> list[str]:
+    """Return why runs that stand side by side cannot simply be compared."""
+    found = []
+    spans = [one.trading.span for one in sheets if one.trading is not None]
+    if not same_days(spans):
+        found.append("The runs cover different spans: their returns are of different markets.")
+    for key, what in (("data_hash", "data"), ("version", "versions of the code")):
+        if len({one.data.metrics["provenance"].get(key) for one in sheets}) > 1:
+            found.append(f"The runs were made with different {what}.")
+    return found
 
 
-def _span(data: TearsheetData, frames: OutcomeFrames) -> TradingSpan:
-    return TradingSpan.cut(
-        frames, start=data.start, end=data.end, starting_balance=data.starting_balance
-    )
+def _joint(sheets: Sequence[RunSheet], quantstats: bool) -> dict[str, Any]:
+    """Return what the page shows of all runs together."""
+    from research import sheet_tables as tables
 
-
-def _headline(
-    metrics: Mapping[str, Any], keys: tuple[str, ...], reasons: Mapping[str, str]
-) -> list[_Row]:
-    rows = []
-    for key in keys:
-        label, unit, percent = _LABELS[key]
-        value, interval = number_text(estimate_of(metrics[key]), percent=percent)
-        rows.append(_Row(label, value, interval, reasons.get(key, unit)))
-    return rows
-
-
-def _fold_rows(data: TearsheetData) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Return for each fold and all together: name, span, and the metrics with their intervals."""
-    keys = PREDICTION_METRICS
-    rows = [
-        (mark.name, f"{format_time(mark.start)[:10]} to {format_time(mark.end)[:10]}", fold)
-        for mark, fold in zip(data.folds, data.metrics["folds"], strict=True)
-    ]
-    rows.append(("pooled", "", data.metrics))
-    return [
-        (
-            name,
-            span,
-            [
-                number_text(estimate_of(found["prediction"][key]), percent=_LABELS[key][2])
-                for key in keys
-            ],
-        )
-        for name, span, found in rows
-    ]
-
-
-def _reference_rows(
-    references: Mapping[str, Mapping[str, Estimate]],
-) -> list[tuple[str, list[tuple[str, str]]]]:
-    return [
-        (name, [number_text(found[key], percent=_LABELS[key][2]) for key in PREDICTION_METRICS])
-        for name, found in references.items()
-    ]
-
-
-def _prediction_pictures(data: TearsheetData) -> dict[str, str]:
-    from research import plots
-
-    probabilities = data.predictions["prob_up"].to_numpy(dtype=np.float64)
-    pictures = {
-        "reliability": plots.svg_uri(plots.reliability_figure(data.reliability, probabilities))
-    }
-    if data.folds:
-        named = list(zip(data.folds, data.metrics["folds"], strict=True))
-        auc = {mark.name: estimate_of(fold["prediction"]["auc"]) for mark, fold in named}
-        auc["pooled"] = estimate_of(data.metrics["prediction"]["auc"])
-        top = {
-            mark.name: estimate_of(fold["prediction"]["accuracy_at_10pct"]) for mark, fold in named
-        }
-        top["pooled"] = estimate_of(data.metrics["prediction"]["accuracy_at_10pct"])
-        pictures["folds"] = plots.svg_uri(plots.folds_figure(auc, top))
-    return pictures
-
-
-def _trading_part(data: TearsheetData, frames: OutcomeFrames, quantstats: bool) -> dict[str, Any]:
-    """Return what the template shows of the replay."""
-    from research import plots
-
-    span = _span(data, frames)
-    waterfall = cost_waterfall(span)
-    balance = float(span.daily.equity[0])
-    curves = tuple(
-        curve_of(
-            name,
-            frame,
-            start=data.start,
-            end=data.end,
-            starting_balance=data.starting_balance,
-        )
-        for name, frame in {"strategy": frames.equity, **data.benchmarks}.items()
-    )
+    traded = [one.trading for one in sheets if one.trading is not None]
+    spans = [one.span for one in traded]
     return {
-        "headline": _headline(data.metrics["trading"], TRADING_METRICS, undefined_reasons(span)),
-        "curves": curves,
-        "waterfall": waterfall,
-        "waterfall_rows": _waterfall_rows(waterfall, balance),
-        "unexplained": _unexplained(waterfall, balance),
-        "stress_rows": _stress_rows(data.metrics.get("stress")),
-        "ambiguous": data.metrics.get("ambiguous_bars"),
-        "equity_picture": plots.svg_uri(plots.equity_figure(curves, data.folds)),
-        "waterfall_picture": plots.svg_uri(plots.waterfall_figure(waterfall)),
-        "months": _MONTHS,
-        "monthly": _monthly_cells(monthly_returns(span.daily)),
-        "groups": _groups(span),
-        "details": [_detail_row(row) for row in trading_details(span)],
-        "quantstats": _quantstats(span) if quantstats else ([], ""),
+        "names": [one.name for one in sheets],
+        "traded_names": [one.name for one in sheets if one.trading is not None],
+        "span": " / ".join(
+            dict.fromkeys(
+                f"{format_time(one.data.start)[:16]} to {format_time(one.data.end)[:16]} UTC"
+                for one in sheets
+            )
+        ),
+        "synthetic": any(one.data.metrics["provenance"]["synthetic"] for one in sheets),
+        "remarks": remarks(sheets),
+        "prediction": tables.prediction_rows(sheets),
+        "trading": tables.trading_rows(sheets) if traded else [],
+        "luck": tables.luck_rows(sheets) if traded else [],
+        "differences": tables.difference_rows(sheets),
+        "fold_heads": tables.SHORT,
+        "months": tables.MONTHS,
+        "pictures": _pictures(sheets, bool(traded)),
+        "details": tables.detail_rows(traded) if traded else [],
+        "quantstats": tables.quantstats_cells(spans) if quantstats and spans else ([], []),
     }
 
 
-def _waterfall_rows(waterfall: Waterfall, balance: float) -> list[tuple[str, str, str, str]]:
-    """Return for each step: name, USDT, percent of the starting equity, bps of traded value."""
-    steps = (
-        ("Gross result at prices before slippage", waterfall.gross),
-        ("Fees", -waterfall.fees),
-        ("Slippage", -waterfall.slippage),
-        ("Funding", waterfall.funding),
-        ("Net result", waterfall.net),
-    )
-    traded = waterfall.traded_value
-    return [
-        (
-            name,
-            f"{amount:+,.2f}",
-            f"{100.0 * amount / balance:+.2f} %",
-            f"{1e4 * amount / traded:+.2f}" if traded else "n/a",
+def _pictures(sheets: Sequence[RunSheet], traded: bool) -> dict[str, str]:
+    """Return the joint pictures as data addresses, by name; only those that have something."""
+    from research import sheet_plots as plots
+    from research.plots import svg_uri
+
+    wanted: dict[str, tuple[plots.Panel, float, float]] = {
+        "reliability": (plots.reliability_panel, _HALF, 4.4),
+        "coverage": (plots.coverage_panel, _HALF, 3.3),
+    }
+    if any(one.data.folds for one in sheets):
+        wanted["folds"] = (plots.folds_panel, _HALF, 4.4)
+    if any(one.data.view is not None and one.data.view.information for one in sheets):
+        wanted["information"] = (plots.information_panel, _HALF, 3.3)
+    if traded:
+        several = len(sheets) > 1
+        wanted["equity"] = (plots.equity_panel, _WHOLE, 4.9)
+        wanted["waterfall"] = (plots.waterfall_panel, _WHOLE if several else _HALF, 3.1)
+        wanted["activity"] = (plots.activity_panel, _WHOLE, 4.4)
+    if any(one.trading is not None and len(one.trading.entered) for one in sheets):
+        wanted["attribution"] = (plots.attribution_panel, _WHOLE, 5.6)
+    return {
+        name: svg_uri(plots.drawn(panel, sheets, width, height))
+        for name, (panel, width, height) in wanted.items()
+    }
+
+
+def _one(sheet: RunSheet) -> dict[str, Any]:
+    """Return what the page shows of each run by itself."""
+    from research import sheet_tables as tables
+
+    metrics, found = sheet.data.metrics, sheet.trading
+    held = {} if found is None else {one.name: one.last_return for one in found.held}
+    return {
+        "name": sheet.name,
+        "verdict": verdict(metrics, None if found is None else found.waterfall, held),
+        "critic": metrics.get("critic"),
+        "fold_rows": tables.fold_rows(sheet),
+        "references": tables.reference_rows(sheet),
+        "trading": None if found is None else _trading(sheet, found),
+        "provenance": _provenance(metrics["provenance"]),
+        "settings": list(sheet.data.settings.items()),
+        "seconds": tables.seconds_rows(metrics["seconds"]),
+        "memory": f"{float(metrics['peak_memory_mb']):,.0f} MB",
+    }
+
+
+def _provenance(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key.replace("_", " "), str(value)) for key, value in found.items()]
+
+
+def _trading(sheet: RunSheet, found: TradedSheet) -> dict[str, Any]:
+    """Return what the page shows of the replay of one run."""
+    from research import sheet_plots as plots
+    from research import sheet_tables as tables
+    from research.plots import svg_uri
+
+    metrics, balance = sheet.data.metrics, float(found.span.daily.equity[0])
+    view = sheet.data.view
+    prices = 0 if view is None else len(view.prices)
+    return {
+        "waterfall_rows": tables.waterfall_rows(found.waterfall, balance),
+        "unexplained": tables.unexplained(found.waterfall, balance),
+        "stress_rows": tables.stress_rows(metrics.get("stress")),
+        "ambiguous": metrics.get("ambiguous_bars"),
+        "monthly": tables.monthly_cells(monthly_returns(found.span.daily)),
+        "groups": tables.group_cells(found.groups),
+        "experts": tables.expert_cells(found.experts),
+        "trades_picture": svg_uri(
+            plots.drawn(plots.trades_panel, [sheet], _WHOLE, 0.7 + 1.7 * prices)
         )
-        for name, amount in steps
-    ]
-
-
-def _stress_rows(stress: Mapping[str, Any] | None) -> list[tuple[str, str, str, str, str]]:
-    """Return for each assumption about costs: name, return and Sharpe ratio with intervals."""
-    if stress is None:
-        return []
-    rows = [
-        (
-            row["name"],
-            *number_text(estimate_of(row["net_return"]), percent=True),
-            *number_text(estimate_of(row["net_sharpe"]), percent=False),
-        )
-        for row in stress["rows"]
-    ]
-    even = stress["break_even"]
-    told = "n/a" if even is None else f"costs x {even:.2f}"
-    return [*rows, ("break-even", told, "", "", "")]
-
-
-def _unexplained(waterfall: Waterfall, balance: float) -> str:
-    """Return what is wrong with the books, or nothing."""
-    try:
-        waterfall.check(balance)
-    except RunFailedError as error:
-        return str(error)
-    return ""
-
-
-def _monthly_cells(rows: tuple[MonthRow, ...]) -> list[tuple[int, list[tuple[str, str]]]]:
-    """Return for each year the text and the background of its months and of its total."""
-    # The strongest month gets the full colour, but one of less than a percent is no strong month.
-    sizes = [abs(value) for row in rows for value in row.months if not math.isnan(value)]
-    largest = max([0.01, *sizes])
-    return [
-        (row.year, [_tinted(value, largest) for value in (*row.months, row.total)]) for row in rows
-    ]
-
-
-def _tinted(value: float, largest: float) -> tuple[str, str]:
-    """Return a return as text and a background: orange for losses, blue for gains."""
-    if math.isnan(value):
-        return "", "transparent"
-    strength = 0.5 * min(1.0, abs(value) / largest)
-    tone = "0, 114, 178" if value > 0.0 else "213, 94, 0"
-    return f"{round(100.0 * value, 1) + 0.0:+.1f}", f"rgba({tone}, {strength:.3f})"
-
-
-def _groups(span: TradingSpan) -> list[tuple[str, list[list[str]]]]:
-    """Return the tables of trades by instrument, side and reason of the exit."""
-    positions = span.frames.positions
-    if len(positions) == 0:
-        return []
-    named = positions.assign(side=np.where(positions["side"] > 0, "long", "short"))
-    columns = {"instrument_id": "Instrument", "side": "Side", "reason": "Reason of the exit"}
-    return [
-        (
-            title,
-            [
-                [
-                    row.name.replace("_", " "),
-                    f"{row.trades:,}",
-                    f"{100.0 * row.win_rate:.1f}",
-                    f"{row.mean_bps:+.1f}",
-                    f"{row.realized:+,.0f}",
-                    f"{-row.fees:+,.0f}",
-                    f"{row.funding:+,.1f}",
-                    f"{row.net:+,.0f}",
-                ]
-                for row in trade_groups(named, column)
-            ],
-        )
-        for column, title in columns.items()
-        if column in named.columns
-    ]
-
-
-def _detail_row(row: Detail) -> tuple[str, str, str]:
-    """Return label, value and unit, or the reason why there is no value."""
-    if row.reason:
-        return row.label, "n/a", row.reason
-    if row.unit.startswith("fraction"):
-        return row.label, f"{100.0 * row.value:,.2f} %", row.unit.removeprefix("fraction").strip()
-    return row.label, f"{row.value:,.2f}", row.unit
-
-
-def _quantstats(span: TradingSpan) -> tuple[list[tuple[str, str]], str]:
-    """Return quantstats' rows, or the reason why there are none."""
-    from research.quantstats_tables import quantstats_rows
-
-    try:
-        rows = quantstats_rows(span.daily)
-    except DataError as error:
-        return [], str(error)
-    return [
-        (row.label, "n/a" if math.isnan(row.value) else
-         f"{100.0 * row.value:.2f} %" if row.is_fraction else f"{row.value:.3f}")
-        for row in rows
-    ], ""  # fmt: skip
-
-
-def _seconds_rows(seconds: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    """Return for each stage its name, seconds, and the width of its bar in percent."""
-    longest = max([value for name, value in seconds.items() if name != "total"], default=0.0)
-    return [
-        (
-            name,
-            f"{value:.2f}",
-            f"{100.0 * value / longest:.1f}" if name != "total" and longest > 0.0 else "0",
-        )
-        for name, value in seconds.items()
-    ]
+        if prices
+        else "",
+    }

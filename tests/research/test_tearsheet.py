@@ -224,7 +224,7 @@ class _Links(HTMLParser):
 def test_the_page_needs_no_network(page: str) -> None:
     links = _Links()
     links.feed(page)
-    assert len(links.images) == 4
+    assert len(links.images) == 7
     assert all(link.startswith("data:image/svg+xml;base64,") for link in links.found)
     assert "<script" not in page
     assert "@import" not in page
@@ -264,7 +264,7 @@ def test_another_process_gives_equal_bytes(page: str, tmp_path: Path) -> None:
 def test_every_part_that_was_asked_for_is_there(page: str) -> None:
     for text in (
         *("Verdict", "Predictions by fold", "pooled", "fold 2", "Monthly returns", "last sign"),
-        *("From gross to net", "Equity against flat and buy and hold", "BTCUSDT-PERP.BINANCE"),
+        *("From gross to net", "Equity against flat, buy and hold", "BTCUSDT-PERP.BINANCE"),
         *("short", "stop loss", "d" * 64, "c" * 64, "config hash", "taker fee", "9.25 s"),
         *("95 % interval", "Sharpe ratio, net", "Break-even cost", "peak memory", "512 MB"),
     ):
@@ -296,7 +296,7 @@ def test_a_run_without_a_replay_has_a_page_too() -> None:
     page = render_tearsheet(sheet(12, replayed=False))
     assert "Predictions by fold" in page
     assert "Monthly returns" not in page
-    assert page.count("<img") == 2
+    assert page.count("<img") == 3
 
 
 def test_a_strategy_that_never_trades_has_a_page_and_reasons() -> None:

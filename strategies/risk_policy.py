@@ -16,6 +16,7 @@ from catalog.config import Config
 from catalog.errors import ConfigError
 from catalog.strict_yaml import explain, read_settings
 from strategies.schedule import MONDAY_MORNING, check_schedule
+from strategies.sizing_config import SizingConfig
 
 type InstrumentName = Annotated[str, Field(pattern=r"^[A-Z0-9_-]+\.[A-Z0-9_-]+$")]
 """Such as ``BTCUSDT-PERP.BINANCE``."""
@@ -175,16 +176,28 @@ def load_risk_policy(path: str | Path) -> RiskPolicy:
         for key in RiskPolicy.model_fields
         if key not in content
     ]
+    policy = None
     try:
         policy = RiskPolicy.model_validate(content)
     except ValidationError as error:
         faults += [f"  {explain(fault, RiskPolicy, 'risk policy')}" for fault in error.errors()]
-        policy = None
+    else:
+        faults += _sizing_faults(policy)
     if policy is None or faults:
         raise ConfigError(
             f"risk policy {file.name} has {len(faults)} fault(s):\n" + "\n".join(faults)
         ) from None
     return policy
+
+
+def _sizing_faults(policy: RiskPolicy) -> list[str]:
+    """Return what is wrong with a policy's sizing, also where the strategy's own counts."""
+    try:
+        SizingConfig.model_validate(policy.sizing)
+    except ValidationError as error:
+        faults = (explain(fault, SizingConfig, "its keys") for fault in error.errors())
+        return [f"  sizing: {fault}" for fault in faults]
+    return []
 
 
 def _usual(key: str) -> str:

@@ -159,3 +159,22 @@ def test_a_watch_sees_a_change_of_the_same_length_and_time(path):
 def test_found_groups_are_checked_in_python_too():
     with pytest.raises(ValidationError, match="min_bars must be at most window_bars"):
         FoundGroups(window_bars=10, min_bars=11)
+
+
+@pytest.mark.parametrize(
+    ("sizing", "told"),
+    [
+        ({"method": "nope"}, "method"),
+        ({"fraction": 2.0}, "fraction"),
+        ({"bogus": 1}, "unknown key"),
+        ({"method": "volatility_target"}, "bars_per_day"),
+    ],
+)
+def test_a_sizing_that_is_none_is_refused_whoever_sizes(path, sizing, told):
+    change(path, sizing=sizing)
+    with pytest.raises(ConfigError, match=rf"1 fault\(s\)[^$]*sizing: .*{told}"):
+        load_risk_policy(path)
+    current = load_risk_policy(EXAMPLE)
+    found = reload_risk_policy(path, current)
+    assert found.policy == current
+    assert told in found.refused

@@ -209,6 +209,8 @@ def _neighbourhood_means(distance: Float64Array, value: Float64Array, count: int
     np.fill_diagonal(near, -1.0)
     # Stable: of equally near ones the earlier trials count.
     order: Int64Array = np.argsort(near, axis=1, kind="stable")[:, :count]
+    # In one order, so that points with the same neighbours have the same mean to the last bit.
+    order.sort(axis=1)
     return np.asarray(value[order].mean(axis=1))
 
 

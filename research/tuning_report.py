@@ -111,6 +111,7 @@ def importances(
         return {}
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     known = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed))
     known.add_trials(
         [

@@ -142,6 +142,13 @@ def cluster_pool(cluster: str, count: int | None, threads: int) -> Iterator[Para
         raise BrokenProcessPool(str(error)) from error
 
 
+def share(thing: Any) -> Any:
+    """Put a thing into the cluster's object store, once for all jobs that are given it."""
+    import ray
+
+    return ray.put(thing)
+
+
 def _backend(settings: dict[str, Any]) -> Any:
     """Return joblib's Ray backend, which here also yields results as they come."""
     from ray.util.joblib.ray_backend import RayBackend

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -30,6 +30,7 @@ from research.cross_validation import CombinatorialPurged, LabelSpans
 from research.feature_store import FeatureStore, bars_digest
 from research.features import WARMUP_BARS
 from research.fit_job import FitOptions, starts_warm
+from research.fold_jobs import FoldJobs
 from research.fold_runs import kept_report, run_folds
 from research.fold_store import FoldQuestion, FoldStore
 from research.metrics import prediction_metrics
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from catalog.arrays import Int64Array
     from research.estimates import Estimate
     from research.panel import Panel
+    from research.parallel import Workers
     from research.prediction_types import PredictorSpec
     from research.settings import WalkForwardConfig
     from research.walkforward import Keep
@@ -253,7 +255,8 @@ def cross_validate(
         ready = started
         if not store.holds(count):
             features = FeatureStore(keep.folder / "features", keep.tell)
-            _, _, ready = _run_splits(panel, config, settings, progress, (store, features))
+            places = _Places(store, features, keep.workers)
+            _, _, ready = _run_splits(panel, config, settings, progress, places)
         load, reports = store.load, [kept_report(store, split) for split in range(count)]
     fitted = time.perf_counter()
     result = CpcvResult(
@@ -272,12 +275,20 @@ def cross_validate(
     return result
 
 
+class _Places(NamedTuple):
+    """Where splits and features are kept, and who fits those that are missing."""
+
+    splits: FoldStore
+    features: FeatureStore
+    workers: Workers | None
+
+
 def _run_splits(
     panel: Panel,
     config: WalkForwardConfig,
     settings: CpcvConfig,
     progress: Progress,
-    stores: tuple[FoldStore, FeatureStore] | None = None,
+    places: _Places | None = None,
 ) -> tuple[list[pd.DataFrame], list[FoldReport], float]:
     """Run the splits that are not kept.
 
@@ -288,12 +299,16 @@ def _run_splits(
     ready : float
         When the features were there, on the clock of `time.perf_counter`.
     """
-    keep, features = stores or (None, None)
-    matrix = None if features is None else features.matrix(panel, config, progress=progress)
+    matrix = None if places is None else places.features.matrix(panel, config, progress=progress)
     table = build_table(panel, config, progress=progress, matrix=matrix)
     splits: list[Fold] = [*cpcv_splits(table, config, settings)]
     ready = time.perf_counter()
-    frames, reports = run_folds(table, splits, config, FitOptions(progress), keep=keep)
+    options = FitOptions(progress)
+    if places is not None and places.workers is not None:
+        FoldJobs(table, config, options, places.splits, places.workers).run(splits)
+        return [], [], ready
+    keep = None if places is None else places.splits
+    frames, reports = run_folds(table, splits, config, options, keep=keep)
     return frames, reports, ready
 
 

@@ -62,7 +62,7 @@ def run_folds(
     jobs = _Folds(table, config, options, keep, warm)
     found = _run(jobs, ahead, most, done=len(folds) - len(ahead))
     if keep is not None:
-        shutil.rmtree(checkpoint_folder(keep).parent, ignore_errors=True)
+        forget_checkpoints(keep)
         if warm is not None:
             warm.forget(len(folds))
         return [], []
@@ -76,6 +76,11 @@ def checkpoint_folder(keep: FoldStore) -> Path:
     Another question has another folder: a fit cannot go on from one of other data or code.
     """
     return keep.folder / "checkpoints" / keep.question.key[:16]
+
+
+def forget_checkpoints(keep: FoldStore) -> None:
+    """Remove what fits needed to go on, once all folds of a store are done."""
+    shutil.rmtree(checkpoint_folder(keep).parent, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +143,7 @@ def _submit_fold(
             if jobs.warm is not None:
                 jobs.warm.learned(fold.index, model)
             if jobs.keep is not None:
-                jobs.keep.save(fold.index, frame, _kept_facts(fold, model))
+                jobs.keep.save(fold.index, frame, kept_facts(fold, model))
             if jobs.warm is not None:
                 jobs.warm.forget(fold.index)
             if options.checkpoints is not None:
@@ -148,7 +153,8 @@ def _submit_fold(
     return pool.after([fit], finish, even_failed=True)
 
 
-def _kept_facts(fold: Fold, model: FittedModel) -> dict[str, Any]:
+def kept_facts(fold: Fold, model: FittedModel) -> dict[str, Any]:
+    """Return what a fold keeps beside its predictions, for JSON."""
     facts = fold_facts(fold, model)
     # Its seconds stand beside it: they are all that differs from one run to the next.
     report = {name: one for name, one in fit_report(model).items() if name != "seconds"}

@@ -13,8 +13,9 @@ read, never written.
 Workers are processes of their own, begun anew and not by forking (the engine hangs after a fork),
 through joblib: its loky backend here, Ray's on a cluster. Each keeps to its share of the cores: the
 libraries' threads (BLAS, OpenMP, numba, torch) are bounded by its environment, which is set before
-anything is imported. Arrays of more than a megabyte travel as memory-mapped files here, through the
-object store on a cluster, once for all jobs that hold the same array, and are read-only there.
+anything is imported. Arrays of more than a megabyte are not copied but mapped into memory, here
+from a file and on a cluster from each machine's object store, and are read-only. What all jobs
+share goes into the function, ``functools.partial(fit_one, table)``, which is sent once.
 
 A worker that is killed costs the jobs that were under way, not the run: they are done anew.
 """
@@ -24,7 +25,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,8 @@ def run_jobs[Request, Result](
     Parameters
     ----------
     work : callable
-        A function of a module, called with one request.
+        A function of a module, or a `functools.partial` of one with what all jobs share; called
+        with one request.
     requests : sequence
         One for each job; what they hold can be pickled.
     workers : Workers
@@ -184,10 +186,9 @@ def _attempt[Request, Result](
         return
     from joblib import delayed
 
-    asked = _installed(workers)
-    calls = (delayed(_do)(one, work, workers.threads, asked) for one in ahead)
-    with ExitStack() as stack:
-        yield from stack.enter_context(_pool(workers, len(ahead)))(calls)
+    with _pool(workers, len(ahead)) as pool:
+        shared, asked = _sent_once(work, workers)
+        yield from pool(delayed(_do)(one, shared, workers.threads, asked) for one in ahead)
 
 
 @contextmanager
@@ -220,13 +221,13 @@ class _Inside:
     job = False
 
 
-def _installed(workers: Workers) -> dict[str, str] | None:
-    """Return what the machines of a cluster must have; workers of this one have it."""
+def _sent_once(work: Any, workers: Workers) -> tuple[Any, dict[str, str] | None]:
+    """Return the function as workers are given it, and what must be installed where they are."""
     if workers.cluster is None:
-        return None
-    from research.cluster import installed
+        return work, None
+    from research.cluster import installed, share
 
-    return installed()
+    return share(work), installed()
 
 
 def _do[Request, Result](

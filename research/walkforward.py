@@ -22,6 +22,7 @@ from research.feature_store import FeatureStore
 from research.features import WARMUP_BARS
 from research.fit_job import FitOptions
 from research.fitted import FittedModel, predict_rows
+from research.fold_jobs import FoldJobs
 from research.fold_runs import fold_report, kept_report, run_folds
 from research.fold_store import FoldQuestion, FoldStore, held_alone, joined
 from research.metrics import (
@@ -30,6 +31,7 @@ from research.metrics import (
     reliability_curve,
 )
 from research.panel import Panel
+from research.parallel import Workers
 from research.predictions import EXPERT_PREFIX, stamp_predictions
 from research.references import REFERENCES
 from research.settings import WalkForwardConfig, predictor_spec
@@ -66,10 +68,14 @@ class Keep:
         beside the folds, in ``features/`` (see `FeatureStore`).
     tell : callable
         Given a sentence for each fold that must be.
+    workers : Workers, optional
+        Processes that fit the folds that are missing, each a whole one. None: the steps of all
+        folds in ``threads`` of this process.
     """
 
     folder: Path
     tell: Callable[[str], None] = lambda _: None
+    workers: Workers | None = None
 
 
 def walk_forward(
@@ -118,7 +124,9 @@ def _walk_forward(
 ) -> WalkForwardResult:
     started = time.perf_counter()
     options = FitOptions(progress)
-    store = None
+    store: FoldStore | None = None
+    frames: list[pd.DataFrame] = []
+    reports: list[FoldReport] = []
     if keep is not None:
         store = FoldStore(keep.folder, FoldQuestion.of(panel, config, options), keep.tell)
     if store is None or not store.holds(config.validation.n_folds):
@@ -129,7 +137,10 @@ def _walk_forward(
         table = build_table(panel, config, progress=progress, matrix=matrix)
         folds = usable_folds(table, config)
         prepared = time.perf_counter()
-        frames, reports = run_folds(table, folds, config, options, keep=store)
+        if store is not None and keep is not None and keep.workers is not None:
+            FoldJobs(table, config, options, store, keep.workers).run(folds)
+        else:
+            frames, reports = run_folds(table, folds, config, options, keep=store)
         del table, folds, matrix  # the largest things of a run, and done with
     else:
         prepared = started

@@ -47,6 +47,7 @@ from research.references import REFERENCES
 from research.report import FoldMark
 from research.tearsheet import TearsheetData, write_tearsheet
 from research.walkforward import WalkForwardResult
+from strategies.execution_quality import execution_lines, execution_quality
 from strategies.outcome import BacktestOutcome
 
 if TYPE_CHECKING:
@@ -230,6 +231,8 @@ class RunSummary:
             ],
         )
         lines += ["", _stress_line(self.metrics["stress"])]
+        head, *rows = execution_lines(self.metrics.get("execution", ()))
+        lines += ["", *aligned(head, rows)] if rows else []
         lines += _ambiguous_lines(self.metrics.get("ambiguous_bars"))
         lines += verdict_lines(self.metrics.get("trials"))
         lines += critic_lines(self.metrics.get("critic"))
@@ -343,6 +346,7 @@ def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
         "fits": list(run.predictions.fits),
         "provenance": _provenance(run),
         "stress": _stress(run),
+        "execution": [one.to_json() for one in execution_quality(run.outcome, run.bars)],
         "trials": dict(run.trials),
         "ambiguous_bars": run.outcome.reconciliation.ambiguous.to_json(),
         "step_seconds": dict(run.predictions.step_seconds),

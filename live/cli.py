@@ -19,6 +19,7 @@ from live import (
     cli_guard,
     cli_signal,
     cli_study,
+    cli_tearsheet,
     cli_trials,
     cli_tune,
     cli_validate,
@@ -26,6 +27,7 @@ from live import (
 from live.console import emit, out, progress_bars, table, tell, user_errors
 from live.options import (
     CatalogOption,
+    ClusterOption,
     FromOption,
     JsonOption,
     OutOption,
@@ -33,6 +35,8 @@ from live.options import (
     ProfileOption,
     SetOption,
     ToOption,
+    WorkersOption,
+    fold_workers,
     optional_time,
 )
 
@@ -74,6 +78,7 @@ app.add_typer(cli_guard.app, name="guard")
 app.command()(cli_study.study)
 app.command()(cli_signal.signal)
 app.command()(cli_trials.trials)
+app.command()(cli_tearsheet.tearsheet)
 app.command()(cli_tune.tune)
 app.command()(cli_validate.validate)
 app.command()(cli_validate.truth)
@@ -123,6 +128,8 @@ def walkforward(
         Path | None,
         typer.Option(help="Folder that keeps finished folds; an interrupted run goes on there."),
     ] = None,
+    workers: WorkersOption = None,
+    cluster: ClusterOption = None,
     set_: SetOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
@@ -134,7 +141,8 @@ def walkforward(
         from research.walkforward import Keep
 
         settings = load_profile(profile, set_ or ())
-        kept = Keep(keep, tell) if keep is not None else None
+        who = fold_workers(workers, cluster, keep)
+        kept = Keep(keep, tell, who) if keep is not None else None
         with progress_bars() as progress:
             summary = run_walkforward(
                 settings, catalog, out_folder, overwrite=overwrite, keep=kept, progress=progress

@@ -10,16 +10,15 @@ import typer
 from live.console import emit, out, progress_bars, tell, user_errors
 from live.options import (
     CatalogOption,
+    ClusterOption,
     JsonOption,
     OutOption,
     OverwriteOption,
     ProfileOption,
     SetOption,
+    WorkersOption,
 )
 
-WorkersOption = Annotated[
-    int, typer.Option(help="Processes at once; no result depends on it.", min=1)
-]
 KeepOption = Annotated[
     Path | None,
     typer.Option(help="Folder that keeps finished pieces, to go on from; else OUT.kept."),
@@ -38,7 +37,8 @@ def validate(
         str, typer.Option(help="block_shuffle, random_sign or phase: what a null market keeps.")
     ] = "block_shuffle",
     null_block_bars: Annotated[int, typer.Option(help="Bars of a shuffled block.")] = 1,
-    workers: WorkersOption = 2,
+    workers: WorkersOption = None,
+    cluster: ClusterOption = None,
     keep: KeepOption = None,
     set_: SetOption = None,
     overwrite: OverwriteOption = False,
@@ -49,6 +49,7 @@ def validate(
         from live.profile import load_profile
         from live.validation import Place, validate_run
         from live.validation_options import validation_options
+        from research.parallel import Workers
 
         settings = load_profile(profile, set_ or ())
         options = validation_options(
@@ -56,7 +57,8 @@ def validate(
             null={"runs": null_runs, "kind": null_kind, "block_bars": null_block_bars},
             seed=settings.seed,
         )
-        place = Place(catalog, run, out_folder, keep, workers, overwrite)
+        who = Workers(workers, cluster)
+        place = Place(catalog, run, out_folder, keep, who, overwrite)
         with progress_bars() as progress:
             summary = validate_run(settings, place, options, tell=tell, progress=progress)
         emit(summary.to_json(), json, lambda: out.print(str(summary), markup=False, soft_wrap=True))
@@ -67,7 +69,8 @@ def truth(
     seeds: Annotated[int, typer.Option(help="Markets with and without an edge, each.")] = 20,
     edge: Annotated[float, typer.Option(help="The planted edge.")] = 1.0,
     days: Annotated[int, typer.Option(help="Length of a market.")] = 90,
-    workers: WorkersOption = 2,
+    workers: WorkersOption = None,
+    cluster: ClusterOption = None,
     keep: KeepOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
@@ -75,6 +78,7 @@ def truth(
     """Check the checker: synthetic markets with and without an edge through the pipeline."""
     with user_errors():
         from live.truth import truth_config, truth_table
+        from research.parallel import Workers
 
         config = truth_config(seeds=seeds, edge=edge, days=days)
         with progress_bars() as progress:
@@ -82,7 +86,7 @@ def truth(
                 out_folder,
                 config,
                 keep=keep,
-                workers=workers,
+                workers=Workers(workers, cluster),
                 overwrite=overwrite,
                 progress=progress,
             )

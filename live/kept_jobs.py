@@ -2,21 +2,21 @@
 
 A kept piece lies in a file that is named after the hash of its question: everything that decides
 its result, the code among it. A run that is killed goes on with what is missing, and a result of
-another question is never found, because it has another name. Files are written by the process
-that did the work, whole or not at all; a file that is damaged is made anew.
+another question is never found, because it has another name. Files are written as soon as a piece
+is done, whole or not at all; a file that is damaged is made anew.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catalog.errors import ConfigError
 from catalog.progress import Progress, no_progress
 from live.study_sessions import json_bytes, write_whole
+from research.parallel import ALONE, Workers, finished_jobs
 from research.trials import hash_of
 
 type Result = dict[str, Any]
@@ -55,14 +55,14 @@ class Bench:
     ----------
     folder : Path
         Of the kept results; made when the first is kept.
-    workers : int
-        Processes at once; with one the work is done in this process.
+    workers : Workers
+        Who does the jobs; with one the work is done in this process.
     progress : Progress
         Told how many are done.
     """
 
     folder: Path
-    workers: int = 1
+    workers: Workers = ALONE
     progress: Progress = no_progress
 
     def run(self, stage: str, jobs: Sequence[Job]) -> list[Result]:
@@ -77,50 +77,42 @@ class Bench:
 
         Raises
         ------
-        ConfigError
-            If there is no worker.
+        ConfigError, IntegrityError, RunFailedError
+            As `research.parallel.run_jobs`.
         LeviBotError
             The first error of a job; jobs that are done by then are kept.
         """
-        if self.workers < 1:
-            raise ConfigError(f"--workers must be at least 1, was {self.workers}")
         found = {job.key: kept for job in jobs if (kept := self.kept(job)) is not None}
         missing = list({job.key: job for job in jobs if job.key not in found}.values())
         count = len(found) + len(missing)
         self.progress(stage, len(found), count)
-        for key, result in self._done(missing):
-            found[key] = result
+        for place, result in finished_jobs(do_job, missing, self.workers):
+            found[missing[place].key] = result
+            self._keep(missing[place].key, result)
             self.progress(stage, len(found), count)
         return [found[job.key] for job in jobs]
 
     def kept(self, job: Job) -> Result | None:
         """Return a job's kept result; None where there is none, or its file is damaged."""
         try:
-            record = json.loads(self._path(job).read_text(encoding="utf-8"))
+            record = json.loads(self._path(job.key).read_text(encoding="utf-8"))
             result: Result = record["result"]
             whole = record["key"] == job.key and record["sha256"] == hash_of(result)
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return result if whole else None
 
-    def _done(self, jobs: Sequence[Job]) -> Iterator[tuple[str, Result]]:
-        from joblib import Parallel, delayed, parallel_config
+    def _keep(self, key: str, result: Result) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record = {"key": key, "sha256": hash_of(result), "result": result}
+        write_whole(self._path(key), json_bytes(record))
 
-        # One thread of BLAS and OpenMP in each process: more would wait for one another.
-        workers = max(1, min(self.workers, len(jobs)))
-        with parallel_config(backend="loky", inner_max_num_threads=1):
-            yield from Parallel(
-                n_jobs=workers, return_as="generator_unordered", batch_size=1, pre_dispatch=workers
-            )(delayed(do_job)(job, self._path(job)) for job in jobs)
-
-    def _path(self, job: Job) -> Path:
-        return self.folder / f"{job.key[:40]}.json"
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key[:40]}.json"
 
 
-def do_job(job: Job, path: Path) -> tuple[str, Result]:
-    """Do a job, keep its result and return its key and the result as it was kept."""
+def do_job(job: Job) -> Result:
+    """Do a job and return its result as it is kept."""
     # Through JSON at once, so that a result does not depend on whether it was kept.
     result: Result = json.loads(json_bytes(job.work(job.request)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json_bytes({"key": job.key, "sha256": hash_of(result), "result": result}))
-    return job.key, result
+    return result

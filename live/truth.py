@@ -54,6 +54,7 @@ from live.trial_records import Judged, trial_of_results
 from research.fit_job import FitOptions
 from research.fold_store import held_alone
 from research.metrics import prediction_metrics
+from research.parallel import ALONE, Workers
 from research.predictions import PrecomputedPredictions
 from research.settings import predictor_spec
 from research.trials import TrialCount, TrialResults
@@ -280,7 +281,7 @@ def truth_table(
     config: TruthConfig = TruthConfig(),  # noqa: B008 (immutable)
     *,
     keep: Path | None = None,
-    workers: int = 2,
+    workers: Workers = ALONE,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> TruthSummary:
@@ -294,8 +295,8 @@ def truth_table(
         Markets.
     keep : Path, optional
         Where finished markets are kept, to go on from; ``<out>.kept`` if absent.
-    workers : int
-        Processes at once.
+    workers : Workers
+        Who makes the markets; no result depends on it.
     overwrite : bool
         Whether `out` may be there already.
     progress : Progress
@@ -314,7 +315,7 @@ def truth_table(
         bench = Bench(kept / "jobs", workers, progress)
         rows = bench.run("markets", [one.job() for one in requests])
     record = _record(config, rows)
-    record |= {"workers": workers, "seconds": watch.total()}
+    record |= {"workers": workers.number(), "seconds": watch.total()}
     with run_folder(out, overwrite=overwrite, marker=RECORD_FILE) as folder:
         (folder / PROFILE_FILE).write_text(dump_profile(requests[0].profile), encoding="utf-8")
         (folder / PAGE_FILE).write_text(_page(record), encoding="utf-8")

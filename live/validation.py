@@ -48,6 +48,7 @@ from live.variants import OWN, family, family_in_words
 from research.benchmarks import HoldingCosts, buy_and_hold
 from research.cpcv import CpcvResult, cpcv_question, cross_validate
 from research.fold_store import held_alone
+from research.parallel import ALONE, Workers
 from research.performance import DailyEquity, daily_equity
 from research.predictions import write_predictions
 from research.trials import Trial, TrialResults, hash_of
@@ -87,8 +88,8 @@ class Place:
         Data, the run that is validated, and the folder to write.
     keep : Path, optional
         Folder of what is kept; ``<out>.kept`` if absent.
-    workers : int
-        Processes and threads at once; no result depends on it.
+    workers : Workers
+        Who fits and replays; no result depends on it.
     overwrite : bool
         Whether `out` may be there already.
     """
@@ -97,7 +98,7 @@ class Place:
     run: Path
     out: Path
     keep: Path | None = None
-    workers: int = 2
+    workers: Workers = ALONE
     overwrite: bool = False
 
     @property
@@ -251,7 +252,7 @@ class _Validation:
             "variants": variants,
             "forecasts": forecasts,
             "null": null,
-            "workers": self.place.workers,
+            "workers": self.place.workers.number(),
             "version": code_version(),
             "data_hash": panel.data_hash,
             "profile_hash": self.profile.content_hash(),
@@ -261,9 +262,8 @@ class _Validation:
     # -- cross-validation ------------------------------------------------------------------------
 
     def _cross_validate(self, tell: Any) -> CpcvResult:
-        threads = {"threads": self.place.workers}
-        config = self.profile.walk_forward_config().model_copy(update=threads)
-        keep = Keep(self.place.kept, tell)
+        config = self.profile.walk_forward_config()
+        keep = Keep(self.place.kept, tell, self.place.workers)
         progress = self.bench.progress
         return cross_validate(
             self.market.panel, config, self.options.cpcv, progress=progress, keep=keep

@@ -91,6 +91,10 @@ class Workers:
         return available_cores() if self.count is None else self.count
 
 
+ALONE = Workers(1)
+"""This process, one job after the other."""
+
+
 def available_cores() -> int:
     """Return how many cores this process may use: affinity and the container's share count."""
     from joblib import cpu_count

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from decimal import ROUND_FLOOR, Decimal
 from typing import Any, NamedTuple, Self
 
-from strategies.execution import BUY, SELL, Side
+from strategies.execution import BUY, SELL, Side, exact_decimal
 from strategies.guard_desk import GuardDesk
 from strategies.intent import NO_COSTS, MarketView
 from strategies.joint_kelly import Candidate, joint_weight
@@ -148,7 +149,14 @@ class PortfolioDesk:
 
     def _send(self, trade: Trade, ts: int, guard: GuardDesk | None) -> bool:
         """Send one trade, or what the risk guard leaves of it; return whether it was sent."""
-        name, quantity, bound_by = trade.instrument, trade.side * trade.quantity, trade.reason
+        name, bound_by = trade.instrument, trade.reason
+        quantity = trade.side * trade.quantity
+        if not trade.reduce_only:
+            room = self._room(name)
+            if room < trade.quantity:
+                quantity, bound_by = trade.side * room, "max_quantity"
+        if quantity == 0.0:
+            return False
         if guard is not None and not trade.reduce_only:
             price = self._recorder.ledger.marks[name]
             quantity, why = guard.allowed(name, ts, quantity, price)
@@ -159,3 +167,18 @@ class PortfolioDesk:
             "R", name, ts, quantity, REBALANCE, bound_by=bound_by, reduce_only=trade.reduce_only
         )
         return True
+
+    def _room(self, name: str) -> float:
+        """Return how much a position may grow, base units: one order must be able to close it.
+
+        An exchange that refuses an order above its largest would refuse the exit, and the stop.
+        """
+        terms, ledger = self._desk.states[name].terms, self._recorder.ledger
+        if terms.max_quantity == 0:
+            return math.inf
+        free = terms.max_quantity - exact_decimal(abs(ledger.quantity(name)))
+        steps = (max(free, Decimal(0)) / terms.step).to_integral_value(ROUND_FLOOR)
+        found = steps * terms.step
+        worth = found * exact_decimal(ledger.marks[name])
+        too_small = found < terms.min_quantity or worth < terms.min_notional
+        return 0.0 if too_small else float(found)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from nautilus_trader.model import CryptoPerpetual
 
 from live.live_replay import run_live_replay
 from research.predictions import stamp_predictions
@@ -297,3 +299,23 @@ def test_what_a_rebalancing_opens_anew_is_left_at_once(market, live):
         out = run_backtest(inputs, market.predictor(signals), policy, execution)
     assert out.fills.reason.tolist() == ["enter_long", "stop_loss", "rebalance", "reopened"]
     assert out.equity.gross_exposure.iloc[-1] == 0.0
+
+
+def test_no_position_grows_beyond_what_one_order_can_close(market):
+    bars = three(market)
+    inputs = market.inputs(*bars)
+    smaller = []
+    for one in inputs.instruments:
+        # What an entry of 0.18 of equity takes at most, at about 10,000.
+        terms = CryptoPerpetual.from_dict({**one.to_dict(), "max_quantity": "2.000"})
+        smaller.append(terms if str(one.id) == market.ETH else one)
+    inputs = replace(inputs, instruments=tuple(smaller))
+    probs = dict.fromkeys((market.BTC, market.ETH, market.SOL), 0.9)
+    config = RebalanceConfig(schedule=HOURLY, drift_frac=0.02, max_position=0.4)
+    names = tuple(one.instrument_id for one in bars)
+    policy = held(rebalance=config, stop_loss_frac=0.2)
+    out = run_backtest(inputs, predictor(market, names, probs), policy, market.execution())
+    orders = out.orders[out.orders.instrument_id == market.ETH]
+    grown = orders[(orders.reason == "rebalance") & (orders.bound_by == "max_quantity")]
+    assert len(grown) > 0
+    assert orders[orders.type == "STOP_MARKET"].quantity.max() == 2.0

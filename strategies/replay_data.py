@@ -12,7 +12,7 @@ from catalog.arrays import BarArrays, SeriesArrays
 from catalog.errors import ConfigError, DataError
 from catalog.instruments import bar_type
 from catalog.records import MAX_FUNDING_GAP_NS
-from catalog.timestamps import NS_PER_HOUR, format_time, interval_name
+from catalog.timestamps import NS_PER_HOUR, NS_PER_SECOND, format_time, interval_name
 from research.predictor import Predictor, PredictorSpec
 from strategies.execution import ExecutionConfig
 from strategies.market_data import (
@@ -172,8 +172,9 @@ def check_inputs(
     intervals = {one.interval_ns for one in inputs.bars} | {predictor.spec.interval_ns}
     if len(intervals) != 1:
         raise ConfigError(f"bars and predictor must share one interval, had {sorted(intervals)} ns")
+    interval = intervals.pop()
     # An order, and the stop of the position that it opens, must arrive within the next bar.
-    if 2 * execution.latency_ns >= intervals.pop():
+    if 2 * execution.latency_ns >= interval:
         raise ConfigError(
             f"latency_ms must be less than half a bar, was {execution.latency_ms}: "
             f"lower it or take longer bars"
@@ -187,6 +188,31 @@ def check_inputs(
             f"side of the market as soon as it was sent; widen it"
         )
     check_leverage(policy, execution, names)
+    check_data_age(policy, interval)
+
+
+def check_data_age(policy: FusionPolicy, interval_ns: int) -> None:
+    """Refuse a risk policy by which every bar would be too late.
+
+    Parameters
+    ----------
+    policy : FusionPolicy
+        With its risk policy, if any.
+    interval_ns : int
+        Length of a bar, nanoseconds.
+
+    Raises
+    ------
+    ConfigError
+        Saying what is needed.
+    """
+    risk = policy.risk
+    if risk is not None and risk.max_data_age_secs * NS_PER_SECOND < interval_ns:
+        raise ConfigError(
+            f"max_data_age_secs of the risk policy must be at least a bar "
+            f"({interval_ns / NS_PER_SECOND:g} s), was {risk.max_data_age_secs:g}: trading would "
+            f"end at the close of the next one; raise it or take shorter bars"
+        )
 
 
 def check_leverage(policy: FusionPolicy, execution: ExecutionConfig, names: Sequence[str]) -> None:

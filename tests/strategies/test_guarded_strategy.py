@@ -225,6 +225,15 @@ def test_leverage_must_carry_what_the_sizing_may_hold(market):
         run_backtest(market.inputs(bars), market.predictor({0: 0.9}), bold, market.execution())
 
 
+def test_data_may_be_as_old_as_a_bar(market):
+    bars = market.bars([flat(30_000)] * 4)
+    impatient = policy(risk=risk(max_data_age_secs=899.0))
+    with pytest.raises(
+        ConfigError, match=r"max_data_age_secs .* at least a bar \(900 s\), was 899"
+    ):
+        run_backtest(market.inputs(bars), market.predictor({0: 0.9}), impatient, market.execution())
+
+
 def test_what_is_unknown_is_nan(market):
     bars = market.bars([flat(30_000)] * 4)
     out = run_backtest(

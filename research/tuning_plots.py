@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 from research.plots import BLUE, COLOURS, GREY, ORANGE, RED, STYLE, new_figure, png_bytes
 from research.tuning_report import TITLES, best_until
@@ -130,7 +131,11 @@ def _slice(axes: Axes, record: Mapping[str, Any], key: str, one: ParameterRange)
         at = at + np.linspace(-0.18, 0.18, len(at)) if len(at) > 1 else at
         axes.set_xticks(range(len(one.choices)), [str(choice) for choice in one.choices])
     elif one.log:
+        low, high = one.ends
+        ticks = [low, math.sqrt(low * high), high]
         axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.plot(at[~best], value[~best], "o", mfc="none", color=GREY, markersize=3.5, mew=0.8)
     axes.plot(at[best], value[best], "o", color=BLUE, markersize=4.5)
     chosen = [row["number"] == record["choice"]["chosen"] for row in rows]
@@ -152,11 +157,13 @@ def plateau_figure(record: Mapping[str, Any]) -> Figure:
         axes.plot(alone, around, "o", mfc="none", color=GREY, markersize=4.0, label="judged")
         for numbers, marker, colour, label in (
             (choice["plateau"], "o", BLUE, "best tenth of neighbourhoods"),
-            ([choice["best"]], "^", _BLACK, "single best"),
             ([choice["chosen"]], "D", RED, "chosen"),
+            ([choice["best"]], "+", _BLACK, "single best"),
         ):
             places = [names.index(str(number)) for number in numbers]
-            axes.plot(alone[places], around[places], marker, color=colour, ls="", label=label)
+            axes.plot(
+                alone[places], around[places], marker, color=colour, ls="", ms=7.0, label=label
+            )
         title = _score_title(record)
         axes.set_xlabel(f"by itself: {title}")
         axes.set_ylabel(f"mean of {choice['neighbours']} neighbours")

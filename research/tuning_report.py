@@ -203,7 +203,7 @@ def _chosen(record: Record) -> str:
 def _plateau(record: Record) -> str:
     choice = record["choice"]
     firm = choice["firmness"]
-    told = "cannot be told" if firm is None or not math.isfinite(firm) else f"{firm:.2f}"
+    share = "an unknown part" if firm is None or not math.isfinite(firm) else f"{firm:.2f}"
     verdict = {
         "plateau": "a plateau: those near the best one are good, too",
         "spike": "a spike: those near the best one are not good, so it was luck or will be missed",
@@ -211,7 +211,7 @@ def _plateau(record: Record) -> str:
     return (
         "## Plateau or spike\n\n"
         f"The single best trial stands on {verdict}. Its {choice['neighbours'] - 1} nearest "
-        f"neighbours keep {told} of its lead over the median trial (1: as good as it, 0: "
+        f"neighbours keep {share} of its lead over the median trial (1: as good as it, 0: "
         f"ordinary; a plateau from 0.50). Chosen is the medoid of the best tenth by the mean of "
         f"{choice['neighbours']} neighbours (trials {', '.join(map(str, choice['plateau']))}): "
         "the best of many noisy results owes its place to its noise, the middle of a good region "

@@ -188,7 +188,7 @@ def path_table(paths: Sequence[Mapping[str, Any]]) -> Table:
         Mean, standard deviation, least and largest Sharpe ratio, and the share of paths that lost.
     """
     ratios = np.array([float(one["net_sharpe"]) for one in paths])
-    lost = np.array([float(one["net_return"] or 0.0) < 0.0 for one in paths])
+    lost = np.array([float(one["net_return"]) < 0.0 for one in paths])
     return {
         "sharpe_mean": float(ratios.mean()),
         "sharpe_std": float(ratios.std(ddof=1)) if len(ratios) > 1 else None,

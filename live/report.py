@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from catalog.arrays import BarArrays, SeriesArrays
 from live.console import aligned
 from live.critique import benchmarks_of, critic_lines, criticisms
+from live.guard_summary import guard_lines, guard_metrics
 from live.profile import Profile, dump_profile
 from live.runs import (
     METRICS_FILE,
@@ -234,6 +235,7 @@ class RunSummary:
         head, *rows = execution_lines(self.metrics.get("execution", ()))
         lines += ["", *aligned(head, rows)] if rows else []
         lines += _ambiguous_lines(self.metrics.get("ambiguous_bars"))
+        lines += guard_lines(self.metrics.get("guard"))
         lines += verdict_lines(self.metrics.get("trials"))
         lines += critic_lines(self.metrics.get("critic"))
         lines += ["", _degraded_line(self.metrics)]
@@ -349,6 +351,7 @@ def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
         "execution": [one.to_json() for one in execution_quality(run.outcome, run.bars)],
         "trials": dict(run.trials),
         "ambiguous_bars": run.outcome.reconciliation.ambiguous.to_json(),
+        "guard": guard_metrics(run.outcome.guard),
         "step_seconds": dict(run.predictions.step_seconds),
         "cut_short": dict(run.predictions.cut_short),
         "seconds": watch.total(),

@@ -213,6 +213,31 @@ def sizing(
 
 
 @app.command()
+def execution(
+    profile: ProfileOption,
+    catalog: CatalogOption,
+    predictions: Annotated[
+        Path, typer.Option(help="Run whose out-of-sample predictions are traded.")
+    ],
+    out_folder: OutOption,
+    set_: SetOption = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Trade the same predictions with market orders, limits, and post-only limits."""
+    with user_errors():
+        from live.execution_comparison import compare_execution
+        from live.profile import load_profile
+
+        settings = load_profile(profile, set_ or ())
+        with progress_bars() as progress:
+            found = compare_execution(
+                settings, catalog, predictions, out_folder, overwrite=overwrite, progress=progress
+            )
+        emit(found.to_json(), json, lambda: out.print(str(found), markup=False, soft_wrap=True))
+
+
+@app.command()
 def rebalance(
     profile: ProfileOption,
     catalog: CatalogOption,

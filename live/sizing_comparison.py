@@ -4,48 +4,37 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from catalog.errors import ConfigError
 from catalog.progress import Progress, no_progress
-from catalog.timestamps import NS_PER_DAY, format_time
-from live.pipeline import load_market, read_run_predictions
-from live.profile import Profile, dump_profile
-from live.runs import (
-    PREDICTIONS_FILE,
-    PROFILE_FILE,
-    code_version,
-    finite,
-    read_run,
-    run_folder,
-    write_json,
+from catalog.timestamps import NS_PER_DAY
+from live.profile import Profile
+from live.variant_runs import (
+    MEASURE_TITLES,
+    Comparison,
+    Page,
+    VariantRequest,
+    VariantRun,
+    compare_variants,
 )
-from live.trial_records import Judged, ledger_of, trial_of_replay, verdict_line, verdict_of
-from research.cost_stress import CostStress, cost_stress
+from research.cost_stress import CostStress
 from research.estimates import Estimate
-from research.predictions import PrecomputedPredictions
-from research.trading_measures import MEASURES, trading_measures
-from research.trials import Trial, hash_of
 from strategies.policy_config import FusionPolicy
 from strategies.risk_policy import RiskPolicy
 from strategies.sizing_config import Method, SizingConfig
 
 METHODS: tuple[Method, ...] = get_args(Method.__value__)
-TABLE_FILE, PAGE_FILE = "sizing.json", "sizing.md"
-_TITLES = {
-    "net_return": "net return",
-    "net_sharpe": "Sharpe",
-    "sortino": "Sortino",
-    "max_drawdown": "max drawdown",
-    "turnover": "turnover a year",
-    "cost_share": "costs / gross",
-    "time_in_market": "time in market",
-    "largest_position": "largest position",
-    "trades": "trades",
-}
+PAGE = Page(
+    "sizing",
+    "Ways of sizing",
+    "Without costs is the Sharpe ratio of the same trades had fees and slippage been nothing; "
+    "break-even is how many times them they would have paid for.",
+    ("sizing", *MEASURE_TITLES.values(), "Sharpe without costs", "break-even costs", "guard"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +45,13 @@ class SizingRow:
     measures: Mapping[str, Estimate]
     holds: Mapping[str, int]
     stress: CostStress
+
+    @classmethod
+    def of(cls, run: VariantRun) -> SizingRow:
+        """Return what is kept of a replay."""
+        guard = run.outcome.guard
+        held = guard[guard["kind"] == "hold"]["reason"]
+        return cls(run.name, run.measures, dict(Counter(held)), run.stress)
 
     @property
     def free_sharpe(self) -> Estimate:
@@ -76,49 +72,13 @@ class SizingRow:
             "cost_stress": self.stress.as_dict(),
         }
 
-
-@dataclass(frozen=True, slots=True)
-class SizingComparison:
-    """All rows, what they are of, and what the best of them is worth after so many trials."""
-
-    folder: Path
-    profile: str
-    span: tuple[int, int]
-    synthetic: bool
-    rows: tuple[SizingRow, ...]
-    trials: Mapping[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything for programs."""
-        start, end = self.span
-        return {
-            "folder": str(self.folder),
-            "profile": self.profile,
-            "from": format_time(start),
-            "to": format_time(end),
-            "synthetic": self.synthetic,
-            "version": code_version(),
-            "rows": [row.to_json() for row in self.rows],
-            "trials": dict(self.trials),
-        }
-
-    def __str__(self) -> str:
-        """Return the table as Markdown."""
-        header = ["sizing", *_TITLES.values(), "Sharpe without costs", "break-even costs", "guard"]
-        lines = ["**SYNTHETIC DATA**", ""] if self.synthetic else []
-        lines += [_line(header), _line(["---"] + ["---:"] * (len(header) - 1))]
-        for row in self.rows:
-            holds = ", ".join(f"{reason} {count}" for reason, count in row.holds.items()) or "-"
-            measured = [*row.measures.values(), row.free_sharpe]
-            numbers = ["" if math.isnan(one.value) else str(one) for one in measured]
-            bearable = f"{row.stress.break_even:.2f} x" if row.trades else ""
-            lines.append(_line([row.name, *numbers, bearable, holds]))
-        lines += ["", f"The best row: {verdict_line(self.trials)}."]
-        return "\n".join(lines)
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    def cells(self) -> list[str]:
+        """Return the row for people."""
+        holds = ", ".join(f"{reason} {count}" for reason, count in self.holds.items()) or "-"
+        measured = [*self.measures.values(), self.free_sharpe]
+        numbers = ["" if math.isnan(one.value) else str(one) for one in measured]
+        bearable = f"{self.stress.break_even:.2f} x" if self.trades else ""
+        return [self.name, *numbers, bearable, holds]
 
 
 def policies(profile: Profile, interval_ns: int) -> dict[str, FusionPolicy]:
@@ -156,7 +116,7 @@ def compare_sizing(
     *,
     overwrite: bool = False,
     progress: Progress = no_progress,
-) -> SizingComparison:
+) -> Comparison[SizingRow]:
     """Replay a run's predictions with every way of sizing, and write the table.
 
     Parameters
@@ -179,79 +139,12 @@ def compare_sizing(
     ConfigError, DataError, IntegrityError, RunFailedError
         As `run_backtest_command`.
     """
-    # Imported here: the engine takes 60 MB, which commands that only fit do not need.
-    from strategies.backtest import run_backtest
 
-    ledger = ledger_of(catalog)
-    ledger.check()
-    market = load_market(profile, catalog)
-    command = {
-        "name": "sizing",
-        "predictions": read_run(predictions)["files"][PREDICTIONS_FILE],
-    }
-    frame, spec = read_run_predictions(profile, market, predictions)
-    interval = market.panel.interval_ns
-    start, end = int(frame["ts_init"].min()) - interval, int(frame["ts_init"].max())
-    inputs = market.replay_inputs(start, end, len(frame))
-    predictor = PrecomputedPredictions.from_frame(frame, spec)
-    balance = profile.execution.starting_balance
-    measured = {
-        "start": start,
-        "end": end,
-        "starting_balance": balance,
-        **profile.bootstrap.model_dump(),
-    }
-    judged = Judged(market.panel.data_hash, market.panel.synthetic, start, end)
-    rows, trials = [], []
-    wanted = policies(profile, interval)
-    for number, (name, policy) in enumerate(wanted.items()):
-        progress("sizing", number, len(wanted))
-        outcome = run_backtest(inputs, predictor, policy, profile.execution, progress=progress)
-        held = outcome.guard[outcome.guard["kind"] == "hold"]["reason"]
-        rows.append(
-            SizingRow(
-                name,
-                trading_measures(outcome, **measured),
-                dict(Counter(held)),
-                cost_stress(outcome, market.bars(start, end), **measured),
-            )
-        )
-        own = profile.model_copy(update={"strategy": policy})
-        trial = trial_of_replay(own, command, outcome, judged)
-        trials.append(replace(trial, label=name, parent=hash_of(command)))
-    progress("sizing", len(wanted), len(wanted))
-    with run_folder(out, overwrite=overwrite, marker=TABLE_FILE) as folder:
-        found = SizingComparison(
-            out,
-            profile.name,
-            (start, end),
-            market.panel.synthetic,
-            tuple(rows),
-            verdict_of(ledger, _best(trials), *trials),
-        )
-        write_json(folder / TABLE_FILE, finite(found.to_json()))
-        (folder / PAGE_FILE).write_text(_page(found), encoding="utf-8")
-        (folder / PROFILE_FILE).write_text(dump_profile(profile), encoding="utf-8")
-        # Before the folder is in its place: no result is seen that does not count.
-        ledger.append(trials)
-    return found
+    def variants(interval_ns: int) -> dict[str, Profile]:
+        found = policies(profile, interval_ns)
+        return {
+            name: profile.model_copy(update={"strategy": policy}) for name, policy in found.items()
+        }
 
-
-def _best(trials: Sequence[Trial]) -> Trial:
-    """Return the trial with the highest Sharpe ratio; one without a ratio if none has any."""
-    return max(trials, key=lambda one: -math.inf if (r := one.results.sharpe) is None else r)
-
-
-def _page(found: SizingComparison) -> str:
-    start, end = found.span
-    return (
-        f"# Ways of sizing\n\nProfile `{found.profile}`, {format_time(start)} to "
-        f"{format_time(end)}, the same out-of-sample predictions in every row. Brackets hold the "
-        "central 95 % of a stationary bootstrap over days. Without costs is the Sharpe ratio of "
-        "the same trades had fees and slippage been nothing; break-even is how many times them "
-        "they would have paid for.\n\n"
-        f"{found}\n"
-    )
-
-
-assert tuple(_TITLES) == MEASURES
+    request = VariantRequest("sizing", profile, catalog, predictions, variants)
+    return compare_variants(request, SizingRow.of, PAGE, (out, overwrite), progress)

@@ -355,6 +355,27 @@ def test_sizing_trades_the_same_predictions_in_every_way(
     assert "made for another question" in other.stderr
 
 
+def test_execution_trades_the_same_predictions_in_every_order_style(
+    market: Path, run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "execution"
+    arguments = ("-p", "synthetic", *SMALL, "-c", market, "--predictions", run, "-o", out)
+    done = levibot("execution", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    market_row, limit, rested = found["rows"]
+    names = [row["name"] for row in found["rows"]]
+    assert names == ["market", "limit 2 bp, 2 bars", "limit 2 bp, 2 bars, post-only"]
+    (plain,) = (one for one in market_row["execution"] if one["style"] == "market")
+    assert (plain["maker_frac"], plain["missed_frac"]) == (0.0, 0.0)
+    styles = [{one["style"]: one for one in row["execution"]} for row in (limit, rested)]
+    assert all(0.0 < one["limit"]["maker_frac"] <= 1.0 for one in styles)
+    assert styles[1]["limit"]["maker_frac"] == 1.0
+    assert all(one["all decisions"]["fee_bps"] < plain["fee_bps"] for one in styles)
+    page = (out / "execution.md").read_text(encoding="utf-8")
+    assert page.count("\n| ") == 5
+
+
 def test_a_signal_is_measured_before_it_trades(market: Path, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "signal"
     arguments = ("-p", "synthetic", *SMALL, "-c", market, "--predictions", run, "-o", out)

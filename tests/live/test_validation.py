@@ -160,6 +160,7 @@ def test_what_is_kept_is_not_made_again(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("this is kept")
 
+    monkeypatch.setattr("live.validation.validation_pictures", lambda _: {})  # slow to draw
     monkeypatch.setattr("strategies.backtest.run_backtest", never)
     monkeypatch.setattr("research.cpcv.run_folds", never)
     monkeypatch.setattr(null_runs, "predict_forward", never)

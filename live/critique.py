@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from catalog.arrays import Float64Array
+from catalog.arrays import BarArrays, Float64Array, SeriesArrays
 from catalog.timestamps import interval_ns
 from live.profile import Profile
 from research.benchmarks import HoldingCosts, buy_and_hold
@@ -50,17 +50,47 @@ def criticisms(
     return [one.as_dict() for one in criticise(case)]
 
 
+class HoldingTerms(Protocol):
+    """What of an execution's settings decides what buying and holding costs."""
+
+    @property
+    def starting_balance(self) -> float:
+        """Equity at the start, USDT."""
+
+    @property
+    def taker_fee_bps(self) -> float:
+        """Fee of a market order, basis points."""
+
+    @property
+    def base_slippage_bps(self) -> float:
+        """Slippage of a small market order, basis points."""
+
+    @property
+    def funding(self) -> str:
+        """``recorded`` where settlements are booked."""
+
+
 def benchmarks_of(run: RunResult) -> dict[str, pd.DataFrame]:
     """Return ts_init and equity of what a run is held against, by name: buying and holding."""
-    execution = run.profile.execution
+    return held_against(run.profile.execution, run.bars, run.funding, start=run.start, end=run.end)
+
+
+def held_against(
+    execution: HoldingTerms,
+    bars: Sequence[BarArrays],
+    funding: Mapping[str, SeriesArrays],
+    *,
+    start: int,
+    end: int,
+) -> dict[str, pd.DataFrame]:
+    """Return the same for any bars, over ``(start, end]``."""
     costs = HoldingCosts(
         starting_balance=execution.starting_balance,
         fee_bps=execution.taker_fee_bps,
         slippage_bps=execution.base_slippage_bps,
     )
-    booked = run.funding if execution.funding == "recorded" else {}
-    held = buy_and_hold(run.bars, booked, costs, start=run.start, end=run.end)
-    return {"buy and hold": held}
+    booked = funding if execution.funding == "recorded" else {}
+    return {"buy and hold": buy_and_hold(bars, booked, costs, start=start, end=end)}
 
 
 def critic_lines(found: Sequence[Mapping[str, Any]] | None) -> list[str]:

@@ -4,6 +4,7 @@
 profile.yaml      the complete profile, defaults written out
 run.json          command, provenance and the SHA-256 of every table
 *.parquet         predictions, decisions, orders, fills, positions, funding, equity
+market.parquet    what the tearsheet shows of the market: prices thinned, benchmarks
 bundle/           only where the run fitted a bundle
 metrics.json      the numbers, for programs (an interface: its keys are stable)
 tearsheet.html    the same for people
@@ -41,6 +42,8 @@ RUN_FILE = "run.json"
 PROFILE_FILE = "profile.yaml"
 PREDICTIONS_FILE = "predictions.parquet"
 TEARSHEET_FILE = "tearsheet.html"
+MARKET_FILE = "market.parquet"
+"""What a page shows of the market (`research.market_view`), since a run keeps no bars."""
 TABLES = ("decisions", "orders", "fills", "positions", "funding", "equity", "guard")
 """The frames of a replay that are saved, each as NAME.parquet."""
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # glibc, malloc.h

@@ -30,7 +30,12 @@ BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", RED, "#F0E442", "#000000")
 """Of curves, experts and bands, those most apart first."""
 _DPI = 110
+_OWN = ("axes", "errorbar", "figure", "font", "grid", "hatch", "hist", "image", "legend", "lines",
+        "markers", "patch", "path", "pdf", "savefig", "scatter", "svg", "text", "xtick",
+        "ytick")  # fmt: skip
 STYLE: Any = {
+    # Whoever else is in the process may have changed the defaults: quantstats does on import.
+    **{key: mpl.rcParamsDefault[key] for key in mpl.rcParamsDefault if key.split(".")[0] in _OWN},
     "svg.hashsalt": "levibot",
     "svg.fonttype": "path",
     "font.size": 8.0,
@@ -55,7 +60,8 @@ def svg_uri(figure: Figure) -> str:
     """Return a figure as a data address for an image tag; equal figures give equal bytes."""
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        # The resolution counts where many marks are drawn as a picture inside.
+        figure.savefig(buffer, format="svg", dpi=2 * _DPI, metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -275,7 +275,10 @@ class Luck(NamedTuple):
     pbo : float, optional
         Probability of backtest overfitting.
     spa_p : float, optional
-        p-value of Hansen's test, over the family of variants.
+        p-value of Hansen's test that no variant is better than doing nothing.
+    paths : Estimate, optional
+        Mean net Sharpe ratio a year over the paths of combinatorial cross-validation, with the
+        least and the largest in place of an interval.
     null_p, null_skill_p : float, optional
         p-values of the null test: of the net Sharpe ratio, and of the log-loss skill.
     null_runs : float, optional
@@ -288,6 +291,7 @@ class Luck(NamedTuple):
     dsr: float | None = None
     pbo: float | None = None
     spa_p: float | None = None
+    paths: Estimate | None = None
     null_p: float | None = None
     null_skill_p: float | None = None
     null_runs: float | None = None
@@ -307,34 +311,42 @@ class Luck(NamedTuple):
         metrics : mapping
             As metrics.json; ``trials`` holds count and dsr of the ledger when the run was made.
         validation : mapping, optional
-            As validation.json: ``trials`` as above (newer, so it comes first), ``pbo`` (a number
-            or ``{"value"}``), ``spa`` (``{"consistent"}``), and ``null_test``
-            (``{"runs", "p": {"net_sharpe", "log_loss_skill"}}``), each where known.
+            As validation.json: its ``trials`` are newer than those of the metrics; ``cpcv``,
+            ``variants`` and ``null`` where they were made.
         band : ShuffledBand, optional
             The shuffled signal.
         """
         judged = validation or {}
         trials = judged.get("trials") or metrics.get("trials")
+        tables = _under(judged, "variants", "tables")
+        null = judged.get("null")
+        spread = _under(judged, "cpcv", "spread")
+        path = [_number(spread, f"sharpe_{name}") for name in ("mean", "least", "largest")]
+        known = [value for value in path if value is not None]
         return cls(
             trials=_number(trials, "count"),
-            dsr=_number(judged.get("dsr"), "value")
-            if "dsr" in judged
-            else _number(trials, "dsr"),
-            pbo=_number(judged.get("pbo"), "value"),
-            spa_p=_number(judged.get("spa"), "consistent"),
-            null_p=_number(judged.get("null_test"), "p", "net_sharpe"),
-            null_skill_p=_number(judged.get("null_test"), "p", "log_loss_skill"),
-            null_runs=_number(judged.get("null_test"), "runs"),
+            dsr=_number(trials, "dsr"),
+            pbo=_number(tables, "pbo", "value"),
+            spa_p=_number(tables, "spa_nothing", "consistent"),
+            paths=Estimate(*known) if len(known) == len(path) else None,
+            null_p=_number(null, "p_values", "net_sharpe"),
+            null_skill_p=_number(null, "p_values", "log_loss_skill"),
+            null_runs=_number(null, "config", "runs"),
             shuffled_p=None if band is None else _known(band.p),
-        )  # fmt: skip
+        )
+
+
+def _under(found: Any, *keys: str) -> Any:
+    """Return what lies under these keys, or None where one is missing."""
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
 
 
 def _number(found: Any, *keys: str) -> float | None:
-    """Return the number that lies under these keys, or itself where it is one already."""
-    for key in keys:
-        if isinstance(found, Mapping):
-            found = found.get(key)
-    return _known(found) if isinstance(found, int | float) else None
+    """Return the number that lies under these keys, or None where there is none."""
+    value = _under(found, *keys)
+    return _known(value) if isinstance(value, int | float) else None
 
 
 def _known(value: float) -> float | None:

@@ -34,8 +34,10 @@ from research.plots import (
 from research.report import Curve
 from research.run_sheet import RunSheet, TradedSheet
 from research.sheet_numbers import SHARES
+from research.trading_details import trade_results
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 type Panel = Callable[[FigureBase, Sequence[RunSheet]], None]
@@ -45,6 +47,7 @@ _COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, INK)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MAX_RUNS = len(_COLOURS)
 """More runs than this cannot be told apart in one picture."""
+_MANY_TRADES = 150
 _BAND_LABEL = "shuffled signal, same costs (90 %)"
 
 
@@ -140,7 +143,7 @@ def _many_equities(axes: Axes, traded: Sequence[tuple[int, RunSheet, TradedSheet
         _line(axes, found.net, color=colour, lw=1.7, label=one.name, zorder=4)
         _line(axes, found.gross, color=colour, lw=0.9, ls="--", alpha=0.8, zorder=3)
         for curve in found.held:
-            key = (curve.name, round(curve.last_return, 6))
+            key = (curve.name, round(curve.last_return, 3))
             if key in seen:
                 continue
             of = "" if len(seen) == 0 else f", {one.name}"
@@ -347,7 +350,7 @@ def attribution_panel(panel: FigureBase, sheets: Sequence[RunSheet]) -> None:
         _bars(axes, place, table)
         if len(traded) > 1:
             axes.set_title(one.name, fontsize=8.0)
-        axes.set_xlabel("net result [USDT]; trades beside the bars")
+        axes.set_xlabel("net [USDT]" if len(traded) > 1 else "net result [USDT]; trades beside")
     first = all_axes[0]
     first.set_yticks(list(place.values()), [_short(key[1]) for key in place])
     for title in dict.fromkeys(key[0] for key in rows):
@@ -417,25 +420,24 @@ def trades_panel(panel: FigureBase, sheets: Sequence[RunSheet]) -> None:
     all_axes[-1].margins(x=0.005)
 
 
-def _marks(axes: Axes, own: Any) -> None:
+def _marks(axes: Axes, own: pd.DataFrame) -> None:
     """Draw trades: a line from entry to exit, a mark at the entry, a cross where it lost."""
     from matplotlib.collections import LineCollection
 
-    few = len(own) <= 150
-    size, alpha = (22.0, 0.95) if few else (max(2.5, 1500.0 / len(own)), 0.45)
-    net = own["realized_pnl"] - own["commission"] + own["funding"]
+    # Thousands of marks as shapes make a page of many megabytes.
+    dense = len(own) > _MANY_TRADES
+    size, alpha = (max(2.5, 1500.0 / len(own)), 0.45) if dense else (22.0, 0.95)
+    style = {"alpha": alpha, "rasterized": dense}
+    net, _ = trade_results(own)
     for side, colour, shape in (("long", BLUE, "^"), ("short", RED, "v")):
         rows = (own["side"] == side).to_numpy()
         opened = date_numbers(own["ts_opened"].to_numpy(dtype=np.int64)[rows])
         closed = date_numbers(own["ts_closed"].to_numpy(dtype=np.int64)[rows])
         start, end = (own[name].to_numpy()[rows] for name in ("average_open", "average_close"))
-        ways = np.stack(
-            [np.stack([opened, start], axis=1), np.stack([closed, end], axis=1)], axis=1
-        )
-        axes.add_collection(LineCollection(list(ways), colors=colour, linewidths=0.8, alpha=alpha))
-        axes.scatter(opened, start, size, color=colour, marker=shape, alpha=alpha, lw=0.0, zorder=3)
-        lost = net.to_numpy()[rows] < 0.0
+        ways = np.stack([opened, start, closed, end], axis=1).reshape(-1, 2, 2)
+        axes.add_collection(LineCollection(list(ways), colors=colour, linewidths=0.8, **style))
+        axes.scatter(opened, start, size, color=colour, marker=shape, lw=0.0, zorder=3, **style)
+        lost = net[rows] < 0.0
         axes.scatter(
-            closed[lost], end[lost], 0.6 * size, color=INK, marker="x", lw=0.7, alpha=alpha,
-            zorder=4,
-        )  # fmt: skip
+            closed[lost], end[lost], 0.6 * size, color=INK, marker="x", lw=0.7, zorder=4, **style
+        )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from catalog.errors import DataError, RunFailedError
 from catalog.timestamps import format_time
+from research.estimates import Estimate
 from research.metrics import PREDICTION_METRICS
 from research.performance import TRADING_METRICS, TradingSpan, Waterfall, undefined_reasons
 from research.report import GroupRow, MonthRow, estimate_of, number_text
@@ -47,7 +48,8 @@ _LUCK: Mapping[str, tuple[str, str, bool]] = {
     "trials": ("Trials on these data", "in the ledger", False),
     "dsr": ("Deflated Sharpe ratio", "chance to be above the luck of so many trials", True),
     "pbo": ("Probability of backtest overfitting", "0.5 is a coin", False),
-    "spa_p": ("Hansen's test over all variants", "p-value", False),
+    "spa_p": ("Hansen's test, all variants", "p-value against doing nothing", False),
+    "paths": ("Paths of cross-validation", "Sharpe ratio, mean, least to largest", False),
     "null_p": ("Null test of the Sharpe ratio", "p-value on markets without an edge", False),
     "null_skill_p": ("Null test of the skill", "p-value on markets without an edge", False),
     "shuffled_p": ("Same trades at other times", "share that earned as much", False),
@@ -120,6 +122,8 @@ def _luck_cell(luck: Luck, key: str, percent: bool) -> Cell:
         return Cell("n/a", "", _UNKNOWN.get(key, "not validated"))
     if percent:
         return Cell(f"{100.0 * value:.1f} %")
+    if isinstance(value, Estimate):
+        return Cell(f"{value.value:.2f}", f"{value.low:.2f} to {value.high:.2f}")
     told = f"{value:,.0f}" if key == "trials" else f"{value:.3f}"
     runs = luck.null_runs if key.startswith("null") else None
     return Cell(told, "" if runs is None else f"{runs:,.0f} runs")

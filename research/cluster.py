@@ -149,6 +149,13 @@ def share(thing: Any) -> Any:
     return ray.put(thing)
 
 
+def shared(reference: Any) -> Any:
+    """Return, in a worker, the thing that was put into the object store; arrays are mapped."""
+    import ray
+
+    return ray.get(reference)
+
+
 def _backend(settings: dict[str, Any]) -> Any:
     """Return joblib's Ray backend, which here also yields results as they come."""
     from ray.util.joblib.ray_backend import RayBackend

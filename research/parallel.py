@@ -184,7 +184,7 @@ def _attempt[Request, Result](
 ) -> Iterator[tuple[int, Result]]:
     """Do the jobs that are left, as far as the workers live."""
     ahead = list(left.items())
-    if _Inside.job or (workers.cluster is None and min(workers.number(), len(ahead)) == 1):
+    if _Inside.job or (workers.cluster is None and workers.number() == 1):
         for place, request in ahead:
             yield _do((place, request), work, workers.threads)
         return
@@ -206,7 +206,8 @@ def _pool(workers: Workers, n_jobs: int) -> Iterator[Parallel]:
         with cluster_pool(workers.cluster, workers.count, workers.threads) as pool:
             yield pool
         return
-    count = min(workers.number(), n_jobs)
+    # Never one: joblib would do the jobs in this process, which one that kills its own would end.
+    count = max(2, min(workers.number(), n_jobs))
     with parallel_config(backend="loky", inner_max_num_threads=workers.threads):
         # No more jobs ahead than workers: what an error or a death makes worthless is small.
         yield Parallel(
@@ -234,17 +235,18 @@ def _sent_once(work: Any, workers: Workers) -> tuple[Any, dict[str, str] | None]
     return share(work), installed()
 
 
-def _do[Request, Result](
-    job: tuple[int, Request],
-    work: Callable[[Request], Result],
-    threads: int,
-    asked: dict[str, str] | None = None,
-) -> tuple[int, Result]:
-    """Do one job, here or in a worker, where what was `asked` for must be installed."""
+def _do(
+    job: tuple[int, Any], work: Any, threads: int, asked: dict[str, str] | None = None
+) -> tuple[int, Any]:
+    """Do one job, here or in a worker, where what was `asked` for must be installed.
+
+    `work` is what `_sent_once` made of the function.
+    """
     if asked is not None:
-        from research.cluster import check_installed
+        from research.cluster import check_installed, shared
 
         check_installed(asked)
+        work = shared(work)
     place, request = job
     before, _Inside.job = _Inside.job, True
     try:

@@ -215,6 +215,23 @@ def stress_rows(stress: Mapping[str, Any] | None) -> list[tuple[str, str, str, s
     return [*rows, ("break-even", told, "", "", "")]
 
 
+def execution_rows(rows: Sequence[Mapping[str, Any]] | None) -> list[list[str]]:
+    """Return for each way in which orders were sent how they fared, what is unknown left out."""
+    found = []
+    for row in rows or ():
+        shares = (row[name] for name in ("filled_frac", "missed_frac", "maker_frac"))
+        costs = (row[name] for name in ("fee_bps", "slippage_bps", "shortfall_bps"))
+        found.append(
+            [
+                str(row["style"]),
+                f"{row['orders']:,}",
+                *("" if share is None else f"{100.0 * share:.0f} %" for share in shares),
+                *("" if cost is None else f"{cost:.2f}" for cost in costs),
+            ]
+        )
+    return found
+
+
 def unexplained(waterfall: Waterfall, balance: float) -> str:
     """Return what is wrong with the books, or nothing."""
     try:

@@ -265,6 +265,7 @@ def _trading(sheet: RunSheet, found: TradedSheet) -> dict[str, Any]:
         "waterfall_rows": tables.waterfall_rows(found.waterfall, balance),
         "unexplained": tables.unexplained(found.waterfall, balance),
         "stress_rows": tables.stress_rows(metrics.get("stress")),
+        "execution_rows": tables.execution_rows(metrics.get("execution")),
         "ambiguous": metrics.get("ambiguous_bars"),
         "monthly": tables.monthly_cells(monthly_returns(found.span.daily)),
         "groups": tables.group_cells(found.groups),

@@ -1,0 +1,57 @@
+"""On a real Ray cluster: the results of one machine, also when a worker is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from catalog.errors import ConfigError
+from research.parallel import Workers
+from research.walkforward import Keep, walk_forward
+from tests.research.experiments import config, panel, result
+
+pytest.importorskip("ray")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_machines_do_what_one_does(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.research.cluster_run", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found["number"] == 2
+    jobs = found["where"]
+    total = 200_000 * 199_999 / 2
+    assert [one["result"] for one in jobs] == [total * number for number in range(6)]
+    # Spread over both machines, from their object stores, one thread each.
+    assert len({one["node"] for one in jobs}) == 2
+    assert {(one["writeable"], one["threads"]) for one in jobs} == {(False, "1")}
+    assert found["killed"] == [0, 1, 4, 9, 16, 25]
+    assert (tmp_path / "mark").exists()
+    assert found["error"] in ("ValueError: number 1 is refused", "ValueError: number 2 is refused")
+    assert found["many"].startswith("ConfigError: --workers on a cluster must be 2 to 2")
+    assert found["client"] == [[0, 0], [1, 1], [2, 4], [3, 9]]
+    # What the cluster has kept is the walk-forward, bit for bit: nothing is left to be fitted.
+    stages: list[str] = []
+    keep = Keep(tmp_path / "folds")
+    kept = walk_forward(panel(), config(), keep=keep, progress=lambda *seen: stages.append(seen[0]))
+    assert "folds" not in stages
+    pd.testing.assert_frame_equal(kept.predictions, result().predictions, check_exact=True)
+
+
+def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ConfigError, match="--cluster must be the address"):
+        Workers(2, "ray://127.0.0.1:9").number()

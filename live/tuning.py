@@ -26,7 +26,7 @@ from catalog.progress import Progress, no_progress
 from catalog.timestamps import format_time
 from live.pipeline import train_bundle
 from live.profile import dump_profile
-from live.runs import PROFILE_FILE, Stopwatch, code_version, peak_memory_mb
+from live.runs import PROFILE_FILE, Stopwatch, code_version, finite, peak_memory_mb
 from live.study_sessions import alone, json_bytes, write_whole
 from live.trial_records import ledger_of, verdict_of
 from live.tuning_store import (
@@ -67,12 +67,13 @@ class TuningSummary:
     def to_json(self) -> dict[str, Any]:
         """Return what programs want to know."""
         parts = ("counts", "choice", "chosen", "trials", "baseline", "resources")
-        return {
+        told = {
             "folder": str(self.folder),
             "profile": str(self.folder / PROFILE_FILE),
             "bundle": None if self.bundle is None else str(self.bundle),
             **{name: self.record[name] for name in parts},
         }
+        return {name: finite(one) for name, one in told.items()}
 
     def __str__(self) -> str:
         chosen, profile = self.record["chosen"], self.folder / PROFILE_FILE

@@ -51,7 +51,7 @@ parameters:
   strategy.entry_threshold: {low: 0.501, high: 0.52, step: 0.001}
   strategy.exit_threshold: {low: 0.45, high: 0.5}
 """
-TRIALS = 8
+TRIALS = 6
 HORIZON = "label.horizon_bars"
 
 
@@ -163,9 +163,9 @@ def test_asked_again_it_does_nothing_and_asked_for_more_it_goes_on(
     assert tune(market, space, out).exit_code == 0
     assert told(out) == told(whole)
     assert ids(ledger) == before
-    assert tune(market, space, out, "--trials=9").exit_code == 0
+    assert tune(market, space, out, "--trials=7").exit_code == 0
     assert told(out)[:TRIALS] == told(whole)
-    assert record_of(out)["counts"]["trials"] == 9
+    assert record_of(out)["counts"]["trials"] == 7
 
 
 def finished(out: Path) -> int:
@@ -205,7 +205,7 @@ def test_killed_and_resumed_it_is_the_one_that_was_never_interrupted(
     out, own = tmp_path / "tuning", tmp_path / "own.jsonl"
     monkeypatch.setenv(LEDGER_VARIABLE, str(own))
     words = arguments(market, space, out)
-    for trials in (1, 4):
+    for trials in (1, 3):
         assert kill_after(start(words, own), out, trials) < TRIALS
     assert tune(market, space, out).exit_code == 0
     assert told(out) == told(whole)
@@ -221,7 +221,7 @@ def test_workers_end_with_their_leader_and_nothing_counts_twice(
 ) -> None:
     out, own = tmp_path / "tuning", tmp_path / "own.jsonl"
     monkeypatch.setenv(LEDGER_VARIABLE, str(own))
-    kill_after(start(arguments(market, space, out, "--workers=2"), own), out, 3)
+    kill_after(start(arguments(market, space, out, "--workers=2"), own), out, 2)
     assert tune(market, space, out, "--workers=2").exit_code == 0
     record = record_of(out)
     assert record["counts"]["trials"] == TRIALS
@@ -253,6 +253,7 @@ def test_what_comes_after_the_test_start_changes_nothing(
     assert ids(ledger) == before
 
 
+@pytest.mark.slow
 def test_skill_is_tuned_without_a_replay(
     market: Path, ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

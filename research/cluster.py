@@ -10,6 +10,7 @@ import hashlib
 import logging
 import platform
 import socket
+import warnings
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -96,7 +97,10 @@ def connect(cluster: str) -> Any:
         ) from error
     if not ray.is_initialized():
         try:
-            ray.init(address=cluster, log_to_driver=False, logging_level=logging.ERROR)
+            with warnings.catch_warnings():
+                # That nothing answers is said below.
+                warnings.simplefilter("ignore")
+                ray.init(address=cluster, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, TimeoutError) as error:
             raise ConfigError(
                 f"--cluster must be the address of a Ray cluster that runs, was {cluster!r}, "

@@ -5,6 +5,7 @@ In a process of its own: Ray begins a dozen others, which end with it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -56,6 +57,14 @@ def told(call: Any) -> str:
     return "no error"
 
 
+def connected(workers: Workers) -> None:
+    # A busy machine begins the client's server more slowly than Ray waits for it.
+    for _ in range(4):
+        with contextlib.suppress(LeviBotError):
+            workers.number()
+            return
+
+
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -87,6 +96,7 @@ def main(folder: Path) -> None:
         walk_forward(panel(), config(), keep=Keep(folder / "folds", workers=workers))
         ray.shutdown()
         away = Workers(2, f"ray://127.0.0.1:{port}")
+        connected(away)
         found["client"] = sorted(finished_jobs(partial(die_once, folder / "mark"), range(4), away))
         ray.shutdown()
     finally:

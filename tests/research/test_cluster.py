@@ -16,14 +16,13 @@ from research.parallel import Workers
 from research.walkforward import Keep, walk_forward
 from tests.research.experiments import config, panel, result
 
-pytest.importorskip("ray")
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_machines_do_what_one_does(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
     command = [sys.executable, "-m", "tests.research.cluster_run", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
     ended = subprocess.run(
@@ -51,7 +50,15 @@ def test_two_machines_do_what_one_does(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(kept.predictions, result().predictions, check_exact=True)
 
 
+def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'levibot\[cluster\]'"):
+        Workers(2, "auto").number()
+
+
+@pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ConfigError, match="--cluster must be the address"):
         Workers(2, "ray://127.0.0.1:9").number()

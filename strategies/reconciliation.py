@@ -48,7 +48,7 @@ class Reconciliation:
     disagreeing : tuple of str
         Orders whose status or filled quantity differs between our books and the engine's.
     misfilled : tuple of str
-        Market orders that did not fill at the next open (`FillCheck.market_faults`).
+        Market and limit orders that did not fill as they must (`FillCheck.market_faults`).
     unprotected : tuple of str
         Positions whose stop or target did not do what it should (`FillCheck.stop_faults`).
     mistaken : tuple of str
@@ -113,7 +113,7 @@ class Reconciliation:
         found += _listed("orders neither closed nor explained", self.unfinished)
         found += _listed("orders on which ledger and engine disagree", self.disagreeing)
         found += _listed("orders denied or rejected", self.denied)
-        found += _listed("market orders not filled at the next open", self.misfilled)
+        found += _listed("market or limit orders not filled as they must", self.misfilled)
         found += _listed("positions not protected by their stop", self.unprotected)
         found += _listed("liquidations mistaken or missed", self.mistaken)
         due, booked = self.settlements_due, self.settlements_booked

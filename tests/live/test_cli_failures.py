@@ -103,7 +103,7 @@ def test_orders_that_the_exchange_denies_end_the_command_with_5(
     done = walkforward(catalog, tmp_path / "run")
     assert done.exit_code == 5
     # An order that the exchange may fill in part ends without a fill where there is no market.
-    assert "market orders not filled at the next open: F1-E" in done.stderr
+    assert "market or limit orders not filled as they must: F1-E" in done.stderr
     assert "must be filled with" in done.stderr
     assert not list(tmp_path.iterdir())
 

@@ -12,8 +12,8 @@ from strategies.guard import Guard
 from strategies.guard_store import GuardStore
 from strategies.guard_watch import GuardWatch
 from strategies.policy_config import FusionPolicy
-from strategies.replay_data import check_leverage
 from strategies.risk_policy import PolicyWatch, RiskPolicy
+from strategies.settings_check import check_leverage
 from strategies.throttle import ENGINE_ORDERS_PER_SECOND, require_room
 
 

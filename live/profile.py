@@ -33,6 +33,7 @@ from research.staleness import StalenessConfig
 from strategies.execution import ExecutionConfig
 from strategies.policy_config import FusionPolicy
 from strategies.risk_policy import load_risk_policy
+from strategies.settings_check import check_settings
 
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 
@@ -134,7 +135,12 @@ class Profile(Config):
     def _check_together(self) -> Self:
         length = interval_ns(self.data.interval)
         found = faults_of(self.walk_forward_config(), self.data.instruments, length)
-        faults = (*found, *self._span_faults(), *self._threshold_faults())
+        faults = (
+            *found,
+            *self._span_faults(),
+            *self._threshold_faults(),
+            *self._trading_faults(length),
+        )
         if faults:
             raise _Faults(faults)
         return self
@@ -155,6 +161,13 @@ class Profile(Config):
                 f"strategy.entry_threshold must be at least fusion.side_threshold ({side:g}), "
                 f"below which predictions are flat, was {entry:g}"
             )
+
+    def _trading_faults(self, length: int) -> Iterator[str]:
+        """Yield what a replay would refuse, before hours are spent on its predictions."""
+        try:
+            check_settings(self.strategy, self.execution, self.data.instruments, length)
+        except ConfigError as error:
+            yield str(error)
 
     def walk_forward_config(self) -> WalkForwardConfig:
         """Return the research part of the profile.

@@ -16,6 +16,8 @@ from strategies.stops import NO_AMBIGUOUS_BARS, AmbiguousBars
 
 CASH_TOLERANCE = 1e-6
 """Largest difference between our ledger and the engine's account, USDT."""
+_CASH_PRECISION = 1e-12
+"""Of the cash: a number of many digits holds no millionths."""
 LISTED = 20
 """Names that `Reconciliation.to_json` lists of one kind at most; the counts are complete."""
 _SHOWN = 3
@@ -118,8 +120,9 @@ class Reconciliation:
         found += _listed("liquidations mistaken or missed", self.mistaken)
         due, booked = self.settlements_due, self.settlements_booked
         found += _unequal("settlements due", due, "booked", booked)
+        allowed = max(CASH_TOLERANCE, _CASH_PRECISION * abs(self.engine_cash))
         # Written so that NaN is a fault.
-        if not abs(self.ledger_cash - self.engine_cash) <= CASH_TOLERANCE:
+        if not abs(self.ledger_cash - self.engine_cash) <= allowed:
             found.append(
                 f"cash in our ledger {self.ledger_cash!r} USDT, in the engine's account "
                 f"{self.engine_cash!r}"

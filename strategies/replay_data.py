@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from catalog.arrays import BarArrays, SeriesArrays
 from catalog.errors import ConfigError, DataError
 from catalog.instruments import bar_type
 from catalog.records import MAX_FUNDING_GAP_NS
-from catalog.timestamps import NS_PER_HOUR, NS_PER_SECOND, format_time, interval_name
+from catalog.timestamps import NS_PER_HOUR, format_time, interval_name
 from research.predictor import Predictor, PredictorSpec
 from strategies.execution import ExecutionConfig
 from strategies.market_data import (
@@ -26,6 +26,7 @@ from strategies.market_data import (
     range_records,
 )
 from strategies.policy_config import FusionPolicy
+from strategies.settings_check import check_settings
 from strategies.slow_data import SlowInputs
 from strategies.slow_records import slow_records, subscriptions
 
@@ -172,86 +173,7 @@ def check_inputs(
     intervals = {one.interval_ns for one in inputs.bars} | {predictor.spec.interval_ns}
     if len(intervals) != 1:
         raise ConfigError(f"bars and predictor must share one interval, had {sorted(intervals)} ns")
-    interval = intervals.pop()
-    # An order, and the stop of the position that it opens, must arrive within the next bar.
-    if 2 * execution.latency_ns >= interval:
-        raise ConfigError(
-            f"latency_ms must be less than half a bar, was {execution.latency_ms}: "
-            f"lower it or take longer bars"
-        )
-    stop = policy.stop_loss_frac if policy.stops is None else policy.stops.min_frac
-    if stop is not None and stop * 10_000 <= execution.worst_slippage_bps:
-        key = "stop_loss_frac" if policy.stops is None else "stops.min_frac"
-        raise ConfigError(
-            f"{key} must be more than the slippage of the entry "
-            f"({execution.worst_slippage_bps:g} bp), was {stop:g}: its stop would be on the wrong "
-            f"side of the market as soon as it was sent; widen it"
-        )
-    check_leverage(policy, execution, names)
-    check_data_age(policy, interval)
-
-
-def check_data_age(policy: FusionPolicy, interval_ns: int) -> None:
-    """Refuse a risk policy by which every bar would be too late.
-
-    Parameters
-    ----------
-    policy : FusionPolicy
-        With its risk policy, if any.
-    interval_ns : int
-        Length of a bar, nanoseconds.
-
-    Raises
-    ------
-    ConfigError
-        Saying what is needed.
-    """
-    risk = policy.risk
-    if risk is not None and risk.max_data_age_secs * NS_PER_SECOND < interval_ns:
-        raise ConfigError(
-            f"max_data_age_secs of the risk policy must be at least a bar "
-            f"({interval_ns / NS_PER_SECOND:g} s), was {risk.max_data_age_secs:g}: trading would "
-            f"end at the close of the next one; raise it or take shorter bars"
-        )
-
-
-def check_leverage(policy: FusionPolicy, execution: ExecutionConfig, names: Sequence[str]) -> None:
-    """Refuse settings that may hold more than the account's leverage carries.
-
-    Parameters
-    ----------
-    policy : FusionPolicy
-        How much may be held.
-    execution : ExecutionConfig
-        Its leverage.
-    names : sequence of str
-        Instruments.
-
-    Raises
-    ------
-    ConfigError
-        Saying what is needed.
-    """
-    # A reversal is sent before the margin of the old position is free.
-    sizing = policy.position_sizing
-    name, largest = ("position_frac", policy.position_frac)
-    gross = largest * len(names)
-    if sizing is not None:
-        name, largest = ("sizing.max_position", sizing.max_position)
-        gross = min(largest * len(names), sizing.max_gross)
-    needed = gross * (2 if policy.allow_short else 1)
-    rebalancing = policy.rebalancing
-    if rebalancing is not None and rebalancing.max_gross > execution.leverage:
-        raise ConfigError(
-            f"leverage must be at least rebalance.max_gross ({rebalancing.max_gross:g}), was "
-            f"{execution.leverage:g}: raise it or lower rebalance.max_gross"
-        )
-    if needed > execution.leverage:
-        raise ConfigError(
-            f"leverage must be at least {needed:g} ({name} {largest:g} x "
-            f"{len(names)} instruments{', twice for reversals' if policy.allow_short else ''}), "
-            f"was {execution.leverage:g}: raise it or lower {name}"
-        )
+    check_settings(policy, execution, names, intervals.pop())
 
 
 def settlements(inputs: ReplayInputs, execution: ExecutionConfig) -> dict[str, SeriesArrays]:

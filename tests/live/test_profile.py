@@ -235,3 +235,17 @@ def test_a_profile_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_bytes(b"name: \xff")
     with pytest.raises(ConfigError, match=r"profile .*bad\.yaml cannot be read"):
         load_profile(str(tmp_path / "bad.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("strategy.position_frac=2.0", "leverage must be at least 4"),
+        ("strategy.stop_loss_frac=0.0001", "stop_loss_frac must be more than the slippage"),
+    ],
+)
+def test_what_a_replay_would_refuse_is_told_when_the_profile_is_read(
+    tmp_path: Path, override: str, text: str
+) -> None:
+    with pytest.raises(ConfigError, match=text):
+        load_profile(write(tmp_path, MINIMAL), [override])

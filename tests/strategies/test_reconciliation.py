@@ -381,3 +381,11 @@ def test_a_stop_within_the_slippage_is_refused_beforehand(market):
             STOPPED,
             market.execution(slippage_bps=20.0),
         )
+
+
+def test_cash_of_billions_may_differ_by_its_last_digit(run):
+    found = run().reconciliation
+    large = replace(found, ledger_cash=5e9 + 3e-6, engine_cash=5e9)
+    assert large.faults() == []
+    assert "cash in our ledger" in replace(large, ledger_cash=5e9 + 0.01).faults()[0]
+    assert replace(found, ledger_cash=found.engine_cash + 2e-6).faults() != []

@@ -75,7 +75,7 @@ def _robust(axes: Axes, value: Any, kept: Any) -> None:
     """Show all that was judged; what lies far below it is cut off at the border."""
     low, high = float(kept.min()), float(value.max())
     spread = max(high - low, 1e-9)
-    axes.set_ylim(max(float(value.min()), low - 0.5 * spread) - 0.06 * spread, high + 0.08 * spread)
+    axes.set_ylim(max(float(value.min()), low - spread) - 0.06 * spread, high + 0.08 * spread)
 
 
 def importance_figure(record: Mapping[str, Any]) -> Figure:
@@ -130,12 +130,18 @@ def _slice(axes: Axes, record: Mapping[str, Any], key: str, one: ParameterRange)
         # Beside one another, not on top: spread evenly over a part of the place.
         at = at + np.linspace(-0.18, 0.18, len(at)) if len(at) > 1 else at
         axes.set_xticks(range(len(one.choices)), [str(choice) for choice in one.choices])
+        axes.set_xlim(-0.5, len(one.choices) - 0.5)
     elif one.log:
         low, high = one.ends
         ticks = [low, math.sqrt(low * high), high]
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
+        margin = (high / low) ** 0.04
+        axes.set_xlim(low / margin, high * margin)
+    else:
+        low, high = one.ends
+        axes.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
     axes.plot(at[~best], value[~best], "o", mfc="none", color=GREY, markersize=3.5, mew=0.8)
     axes.plot(at[best], value[best], "o", color=BLUE, markersize=4.5)
     chosen = [row["number"] == record["choice"]["chosen"] for row in rows]

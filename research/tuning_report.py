@@ -188,6 +188,12 @@ def _chosen(record: Record) -> str:
         "These results chose the configuration, so they say nothing about what it will earn: "
         "`levibot walkforward --profile profile.yaml` does, on folds that nothing here has seen.",
     ]
+    if all(a >= b for a, b in zip(rows[0][1], rows[2][1], strict=True)):
+        lines += [
+            "",
+            "**The profile as it is did no worse than what was chosen: nothing here speaks for a "
+            "change.**",
+        ]
     verdict = record["trials"]
     if verdict is not None and verdict["dsr"] is not None and verdict["count"] > 1:
         lines += [

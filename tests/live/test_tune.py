@@ -51,6 +51,7 @@ parameters:
   strategy.entry_threshold: {low: 0.501, high: 0.52, step: 0.001}
   strategy.exit_threshold: {low: 0.45, high: 0.5}
 """
+SPACE_END = b'"param_name":"strategy.exit_threshold"'
 TRIALS = 6
 HORIZON = "label.horizon_bars"
 
@@ -168,11 +169,13 @@ def test_asked_again_it_does_nothing_and_asked_for_more_it_goes_on(
     assert record_of(out)["counts"]["trials"] == 7
 
 
-def finished(out: Path) -> int:
-    """Return how many trials of a journal have ended, by its own words."""
+def at_work(out: Path) -> tuple[int, bool]:
+    """Return how many trials of a journal have ended, and whether one more has drawn its values."""
     path = out / JOURNAL_FILE
     lines = path.read_bytes().splitlines() if path.exists() else []
-    return sum(b'"op_code":6' in line and b'"state":' in line for line in lines)
+    ended = sum(b'"op_code":6' in line for line in lines)
+    drawn = {json.loads(line)["trial_id"] for line in lines if SPACE_END in line}
+    return ended, len(drawn) > ended
 
 
 def start(words: list[str], ledger: Path) -> subprocess.Popen[bytes]:
@@ -186,16 +189,16 @@ def start(words: list[str], ledger: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def kill_after(process: subprocess.Popen[bytes], out: Path, trials: int) -> int:
-    """Kill a tuning as soon as so many trials have ended; return how many had."""
-    deadline = time.monotonic() + 120
-    while finished(out) < trials:
+def kill_after(process: subprocess.Popen[bytes], out: Path, trials: int) -> None:
+    """Kill a tuning in the middle of a trial, after so many have ended."""
+    deadline = time.monotonic() + 200
+    while at_work(out) < (trials, True):
         assert process.poll() is None, "it ended by itself"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    return finished(out)
+    assert at_work(out)[1]
 
 
 @pytest.mark.slow
@@ -206,7 +209,7 @@ def test_killed_and_resumed_it_is_the_one_that_was_never_interrupted(
     monkeypatch.setenv(LEDGER_VARIABLE, str(own))
     words = arguments(market, space, out)
     for trials in (1, 3):
-        assert kill_after(start(words, own), out, trials) < TRIALS
+        kill_after(start(words, own), out, trials)
     assert tune(market, space, out).exit_code == 0
     assert told(out) == told(whole)
     assert record_of(out)["choice"]["scores"].values()

@@ -98,6 +98,9 @@ def test_the_page_says_what_was_chosen_and_that_it_proves_nothing(record: Any) -
     assert "probability 0.120 (deflated Sharpe ratio)" in page
     assert f"stands on a {record['choice']['verdict']}" in page
     assert page.count("](tuning-") == len(PICTURES)
+    assert "did no worse" not in page
+    better = record["baseline"] | {"running": [[9.9, 9.9]]}
+    assert "did no worse than what was chosen" in tuning_markdown(record | {"baseline": better})
     spike = record | {"choice": record["choice"] | {"verdict": "spike", "firmness": None}}
     assert "neighbours keep an unknown part of its lead" in tuning_markdown(spike)
 

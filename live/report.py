@@ -16,6 +16,7 @@ from live.critique import benchmarks_of, critic_lines, criticisms
 from live.guard_summary import guard_lines, guard_metrics
 from live.profile import Profile, dump_profile
 from live.runs import (
+    MARKET_FILE,
     METRICS_FILE,
     PREDICTIONS_FILE,
     PROFILE_FILE,
@@ -31,6 +32,7 @@ from live.runs import (
     write_tables,
 )
 from live.served import Served, breaker_line
+from live.tearsheets import sheet_of_run, view_of_run
 from live.trial_records import verdict_lines
 from research.cost_stress import cost_stress
 from research.degraded import DegradedShare
@@ -45,8 +47,7 @@ from research.panel import Panel
 from research.performance import trading_metrics
 from research.predictor import write_predictions
 from research.references import REFERENCES
-from research.report import FoldMark
-from research.tearsheet import TearsheetData, write_tearsheet
+from research.tearsheet import write_tearsheet
 from research.walkforward import WalkForwardResult
 from strategies.execution_quality import execution_lines, execution_quality
 from strategies.outcome import BacktestOutcome
@@ -335,10 +336,14 @@ def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
     with watch.stage("metrics"):
         trading, folds = _trading(run)
         benchmarks = benchmarks_of(run)
+        view = view_of_run(run, benchmarks)
+        view.to_frame().to_parquet(folder / MARKET_FILE, index=False)
     metrics: Metrics = {
         "prediction": _as_dicts(run.predictions.metrics),
         "trading": _as_dicts(trading),
         "folds": folds,
+        "span": {"start": run.start, "end": run.end},
+        "market": view.to_json(),
         "references": {
             name: _as_dicts(found) for name, found in run.predictions.references.items()
         },
@@ -360,7 +365,7 @@ def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
     with watch.stage("critic"):
         metrics["critic"] = criticisms(run, metrics, benchmarks)
     with watch.stage("tearsheet"):
-        write_tearsheet(_tearsheet_data(run, finite(metrics), benchmarks), folder)
+        write_tearsheet(sheet_of_run(run, finite(metrics), view), folder)
     # The page itself shows the time and memory of all that came before it.
     metrics |= {"seconds": watch.total(), "peak_memory_mb": peak_memory_mb()}
     write_json(folder / METRICS_FILE, metrics)
@@ -383,30 +388,6 @@ def numbers_hash(metrics: Metrics) -> str:
         name: metrics[name] for name in ("prediction", "trading", "folds", "references", "experts")
     }
     return hashlib.sha256(json.dumps(finite(kept), sort_keys=True).encode()).hexdigest()
-
-
-def _tearsheet_data(
-    run: RunResult, metrics: Metrics, benchmarks: Mapping[str, pd.DataFrame]
-) -> TearsheetData:
-    execution, policy = run.profile.execution, run.profile.strategy
-    settings = {**execution.model_dump(mode="json"), **policy.model_dump(mode="json")}
-    return TearsheetData(
-        title=run.profile.name,
-        metrics=metrics,
-        predictions=run.predictions.frame,
-        reliability=run.predictions.reliability,
-        start=run.start,
-        end=run.end,
-        folds=tuple(
-            FoldMark(f"fold {fold.index}", fold.test_start, fold.test_end)
-            for fold in run.predictions.folds
-        ),
-        frames=run.outcome,
-        starting_balance=execution.starting_balance,
-        benchmarks=benchmarks,
-        references=run.predictions.references,
-        settings={name.replace("_", " "): str(value) for name, value in settings.items()},
-    )
 
 
 def _trading(run: RunResult) -> tuple[dict[str, Estimate], list[Metrics]]:

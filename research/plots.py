@@ -154,4 +154,6 @@ def _amount(axes: Axes, x: float, start: float, end: float, change: float) -> No
         va="bottom" if up else "top",
         fontsize=7.5,
         color="#111827",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
+        zorder=4,
     )

@@ -203,7 +203,8 @@ def attribution(entered: pd.DataFrame) -> dict[str, tuple[GroupRow, ...]]:
     return {
         title: trade_groups(named, column)
         for column, title in columns.items()
-        if column in named.columns
+        # Runs without regimes have an empty one at every row.
+        if column in named.columns and (named[column].astype(str) != "").any()
     }
 
 

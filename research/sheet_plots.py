@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from catalog.arrays import Float64Array
 from catalog.errors import ConfigError
 from research.estimates import Estimate
+from research.performance import Waterfall
 from research.plots import (
     BLUE,
     GREEN,
@@ -295,6 +296,15 @@ def waterfall_panel(panel: FigureBase, sheets: Sequence[RunSheet]) -> None:
             axes.set_title(one.name, fontsize=8.0)
             axes.set_ylabel("result [USDT]" if axes is all_axes[0] else "")
             axes.tick_params(axis="x", labelsize=6.5 if len(traded) > 2 else 7.5)
+    ends = [end for _, _, found in traded for end in _steps(found.waterfall)]
+    room = 0.12 * (max(ends) - min(ends)) or 1.0
+    all_axes[0].set_ylim(min(ends) - room, max(ends) + room)
+
+
+def _steps(waterfall: Waterfall) -> list[float]:
+    """Return where the bars of a waterfall begin and end."""
+    changes = (waterfall.gross, -waterfall.fees, -waterfall.slippage, waterfall.funding)
+    return [0.0, *np.cumsum(changes).tolist()]
 
 
 def activity_panel(panel: FigureBase, sheets: Sequence[RunSheet]) -> None:

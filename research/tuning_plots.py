@@ -135,7 +135,7 @@ def _slice(axes: Axes, record: Mapping[str, Any], key: str, one: ParameterRange)
         low, high = one.ends
         ticks = [low, math.sqrt(low * high), high]
         axes.set_xscale("log")
-        axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+        axes.set_xticks(ticks, [f"{float(f'{tick:.2g}'):g}" for tick in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
         margin = (high / low) ** 0.04
         axes.set_xlim(low / margin, high * margin)

@@ -16,6 +16,7 @@ from catalog.ingest import IngestReport, ingest
 from catalog.instruments import KNOWN, bar_type, definition
 from catalog.inventory import SeriesInfo, instrument_of, inventory, series_info
 from catalog.manifest import Manifest
+from catalog.mirror import fetch_catalog, remote_url
 from catalog.progress import Progress, no_progress
 from catalog.reading import Query, Reader
 from catalog.records import Batch, Kind
@@ -102,7 +103,8 @@ class Catalog:
         Parameters
         ----------
         path : Path or str
-            The folder.
+            The folder; or the URL of a pushed catalog, which is read through a mirror on this
+            machine (see `catalog.mirror`), the newest state that there is now.
         create : bool
             Take an absent or empty folder for a new catalog. It is made by the first import that
             stores something, so that a refused one leaves nothing behind.
@@ -110,11 +112,18 @@ class Catalog:
         Raises
         ------
         DataError
-            If there is no catalog (and `create` is false), or the folder holds something else.
+            If there is no catalog (and `create` is false), or the folder holds something else; of
+            a URL as `fetch_catalog`, and always if it is to be created.
         IntegrityError
             If the commit record is damaged.
         """
-        root = Path(path)
+        url = remote_url(path)
+        if url is not None and create:
+            raise DataError(
+                f"a catalog that is written must be a folder, was {url}; write it to a folder and "
+                "then send it with `levibot data push`"
+            )
+        root = Path(path) if url is None else fetch_catalog(url)
         manifest = newest(root)
         if manifest is None:
             if not create:

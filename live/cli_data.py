@@ -156,6 +156,25 @@ def synth(
 
 
 @app.command()
+def push(
+    catalog: CatalogOption,
+    url: Annotated[str, typer.Argument(help="Such as s3://bucket/catalog.")],
+    json: JsonOption = False,
+) -> None:
+    """Send a catalog's newest state to an object store, from where every machine can read it."""
+    with user_errors():
+        from catalog.mirror import push_catalog
+
+        with progress_bars() as progress:
+            sent = push_catalog(catalog, url, progress=progress)
+        emit(
+            {"url": url, "files": sent},
+            json,
+            lambda: out.print(f"{sent:,} files sent to {url}", markup=False, soft_wrap=True),
+        )
+
+
+@app.command()
 def check(catalog: CatalogOption, json: JsonOption = False) -> None:
     """Look for gaps, impossible prices, outliers and damaged files; exit 3 if any is fatal."""
     with user_errors():

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 ProfileOption = Annotated[
     str, typer.Option("--profile", "-p", help="Profile name (see `levibot profiles`) or YAML file.")
 ]
-CatalogOption = Annotated[Path, typer.Option("--catalog", "-c", help="Folder of the catalog.")]
+CatalogOption = Annotated[
+    Path, typer.Option("--catalog", "-c", help="Folder of the catalog, or URL of a pushed one.")
+]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run to write.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 SetOption = Annotated[

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from catalog.errors import ConfigError
+from catalog.mirror import remote_url
 from catalog.timestamps import interval_name
 from live.runs import code_version
 from research.fold_store import FoldStore, joined
@@ -40,6 +42,11 @@ LEDGER_VARIABLE = "LEVIBOT_TRIALS"
 def ledger_of(catalog: Path) -> TrialLedger:
     """Return the ledger of a catalog's trials; nothing is made yet."""
     named = os.environ.get(LEDGER_VARIABLE)
+    if not named and (url := remote_url(catalog)) is not None:
+        raise ConfigError(
+            f"the ledger of trials must be a file of a disk, the catalog is {url}; name one that "
+            f"all who use the catalog share, by {LEDGER_VARIABLE}"
+        )
     return TrialLedger(Path(named) if named else catalog / LEDGER_FILE)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from catalog.errors import ConfigError
+from catalog.mirror import remote_url
 from catalog.strict_yaml import explain, read_settings
 from catalog.timestamps import NS_PER_DAY, format_time
 from live.profile import PROFILE_FOLDER, Profile, parse_profile
@@ -221,7 +222,7 @@ def tuning_request(
                 "none; choose the objective sharpe or another space"
             )
         found = found.only(found.fit_keys)
-    return TuningRequest(content, found, catalog.absolute(), out.absolute(), options)
+    return TuningRequest(content, found, _located(catalog), out.absolute(), options)
 
 
 def read_space(path: Path) -> SearchSpace:
@@ -242,3 +243,8 @@ def read_space(path: Path) -> SearchSpace:
 
 def _told(values: dict[str, Value] | None) -> str:
     return ", ".join(f"{key}={one}" for key, one in (values or {}).items()) or "unchanged"
+
+
+def _located(catalog: Path) -> Path:
+    """Return a catalog's name as another process finds it, whatever its working directory."""
+    return catalog if remote_url(catalog) is not None else catalog.absolute()

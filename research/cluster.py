@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 AUTO = "auto"
 """The cluster that this machine is part of."""
 CLIENT_PREFIX = "ray://"
-_PACKAGES = ("catalog", "adapters", "research", "strategies", "live")
+PACKAGES = ("catalog", "adapters", "research", "strategies", "live")
+"""Whose sources must be the same on every machine."""
 _THREAD_VARIABLES = (
     *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"),
     *("VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS"),
@@ -175,7 +176,7 @@ def installed() -> dict[str, str]:
     """Return what of a machine decides results: its sources, Python and libraries."""
     digest = hashlib.sha256()
     root = Path(__file__).resolve().parents[1]
-    for package in _PACKAGES:
+    for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
             digest.update(path.relative_to(root).as_posix().encode())
             digest.update(path.read_bytes())

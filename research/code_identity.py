@@ -30,8 +30,9 @@ _PACKAGES = ("catalog", "research")
 _DECIDES_NOTHING = frozenset(
     {
         *("catalog.checks", "catalog.errors", "catalog.ingest", "catalog.instruments"),
-        *("catalog.inventory", "catalog.manifest", "catalog.progress", "catalog.quality"),
-        *("catalog.transactions", "research.circuit_breaker", "research.estimates"),
+        *("catalog.inventory", "catalog.manifest", "catalog.mirror", "catalog.progress"),
+        *("catalog.quality", "catalog.transactions", "research.circuit_breaker"),
+        "research.estimates",
         *("research.feature_stream", "research.metrics", "research.prediction_types"),
         *("research.predictions", "research.models.contract", "research.models.deep.checkpoint"),
         "research.models.deep.stream",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 from catalog.errors import ConfigError
+from research.cluster import PACKAGES
 from research.parallel import Workers
 from research.walkforward import Keep, walk_forward
 from tests.research.experiments import config, panel, result
@@ -23,10 +25,15 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.timeout(300)
 def test_two_machines_do_what_one_does(tmp_path: Path) -> None:
     pytest.importorskip("ray")
+    # A copy: whoever works on the sources meanwhile would be refused as another machine is.
+    sources = tmp_path / "sources"
+    for package in (*PACKAGES, "tests"):
+        skipped = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, sources / package, ignore=skipped)
     command = [sys.executable, "-m", "tests.research.cluster_run", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {**os.environ, "PYTHONPATH": str(sources), "RAY_USAGE_STATS_ENABLED": "0"}
     ended = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        command, cwd=sources, env=environment, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     found = json.loads(ended.stdout.splitlines()[-1])

@@ -45,6 +45,7 @@ def paths_figure(days: Int64Array, paths: Sequence[Float64Array]) -> Figure:
             axes.plot(date_numbers(days), level, color=colour, linewidth=1.2, label=label)
         locator = mdates.AutoDateLocator(minticks=4, maxticks=10)  # type: ignore[no-untyped-call]
         formatter = mdates.ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(formatter)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
         axes.set_ylabel("net return [%]")

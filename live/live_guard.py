@@ -13,7 +13,7 @@ from strategies.guard_store import GuardStore
 from strategies.guard_watch import GuardWatch
 from strategies.policy_config import FusionPolicy
 from strategies.risk_policy import PolicyWatch, RiskPolicy
-from strategies.settings_check import check_leverage
+from strategies.settings_check import check_data_age, check_leverage
 from strategies.throttle import ENGINE_ORDERS_PER_SECOND, require_room
 
 
@@ -35,6 +35,13 @@ class LiveGuard(NamedTuple):
     store: GuardStore
 
 
+class Traded(NamedTuple):
+    """What a process trades: instruments, and the length of a bar in nanoseconds."""
+
+    instruments: Sequence[str]
+    interval_ns: int
+
+
 class GuardFiles(NamedTuple):
     """Where a guard's files lie.
 
@@ -53,14 +60,14 @@ class GuardFiles(NamedTuple):
 def live_guard(
     policy: FusionPolicy,
     execution: ExecutionConfig,
-    instruments: Sequence[str],
+    traded: Traded,
     files: GuardFiles,
     orders_per_second: int = ENGINE_ORDERS_PER_SECOND,
 ) -> LiveGuard:
     """Restore a guard, and watch its files.
 
-    A changed policy counts only if it also fits the strategy, the account's leverage and the
-    engine's throttle, as the first one must.
+    A changed policy counts only if it also fits the strategy, its bars, the account's leverage and
+    the engine's throttle, as the first one must.
 
     Parameters
     ----------
@@ -68,8 +75,8 @@ def live_guard(
         The strategy's, with its `risk`.
     execution : ExecutionConfig
         The account's.
-    instruments : sequence of str
-        What is traded.
+    traded : Traded
+        Instruments and bars.
     files : GuardFiles
         Where they lie.
     orders_per_second : int
@@ -89,8 +96,10 @@ def live_guard(
         )
 
     def fits(risk: RiskPolicy) -> None:
-        check_leverage(policy.with_risk(risk), execution, instruments)
-        require_room(risk, len(instruments), orders_per_second)
+        changed = policy.with_risk(risk)
+        check_leverage(changed, execution, traded.instruments)
+        check_data_age(changed, traded.interval_ns)
+        require_room(risk, len(traded.instruments), orders_per_second)
 
     fits(policy.risk)
     store = GuardStore(files.state)

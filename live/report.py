@@ -356,7 +356,9 @@ def write_run(folder: Path, run: RunResult, watch: Stopwatch) -> Metrics:
         "execution": [one.to_json() for one in execution_quality(run.outcome, run.bars)],
         "trials": dict(run.trials),
         "ambiguous_bars": run.outcome.reconciliation.ambiguous.to_json(),
-        "guard": guard_metrics(run.outcome.guard),
+        "guard": guard_metrics(
+            run.outcome.guard, run.profile.strategy.risk, run.profile.data.instruments
+        ),
         "step_seconds": dict(run.predictions.step_seconds),
         "cut_short": dict(run.predictions.cut_short),
         "seconds": watch.total(),

@@ -38,7 +38,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from catalog.config import Config
-from strategies.fees import EXPLICIT, fee_fault
+from strategies.fees import fee_fault
 
 type Side = Literal[-1, 1]
 """The direction of an order: +1 buys, -1 sells."""
@@ -48,14 +48,6 @@ SELL: Side = -1
 MONEY_DECIMALS = 8
 """Decimals of a USDT amount: every booking is rounded to them, as the engine's account does."""
 _BPS = Decimal(10_000)
-_COSTS = (
-    "maker_fee_bps",
-    "taker_fee_bps",
-    "slippage_bps",
-    "latency_slippage_bps",
-    "impact_bps",
-    "impact_cap_bps",
-)
 _WITHOUT_LIMITS = {"limit_offset_bps": 0.0, "limit_timeout_bars": 1, "post_only": False}
 """What the settings of limits must say where there are none."""
 
@@ -175,18 +167,6 @@ class ExecutionConfig(Config):
     def worst_slippage_bps(self) -> float:
         """Largest slippage of any order, basis points."""
         return self.base_slippage_bps + (self.impact_cap_bps if self.impact_bps else 0.0)
-
-    def with_costs(self, multiple: float) -> Self:
-        """Return the settings with fees, slippage and impact so many times as large.
-
-        Rebates, which are negative fees, are not multiplied above 1: more of them is no stress.
-        """
-        scaled = {name: multiple * getattr(self, name) for name in _COSTS}
-        for name in ("maker_fee_bps", "taker_fee_bps"):
-            if getattr(self, name) < 0.0:
-                scaled[name] = min(multiple, 1.0) * getattr(self, name)
-        tier = self.fee_tier if multiple == 1.0 else EXPLICIT
-        return type(self).model_validate({**self.model_dump(), **scaled, "fee_tier": tier})
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from nautilus_trader.model import Bar, BarType, Price, Quantity, QuoteTick, Venu
 
 from catalog.arrays import Ohlcv
 from catalog.instruments import bar_type, definition, infer_instrument
-from live.live_guard import GuardFiles, LiveGuard, live_guard
+from live.live_guard import GuardFiles, LiveGuard, Traded, live_guard
 from live.node import run_feed
 from live.paper import PaperExecutionClient, PaperWiring
 from research.predictor import Prediction, PredictorSpec
@@ -213,7 +213,8 @@ def play(
         **(strategy or {"stop_loss_frac": 0.2}),
     )
     execution = execution or plain_execution()
-    restored = live_guard(policy, execution, names, files)
+    # A bar of a second, as far as the guard knows, so that data can be late within a test.
+    restored = live_guard(policy, execution, Traded(names, 10**9), files)
     setting = _Setting(folder, script, names, policy, execution, restored)
     try:
         return _play(setting, look_interval_ms)

@@ -20,7 +20,6 @@ from strategies.execution import (
     stop_reference,
     stop_trigger,
 )
-from strategies.fees import EXPLICIT
 from strategies.sizing import confidence, order_quantity, target_fraction
 from tests.strategies.settings import PLAIN, plain_execution
 
@@ -95,7 +94,7 @@ def test_zero_latency_is_refused():
 )
 def test_settings_of_limits_where_there_are_none_are_refused(field, value):
     limits = plain_execution(order_style="limit", **{field: value})
-    assert getattr(limits.with_costs(2.0), field) == value
+    assert getattr(limits, field) == value
     assert limits.uses_limits
     with pytest.raises(ValidationError, match=f"{field} must be .* where order_style is market"):
         plain_execution(**{field: value})
@@ -105,22 +104,6 @@ def test_fees_that_are_not_those_of_their_tier_are_refused():
     assert plain_execution(fee_tier="binance-usdm-regular").taker_fee_bps == 5.0
     with pytest.raises(ValidationError, match=r"must be 1\.6 bp to make and 4 bp to take, were 2"):
         plain_execution(fee_tier="binance-usdm-vip1")
-
-
-def test_stressed_costs_are_multiples_and_belong_to_no_tier():
-    regular = plain_execution(
-        fee_tier="binance-usdm-regular",
-        slippage_bps=1.0,
-        latency_slippage_bps=0.5,
-        impact_bps=20.0,
-        impact_cap_bps=30.0,
-    )
-    assert regular.with_costs(1.0) == regular
-    tripled = regular.with_costs(3.0)
-    assert (tripled.fee_tier, tripled.taker_fee_bps, tripled.maker_fee_bps) == (EXPLICIT, 15.0, 6.0)
-    assert (tripled.base_slippage_bps, tripled.worst_slippage_bps) == (4.5, 94.5)
-    assert regular.with_costs(0.0).worst_slippage_bps == 0.0
-    assert plain_execution(maker_fee_bps=-1.0).with_costs(3.0).maker_fee_bps == -1.0
 
 
 TERMS = InstrumentTerms("X", TICK, Decimal("0.001"), Decimal("0.001"), Decimal("100"))

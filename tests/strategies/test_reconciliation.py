@@ -240,7 +240,9 @@ def test_an_order_that_finds_no_market_fails_the_run(market, monkeypatch):
         POLICY,
         market.execution(),
     )
-    match = r"1 market or limit orders not filled as they must: F1-E.*must be filled with .*was with 0"
+    match = (
+        r"1 market or limit orders not filled as they must: F1-E.*must be filled with .*was with 0"
+    )
     with pytest.raises(RunFailedError, match=match):
         run_backtest(*arguments)
 
@@ -296,7 +298,9 @@ def test_a_rejected_stop_fails_the_run(run, monkeypatch):
 def test_fills_at_any_other_time_or_price_than_the_next_open_fail_the_run(
     wild, changes, funding, policy
 ):
-    with pytest.raises(RunFailedError, match="market or limit orders not filled as they must: F1-E"):
+    with pytest.raises(
+        RunFailedError, match="market or limit orders not filled as they must: F1-E"
+    ):
         wild(policy=policy, replay=_venue(**changes), funding=funding)
 
 
@@ -314,7 +318,9 @@ def test_a_replay_without_quotes_fails(wild, policy):
             engine.sort_data()
             return sum(map(len, batches))
 
-    with pytest.raises(RunFailedError, match="market or limit orders not filled as they must: F1-E"):
+    with pytest.raises(
+        RunFailedError, match="market or limit orders not filled as they must: F1-E"
+    ):
         wild(policy=policy, replay=Unquoted)
 
 

@@ -209,7 +209,8 @@ def test_killed_and_resumed_it_is_the_one_that_was_never_interrupted(
     monkeypatch.setenv(LEDGER_VARIABLE, str(own))
     words = arguments(market, space, out)
     # While it fits, which takes longer than a replay; the one that is killed counts as ended.
-    assert any([kill_after(start(words, own), out, trials) for trials in (2, 5)])
+    amid = [kill_after(start(words, own), out, trials) for trials in (2, 5)]
+    assert any(amid)
     assert tune(market, space, out).exit_code == 0
     assert told(out) == told(whole)
     assert record_of(out)["choice"]["scores"].values()

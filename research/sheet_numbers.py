@@ -38,12 +38,15 @@ def cumulated_costs(frames: OutcomeFrames, ts: Int64Array, start: int) -> Float6
     return paid - _cumulated(booked, booked["payment"], ts, start)
 
 
-def _cumulated(frame: pd.DataFrame, values: pd.Series[float], ts: Int64Array, start: int) -> Any:
+def _cumulated(
+    frame: pd.DataFrame, values: pd.Series[float], ts: Int64Array, start: int
+) -> Float64Array:
     when = frame["ts_event"].to_numpy(dtype=np.int64)
     order = np.argsort(when, kind="stable")
     total = np.append(0.0, np.cumsum(values.to_numpy(dtype=np.float64)[order]))
     before = total[np.searchsorted(when[order], start, side="right")]
-    return total[np.searchsorted(when[order], ts, side="right")] - before
+    found: Float64Array = total[np.searchsorted(when[order], ts, side="right")] - before
+    return found
 
 
 def gross_curve(net: Curve, frames: OutcomeFrames, balance: float) -> Curve:
@@ -371,8 +374,7 @@ def difference(
     mean_block_days: float = 7.0,
 ) -> Difference | None:  # fmt: skip
     """Compare two runs on the same draws of the same days; None where they share fewer than two."""
-    ends = [span.daily.ts[1:] for span in (first, other)]
-    days, mine, theirs = np.intersect1d(*ends, return_indices=True)
+    days, mine, theirs = np.intersect1d(first.daily.ts[1:], other.daily.ts[1:], return_indices=True)
     base, ours = first.daily.returns[mine], other.daily.returns[theirs]
     if len(days) < 2 or not (np.isfinite(base).all() and np.isfinite(ours).all()):
         return None

@@ -6,15 +6,16 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from catalog.timestamps import format_time
 from research import sheet_plots as plots
 from research import sheet_tables as tables
-from research.plots import GREY, RED, STYLE, new_figure, png_bytes
+from research.plots import GREY, RED, STYLE, png_bytes
 from research.report import monthly_returns, verdict
 from research.run_sheet import RunSheet, TearsheetData, named_sheets
 from research.tearsheet import partial_file, remarks
@@ -114,22 +115,25 @@ def _text_axes(panel: FigureBase, height: float) -> Axes:
 
 def _first(sheets: Sequence[RunSheet], title: str) -> Figure:
     """Return title, headline numbers and equity."""
-    page = _blank()
+    traded = any(one.trading is not None for one in sheets)
+    page = _blank() if traded else Figure(figsize=(_WIDTH, _HEIGHT))
     _headline(_text_axes(page, _HEIGHT), sheets, title)
-    if any(one.trading is not None for one in sheets):
-        _, bottom = page.subfigures(2, 1, height_ratios=(6.75, 3.85))
+    if traded:
+        _, bottom = _parts(page, (6.75, 3.85))
         plots.equity_panel(bottom, sheets)
     return page
 
 
+def _parts(page: FigureBase, heights: Sequence[float]) -> list[FigureBase]:
+    """Return parts of a page from top to bottom."""
+    return list(page.subfigures(len(heights), 1, squeeze=False, height_ratios=heights).ravel())
+
+
 def _blank() -> Figure:
     """Return an empty page whose pictures keep clear of its margins."""
-    page = new_figure(_WIDTH, _HEIGHT)
-    engine = page.get_layout_engine()
-    assert engine is not None
     edge, foot = 0.75 * _MARGIN / _WIDTH, 0.55 / _HEIGHT
-    engine.set(rect=(edge, foot, 1.0 - 2.0 * edge, 1.0 - 2.0 * foot))
-    return page
+    inside = (edge, foot, 1.0 - 2.0 * edge, 1.0 - 2.0 * foot)
+    return Figure(figsize=(_WIDTH, _HEIGHT), layout=ConstrainedLayoutEngine(rect=inside))
 
 
 def _headline(axes: Axes, sheets: Sequence[RunSheet], title: str) -> None:
@@ -223,7 +227,7 @@ class _Writer:
         """Write rows; the first column begins at the margin, others end at `edges` (inches)."""
         for number, row in enumerate(rows):
             axes = self.room(_LINE)
-            style = {"fontsize": 7.3, "color": _SOFT if number < head else _INK}
+            style: dict[str, Any] = {"fontsize": 7.3, "color": _SOFT if number < head else _INK}
             axes.text(_MARGIN, self.y, row[0], **style)
             for edge, text in zip(edges, row[1:], strict=True):
                 axes.text(edge, self.y, text, ha="right", **style)
@@ -362,7 +366,7 @@ def _stacked(*parts: tuple[float, str, _Drawing]) -> Figure:
     page = _blank()
     heights = [height + 0.4 for height, _, _ in parts]
     rest = max(_HEIGHT - 1.1 - sum(heights), 0.01)
-    *panels, _ = page.subfigures(len(heights) + 1, 1, height_ratios=[*heights, rest])
+    *panels, _ = _parts(page, [*heights, rest])
     for panel, (_, title, drawing) in zip(panels, parts, strict=True):
         drawing(panel)
         panel.suptitle(title, fontsize=11.0, weight="bold", color=_INK)
@@ -372,14 +376,14 @@ def _stacked(*parts: tuple[float, str, _Drawing]) -> Figure:
 def _predictions(sheets: Sequence[RunSheet]) -> Figure:
     """Return the page about the predictions."""
     page = _blank()
-    upper, lower, _ = page.subfigures(3, 1, height_ratios=(5.0, 3.8, 1.8))
-    left, right = upper.subfigures(1, 2)
+    upper, lower, _ = _parts(page, (5.0, 3.8, 1.8))
+    left, right = upper.subfigures(1, 2, squeeze=False).ravel()
     plots.reliability_panel(left, sheets)
     left.suptitle("Can the probabilities be taken at their word?", fontsize=9.5, weight="bold")
     if any(one.data.folds for one in sheets):
         plots.folds_panel(right, sheets)
         right.suptitle("Is the skill there in every fold?", fontsize=9.5, weight="bold")
-    left, right = lower.subfigures(1, 2)
+    left, right = lower.subfigures(1, 2, squeeze=False).ravel()
     plots.coverage_panel(left, sheets)
     left.suptitle("Is it right where it is sure?", fontsize=9.5, weight="bold")
     if any(one.data.view is not None and one.data.view.information for one in sheets):

@@ -437,7 +437,7 @@ def _marks(axes: Axes, own: pd.DataFrame) -> None:
     # Thousands of marks as shapes make a page of many megabytes.
     dense = len(own) > _MANY_TRADES
     size, alpha = (max(2.5, 1500.0 / len(own)), 0.45) if dense else (22.0, 0.95)
-    style = {"alpha": alpha, "rasterized": dense}
+    style: dict[str, Any] = {"alpha": alpha, "rasterized": dense}
     net, _ = trade_results(own)
     for side, colour, shape in (("long", BLUE, "^"), ("short", RED, "v")):
         rows = (own["side"] == side).to_numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ def test_headline_numbers_agree_with_quantstats_and_by_hand(run: Any, span: Trad
     for day in range(1, DAYS + 1):
         known = [v for t, v in zip(stamps, values, strict=True) if t <= START + day * NS_PER_DAY]
         equity.append(known[-1])
-    by_hand = [after / before - 1.0 for before, after in zip(equity, equity[1:], strict=False)]
+    by_hand = [after / before - 1.0 for before, after in pairwise(equity)]
     mean = math.fsum(by_hand) / DAYS
     spread = math.sqrt(math.fsum((one - mean) ** 2 for one in by_hand) / (DAYS - 1))
     peaks = [max(equity[: at + 1]) for at in range(len(equity))]

@@ -5,7 +5,7 @@ was sent; a market order fills at the first quote of its instrument from then on
 fills at the first quote or bar that reaches its trigger, and is refused where the market has passed
 it when it arrives; a limit takes at its first quote, or rests, by `strategies.limit_orders`. A
 price meets the orders that rest before those that arrive with it, so of an exit and a stop at one
-open the stop trades. What closes a position ends what could only reduce it at once. Prices come
+open the stop trades. What arrives meets it in the order in which it was sent. What closes a position ends what could only reduce it at once. Prices come
 from the same functions as the replay's fill model.
 """
 
@@ -147,14 +147,24 @@ class PaperBook:
         previous = self._prices.get(instrument_id, math.nan)
         self._prices[instrument_id] = price
         events += self._meet(instrument_id, (price,) * 3, ts_event, previous)
-        events += self._arrive(instrument_id, ts_event)
-        markets, self._markets[instrument_id] = self._markets[instrument_id], []
-        for order in markets:
-            if order.limit is None:
-                events += self._fill(order, price, ts_event)
+        # Each command meets the price before the next arrives: what closes a position comes before
+        # the cancel that was sent after it. What has waited for a price comes last: the replay
+        # holds it back, and sends it once everything else of the time has left.
+        for command in self._arrived(instrument_id, ts_event):
+            if command.action == "submit" and command.order.trigger is None:
+                events += self._first_price(command.order, price, ts_event)
             else:
-                events += self._take_limit(order, order.limit, price, ts_event)
+                events += self._effect(command, ts_event)
+        waiting, self._markets[instrument_id] = self._markets[instrument_id], []
+        for order in waiting:
+            events += self._first_price(order, price, ts_event)
         return events
+
+    def _first_price(self, order: PaperOrder, price: float, ts_event: int) -> list[PaperEvent]:
+        """Let an order meet its first price at the exchange."""
+        if order.limit is None:
+            return self._fill(order, price, ts_event)
+        return self._take_limit(order, order.limit, price, ts_event)
 
     def on_bar(
         self, instrument_id: str, prices: tuple[float, float, float, float], ts_event: int
@@ -233,14 +243,18 @@ class PaperBook:
 
     def _arrive(self, instrument_id: str, ts_event: int) -> list[PaperEvent]:
         events: list[PaperEvent] = []
-        row = self._travelling[instrument_id]
-        self._travelling[instrument_id] = [one for one in row if one.ts_arrival > ts_event]
-        for command in row:
-            if command.ts_arrival <= ts_event:
-                events += self._effect(command, ts_event)
-        if row:
-            self._set_due()
+        for command in self._arrived(instrument_id, ts_event):
+            events += self._effect(command, ts_event)
         return events
+
+    def _arrived(self, instrument_id: str, ts_event: int) -> list[_Command]:
+        """Take off the way what has arrived, in the order in which it was sent."""
+        row = self._travelling[instrument_id]
+        if not row:
+            return []
+        self._travelling[instrument_id] = [one for one in row if one.ts_arrival > ts_event]
+        self._set_due()
+        return [one for one in row if one.ts_arrival <= ts_event]
 
     def _effect(self, command: _Command, ts_event: int) -> list[PaperEvent]:
         """Let a command take effect; what has no price waits for the next quote."""

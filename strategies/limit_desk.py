@@ -12,7 +12,7 @@ An entry or exit by decision waits at its limit. What ends the waiting:
 - Of an entry: a decision no longer wants its side. It is taken back at once.
 - It is worth less than the exchange's minimum at its limit: it goes to the market at once.
 - It is post-only and would have taken, so the exchange refuses it: it counts as timed out.
-- Something else closes the position that it adds to, or the risk guard flattens.
+- Something else closes the position that it adds to or reduces, or the risk guard flattens.
 
 While it waits nothing else is decided. An exit, once decided, is carried through. A reversal is an
 exit; the other side is entered by a decision after it. Bars are counted by the stamps of data, so
@@ -124,10 +124,12 @@ class LimitDesk:
         row = one.row
         if one.bars < self._style.timeout_bars and row.filled_quantity == 0.0:
             return
-        one.missed = True
+        # Where a market order gets out at this close, nobody wants the rest of an entry.
+        leaving = self._desk.is_leaving(name)
+        one.missed = row.reduce_only or not leaving
         self._desk.withdraw(row.client_order_id, ts)
         held = self._recorder.ledger.quantity(name)
-        if row.reduce_only and held != 0.0 and not self._desk.is_leaving(name):
+        if row.reduce_only and held != 0.0 and not leaving:
             rest = Intent("X", name, ts, -held, row.limit_price, row.reason)
             self._desk.send(rest._replace(ts_decided=row.ts_decided))
 
@@ -156,10 +158,17 @@ class LimitDesk:
             self._missed[row.instrument_id] = _Missed(row, left)
 
     def closed(self, name: str, ts: int) -> None:
-        """Take back what would add to a position that has just been closed."""
+        """Take back what would add to a position that has just been closed.
+
+        What it or an exit leaves undone ends with the position: it may be taken back only after
+        this, and no later decision is about it.
+        """
         self._missed.pop(name, None)
         one = self._sent.get(name)
-        if one is not None and not one.row.reduce_only and one.row.ts_init < ts:
+        if one is None or one.row.ts_init >= ts:
+            return
+        del self._sent[name]
+        if not one.row.reduce_only:
             self._desk.withdraw(one.row.client_order_id, ts)
 
     def held_on(

@@ -17,7 +17,15 @@ from strategies.backtest import BacktestOutcome, FusionPolicy, ReplayInputs, run
 from strategies.execution import ExecutionConfig
 from strategies.risk_policy import RiskPolicy
 from strategies.stops import StopConfig
-from tests.strategies.markets import BTC, ETH, make_predictor, wild
+from tests.strategies.markets import (
+    BTC,
+    ETH,
+    close_time,
+    make_bars,
+    make_inputs,
+    make_predictor,
+    wild,
+)
 from tests.strategies.settings import plain_execution
 
 NAMES = (BTC, ETH)
@@ -54,9 +62,10 @@ def both(
     signals: dict[int, dict[str, float]],
     rules: FusionPolicy,
     execution: ExecutionConfig,
+    names: tuple[str, ...] = NAMES,
 ) -> tuple[BacktestOutcome, BacktestOutcome]:
     def predictor() -> Predictor:
-        return make_predictor(signals, NAMES)
+        return make_predictor(signals, names)
 
     return (
         run_backtest(inputs, predictor(), rules, execution),
@@ -103,6 +112,51 @@ def test_bars_to_come_change_nothing_that_was_sent_before() -> None:
     assert len(found[0][0]) > 80
     for one, other in zip(*found, strict=True):
         assert one.equals(other)
+
+
+def flat(price: float) -> tuple[float, float, float, float]:
+    return (price,) * 4
+
+
+def trailed(*after: tuple[float, float, float, float]) -> tuple[Any, ...]:
+    """A long entry at 29,970 of which a third takes at an open, and whose stop trails to 30,690."""
+    return (flat(30_000), (29_900, 31_000, 29_900, 30_200), *after)
+
+
+STAYS = dict.fromkeys(range(9), 0.9)
+ENDED_WITH_ITS_POSITION = {
+    # At the close of bar 1 the stop has been passed: one open closes what is held, then meets
+    # the cancel of the rest. The entry at the close of bar 2 is another one.
+    "an entry's rest": (trailed(*[flat(30_200)] * 3), STAYS, 0.01, 0.6, ("LIMIT", 2)),
+    # The next open gaps through the limit as well, so that a second part stays; nobody decided on
+    # the third.
+    "a rest beside a forced exit": (
+        trailed((29_900, 30_800, 29_900, 30_750), *[flat(30_750)] * 2),
+        dict.fromkeys(range(3), 0.9),
+        *(0.01, 0.6, None),
+    ),
+    # The exit's time is over at the close of bar 2, and the next open is beyond the stop.
+    "an exit's rest": (
+        (flat(30_000), (29_900, 30_000, 29_900, 30_000), flat(30_000), *[flat(29_000)] * 3),
+        {0: 0.9, 1: 0.45, 2: 0.45, 3: 0.1},
+        *(0.02, 100, ("LIMIT", 3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("scene", ENDED_WITH_ITS_POSITION)
+def test_what_a_limit_left_undone_ends_with_its_position(scene: str) -> None:
+    rows, signals, frac, volume, wanted = ENDED_WITH_ITS_POSITION[scene]
+    inputs = make_inputs(make_bars(rows, BTC, volumes=[volume] * len(rows)))
+    execution = limits(limit_offset_bps=10.0, limit_timeout_bars=1, max_participation=0.5)
+    by_name = {index: {BTC: value} for index, value in signals.items()}
+    backtest, paper = both(inputs, by_name, policy(frac, None), execution, names=(BTC,))
+    compare(backtest, paper).require_identical()
+    orders = backtest.orders
+    assert orders.reason.isin({"trailing_stop", "stop_loss"}).any()
+    later = orders[~orders.reduce_only].iloc[1:]
+    found = [(row.type, row.ts_init, row.ts_decided) for row in later.itertuples()][:1]
+    assert found == ([] if wanted is None else [(wanted[0], *[close_time(wanted[1])] * 2)])
 
 
 games = st.fixed_dictionaries(

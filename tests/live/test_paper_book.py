@@ -345,3 +345,30 @@ def test_an_exit_is_refused_on_arrival_in_the_engines_words(order: PaperOrder, w
     (event,) = paper.on_bar(BTC, (100.0, 130.0, 70.0, 100.0), 10 * LATENCY)
     assert event == PaperReject(order, 2 * LATENCY, words)
     assert paper.open_orders() == []
+
+
+def test_a_market_order_trades_before_a_cancel_that_was_sent_after_it() -> None:
+    paper = book()
+    resting = PaperOrder("P", BTC, 1, 1.0, None, False, limit=90.0)
+    paper.submit(resting, 0)
+    paper.on_quote(BTC, 100.0, LATENCY)
+    paper.submit(market("F"), 1_000)
+    paper.cancel("P", 1_000)
+    events = paper.on_quote(BTC, 100.0, 1_000 + LATENCY)
+    assert [(type(one), one.order.client_order_id) for one in events] == [
+        (PaperFill, "F"),
+        (PaperCancel, "P"),
+    ]
+
+
+def test_what_has_waited_for_a_price_comes_after_what_arrives_with_it() -> None:
+    paper = long_book()
+    paper.submit(market("F", -1, reduce=True), 1_000)
+    assert paper.on_time(2 * LATENCY) == []
+    paper.submit(stop("S", -1, 95.0), 2 * LATENCY)
+    events = paper.on_quote(BTC, 100.0, 3 * LATENCY)
+    assert [(type(one), one.order.client_order_id) for one in events] == [
+        (PaperAccept, "S"),
+        (PaperFill, "F"),
+        (PaperCancel, "S"),
+    ]

@@ -5,8 +5,9 @@ was sent; a market order fills at the first quote of its instrument from then on
 fills at the first quote or bar that reaches its trigger, and is refused where the market has passed
 it when it arrives; a limit takes at its first quote, or rests, by `strategies.limit_orders`. A
 price meets the orders that rest before those that arrive with it, so of an exit and a stop at one
-open the stop trades. What arrives meets it in the order in which it was sent. What closes a position ends what could only reduce it at once. Prices come
-from the same functions as the replay's fill model.
+open the stop trades. What arrives meets it in the order in which it was sent. What closes a
+position ends what could only reduce it at once. Prices come from the same functions as the replay's
+fill model.
 """
 
 from __future__ import annotations

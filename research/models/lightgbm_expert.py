@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -20,6 +19,7 @@ from catalog.errors import ConfigError, DataError
 from catalog.progress import Progress, no_progress
 from research.experts import FitContext
 from research.mirror import Mirror
+from research.models.lightgbm_batches import quieten, sequence_class
 from research.models.lightgbm_serving import FitReport, LightGBMExpert
 
 if TYPE_CHECKING:
@@ -267,9 +267,9 @@ class BinnedRows:
         if mirror is not None:
             # The mirror images stand behind all rows, in the same order.
             label, weight = np.concatenate([label, 1.0 - label]), np.tile(weight, 2)
-        _quieten()
+        quieten()
         self._data = lightgbm.Dataset(
-            _sequence_class()(table, rows, mirror),
+            sequence_class()(table, rows, mirror),
             label=label,
             weight=None if (weight == 1.0).all() else weight,
             feature_name=list(names),
@@ -317,7 +317,7 @@ class BinnedRows:
             raise DataError(
                 f"training rows must hold ups and downs, all {len(label)} were {label[0]:.0f}"
             )
-        _quieten()
+        quieten()
         if self.config.patience:
             places = np.arange(len(self.label)) if rows is None else rows
             return self._fit_stopped(rows, places, progress)
@@ -456,51 +456,3 @@ def fit(
         If the rows hold one class only, or a value is infinite.
     """
     return BinnedRows.of_table(table, rows, config).fit(progress=context.progress)
-
-
-def _quieten() -> None:
-    """Make LightGBM heed `verbosity` in this thread from its next call on.
-
-    It keeps the level by thread and, when it reads batches, sets it only after its first warning.
-    """
-    import lightgbm
-
-    lightgbm.Dataset(np.zeros((2, 1)), params={"verbosity": -1}).construct()
-
-
-@cache
-def _sequence_class() -> Any:
-    """Return the class by which LightGBM reads some rows of a table batch by batch.
-
-    Made once: a class made at every fit would hold its table until the next garbage collection.
-    """
-    import lightgbm
-
-    class Rows(lightgbm.Sequence):
-        batch_size = 2048
-
-        def __init__(
-            self, table: Float64Array, rows: Int64Array, mirror: Mirror | None = None
-        ) -> None:
-            self.table, self.rows, self.mirror = table, rows, mirror
-
-        def __len__(self) -> int:
-            return len(self.rows) * (1 if self.mirror is None else 2)
-
-        def __getitem__(self, place: Any) -> Float64Array:
-            # Asked for single rows to find the borders of the bins, for slices to fill them.
-            if isinstance(place, slice):
-                return self._read(np.arange(*place.indices(len(self))))
-            return self._read(np.atleast_1d(place)).reshape(*np.shape(place), -1)
-
-        def _read(self, wanted: Int64Array) -> Float64Array:
-            count = len(self.rows)
-            found: Float64Array = self.table[self.rows[wanted % count]]
-            if np.isinf(found).any():
-                raise DataError("features of training rows must be finite or NaN, some were not")
-            images = wanted >= count
-            if self.mirror is not None and images.any():
-                found[images] = self.mirror(found[images])
-            return found
-
-    return Rows

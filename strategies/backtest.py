@@ -41,7 +41,7 @@ from strategies.outcome import BacktestOutcome, close_books, run_frames
 from strategies.policy_config import FusionPolicy
 from strategies.predictor_actor import PredictorActor, PredictorActorConfig
 from strategies.reconciliation import Reconciliation
-from strategies.recorder import EXIT_TYPES, FINAL_STATUSES, LIMIT, TAKEN_BACK, RunRecorder
+from strategies.recorder import EXIT_TYPES, FINAL_STATUSES, LIMIT, RunRecorder
 from strategies.replay_data import RecordSource, ReplayInputs, check_inputs, settlements
 from strategies.throttle import engine_rate, require_room
 
@@ -360,11 +360,11 @@ def _disagreeing(
     }
     # Orders that no further open could fill are never sent to the engine.
     unsent = {name for name in open_at_end if recorder.orders[name].status == "INITIALIZED"}
-    # Nor are those that were taken back while they waited for one.
+    # Nor are those that were taken back while they waited for one, whoever did it.
     unsent |= {
         name
         for name, row in recorder.orders.items()
-        if row.detail == TAKEN_BACK and name not in theirs
+        if row.ts_cancel and row.status == "CANCELED" and name not in theirs
     }
     ours = recorder.orders.keys() - unsent
     found = [f"{name} (only in one of them)" for name in theirs.keys() ^ ours]

@@ -159,6 +159,25 @@ def test_what_a_limit_left_undone_ends_with_its_position(scene: str) -> None:
     assert found == ([] if wanted is None else [(wanted[0], *[close_time(wanted[1])] * 2)])
 
 
+def test_an_exit_that_the_guard_takes_back_before_it_met_an_open_is_in_both_books() -> None:
+    # No bar of the first follows its exit at the close of bar 2 until the loss of the second has
+    # halted all: in the replay the exit has not left yet.
+    held = [flat(30_000), (29_900, 30_000, 29_900, 30_000), *[flat(30_000)] * 6]
+    lost = [flat(2_000), (1_990, 2_000, 1_990, 2_000), flat(2_000), *[flat(1_900)] * 5]
+    inputs = make_inputs(make_bars(held, BTC, missing=(3, 4)), make_bars(lost, ETH))
+    signals = {index: {BTC: 0.9, ETH: 0.9} for index in range(2)}
+    signals |= {2: {BTC: 0.45, ETH: 0.9}, 3: {ETH: 0.9}}
+    execution = limits(limit_offset_bps=10.0, limit_timeout_bars=4)
+    backtest, paper = both(inputs, signals, policy(0.2, None, risk=GUARD), execution)
+    compare(backtest, paper).require_identical()
+    exits = backtest.orders[(backtest.orders.instrument_id == BTC) & backtest.orders.reduce_only]
+    sent = exits[exits.type != "STOP_MARKET"]
+    assert sent[["type", "reason", "status"]].values.tolist() == [
+        ["LIMIT", "exit_threshold", "CANCELED"],
+        ["MARKET", "risk_guard", "FILLED"],
+    ]
+
+
 games = st.fixed_dictionaries(
     {
         "seed": st.integers(0, 100_000),

@@ -186,7 +186,7 @@ class Replay:
             liquidation_trigger_ratio=execution.leverage,
         )
         for instrument in self.inputs.instruments:
-            engine.add_instrument(instrument)
+            engine.add_instrument(_of_any_worth(instrument))
 
     def feed(self, engine: BacktestEngine) -> int:
         """Replay part by part and return how many records there were.
@@ -329,6 +329,15 @@ def engine_config() -> BacktestEngineConfig:
         # A hundred orders a second would be denied although replayed seconds are not real ones.
         risk_engine=RiskEngineConfig(max_order_submit_rate=engine_rate()),
     )
+
+
+def _of_any_worth(instrument: Any) -> Any:
+    """Return an instrument whose orders the engine takes whatever they are worth.
+
+    What is sent is worth enough at the close. The engine would look at the last quote, which in a
+    replay is the open of a bar that is over.
+    """
+    return type(instrument).from_dict({**instrument.to_dict(), "min_notional": None})
 
 
 def _alive(recorder: RunRecorder, check: FillCheck) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -214,6 +214,17 @@ def test_an_entry_too_small_for_its_limit_goes_to_the_market(market):
     assert told(out.orders, "type", "status") == [["MARKET", "FILLED"]]
 
 
+def test_an_order_worth_the_minimum_at_the_close_is_taken_whatever_the_open_before_it(market):
+    bars = market.bars([flat(49_000), (49_000, 50_000, 49_000, 50_000), *[flat(50_000)] * 2])
+    out = run_backtest(
+        market.inputs(bars),
+        market.predictor({1: 0.9}),
+        policy(position_frac=0.00125),
+        market.execution(),
+    )
+    assert told(out.orders, "type", "quantity", "status") == [["MARKET", 0.002, "FILLED"]]
+
+
 @pytest.fixture(scope="module")
 def replay(market):
     inputs, signals = wild(3, 200)

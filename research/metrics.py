@@ -219,7 +219,10 @@ def accuracy_by_coverage(
     rows = _Rows.from_frame(frame, column)
     weights = day_weights(rows.n_days, config.samples, config.mean_block_days, config.seed)
     drawn = np.concatenate(
-        [rows.accuracies_drawn(chunk, np.asarray(shares)) for chunk in _chunks(weights)]
+        [
+            np.empty((0, len(shares))),  # there may be no samples
+            *(rows.accuracies_drawn(chunk, np.asarray(shares)) for chunk in _chunks(weights)),
+        ]
     )
     return tuple(
         _interval(rows.top_accuracy(share), drawn[:, at]) for at, share in enumerate(shares)

@@ -177,7 +177,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
     pd.testing.assert_frame_equal(again.predictions, whole.predictions, check_exact=True)
     assert repr(again.metrics) == repr(whole.metrics)
-    names = {path.name for path in (tmp_path / "killed").iterdir()}
+    names = {path.name for path in (tmp_path / "killed").iterdir()} - {".lock", "features"}
     assert names == {f"fold-{fold}.{end}" for fold in range(FOLDS) for end in ("parquet", "json")}
 
 

@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import json
 import re
+import weakref
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -119,12 +120,10 @@ class TreeModel:
             ctypes.byref(rounds),
             ctypes.byref(self._handle),
         )
+        # Not in __del__: at the end of the process what it would call is gone.
+        weakref.finalize(self, library().call, "LGBM_BoosterFree", self._handle)
         self.rounds = rounds.value
         self.names = self._feature_names()
-
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None):
-            library().call("LGBM_BoosterFree", self._handle)
 
     def predict(self, values: Float64Array) -> Float64Array:
         """Return the raw probability of a rise for each row, (n_rows,).

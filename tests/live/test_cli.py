@@ -139,6 +139,7 @@ def test_run_folder_is_complete_and_marked_synthetic(run: Path) -> None:
     assert "SYNTHETIC" in (run / "tearsheet.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_repeats_bit_for_bit_from_its_folder(run: Path, market: Path) -> None:
     done = levibot("repeat", run, "-c", market, "--json")
     assert done.returncode == 0, done.stderr
@@ -311,6 +312,7 @@ def test_data_info_and_check_speak_json(market: Path) -> None:
     json.loads(checked.stdout)
 
 
+@pytest.mark.slow
 def test_lookahead_audit_passes_on_the_synthetic_market(market: Path) -> None:
     done = levibot(
         "audit", "lookahead", "-p", "synthetic", *SMALL, "-c", market, "--cuts", "1", "--json"
@@ -328,6 +330,7 @@ def test_parity_audit_passes_on_the_synthetic_market(market: Path) -> None:
     assert report["compared"]["fills"] > 0
 
 
+@pytest.mark.slow
 def test_sizing_trades_the_same_predictions_in_every_way(
     market: Path, run: Path, tmp_path: Path
 ) -> None:
@@ -355,6 +358,7 @@ def test_sizing_trades_the_same_predictions_in_every_way(
     assert "made for another question" in other.stderr
 
 
+@pytest.mark.slow
 def test_execution_trades_the_same_predictions_in_every_order_style(
     market: Path, run: Path, tmp_path: Path
 ) -> None:
@@ -376,6 +380,7 @@ def test_execution_trades_the_same_predictions_in_every_order_style(
     assert page.count("\n| ") == 5
 
 
+@pytest.mark.slow
 def test_a_signal_is_measured_before_it_trades(market: Path, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "signal"
     arguments = ("-p", "synthetic", *SMALL, "-c", market, "--predictions", run, "-o", out)

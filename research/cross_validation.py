@@ -33,6 +33,7 @@ training rows (see `research.splits`, which divides runs the same way).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -194,7 +195,7 @@ class Window:
 EXPANDING = Window()
 
 
-class _Splitter:
+class _Splitter(ABC):
     """What scikit-learn asks of a splitter, and where the labels' spans come from."""
 
     def __init__(self, embargo: int, spans: LabelSpans | None) -> None:
@@ -237,8 +238,9 @@ class _Splitter:
         """
         return self._splits(self._spans_of(X, spans))
 
+    @abstractmethod
     def _splits(self, spans: LabelSpans) -> Iterator[tuple[Int64Array, Int64Array]]:
-        raise NotImplementedError
+        """Yield rows to train on and rows to test on."""
 
     def _spans_of(self, rows: Any, spans: LabelSpans | None) -> LabelSpans:
         found = self.spans if spans is None else spans

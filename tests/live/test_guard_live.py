@@ -146,6 +146,8 @@ def test_a_policy_of_nonsense_changes_nothing_and_a_right_one_counts_at_once(fol
         await world.until(lambda: len(world.recorder.guard_events) == 2, "misfit")
         write_policy(folder, sizing={"method": "fixed", "max_position": 6.0, "max_gross": 6.0})
         await world.until(lambda: len(world.recorder.guard_events) == 3, "too bold")
+        write_policy(folder, max_data_age_secs=0.5)
+        await world.until(lambda: len(world.recorder.guard_events) == 4, "shorter than a bar")
         assert world.guard.policy is before
         sizing = {"method": "fixed", "fixed_frac": 0.1, "max_position": 0.05}
         write_policy(folder, sizing=sizing, max_symbol_share=0.4)
@@ -160,10 +162,11 @@ def test_a_policy_of_nonsense_changes_nothing_and_a_right_one_counts_at_once(fol
 
     world = play(folder, script)
     events = [(one.kind, one.reason) for one in world.recorder.guard_events]
-    assert events == [*[("refused", "policy")] * 3, ("policy", "")]
+    assert events == [*[("refused", "policy")] * 4, ("policy", "")]
     details = [one.detail for one in world.recorder.guard_events]
     assert "method: Input should be 'fixed'" in details[1]
     assert "leverage must be at least 12" in details[2]
+    assert "max_data_age_secs of the risk policy must be at least a bar" in details[3]
     assert world.held()
 
 

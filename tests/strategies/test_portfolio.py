@@ -319,3 +319,55 @@ def test_no_position_grows_beyond_what_one_order_can_close(market):
     grown = orders[(orders.reason == "rebalance") & (orders.bound_by == "max_quantity")]
     assert len(grown) > 0
     assert orders[orders.type == "STOP_MARKET"].quantity.max() == 2.0
+
+
+def test_what_a_decision_closes_is_left_alone(market):
+    bars = three(market)
+    names = tuple(one.instrument_id for one in bars)
+    leaving = 131  # a full hour, at which the other two are rebalanced
+    rows = []
+    for bar in range(BARS - 1):
+        for name in names:
+            prob = 0.9 if bar >= ENTRY else 0.5
+            prob = 0.3 if (bar, name) == (leaving, market.BTC) else prob
+            rows.append((market.close_time(bar), name, prob))
+    frame = pd.DataFrame(rows, columns=["ts_init", "instrument_id", "prob_up"])
+    spec = market.spec(names)
+    source = PrecomputedPredictions.from_frame(stamp_predictions(frame, spec, "0" * 64), spec)
+    config = RebalanceConfig(schedule=HOURLY, drift_frac=0.01, gross=0.9, max_position=0.4)
+    policy = held(rebalance=config, allow_short=False)
+    out = run_backtest(market.inputs(*bars), source, policy, market.execution())
+    then = out.orders[out.orders.ts_init == market.close_time(leaving)]
+    assert then[then.instrument_id == market.BTC].reason.tolist() == ["exit_opposite"]
+    assert set(then[then.reason == "rebalance"].instrument_id) == {market.ETH, market.SOL}
+
+
+def test_the_guard_makes_an_increase_smaller(market):
+    bars = three(market)
+    probs = dict.fromkeys((market.BTC, market.ETH, market.SOL), 0.9)
+    risk = RiskPolicy(
+        rebalance=HOURLY,
+        found_groups=None,
+        sizing={},
+        max_symbol_share=0.4,
+        max_position_usd=20_500.0,
+        max_drawdown=0.9,
+    )
+    config = RebalanceConfig(drift_frac=0.01, gross=0.9, max_position=0.4)
+    out = traded(market, held(risk=risk, rebalance=config), bars, probs)
+    grown = out.orders[(out.orders.reason == "rebalance") & ~out.orders.reduce_only]
+    assert len(grown) > 0
+    assert (grown.bound_by == "max_position_usd").any()
+
+
+def test_nothing_is_rebalanced_before_risk_is_known(market):
+    bars = three(market)
+    names = tuple(one.instrument_id for one in bars)
+    signals = {bar: dict.fromkeys(names, 0.9) for bar in range(BARS - 1)}
+    config = RebalanceConfig(schedule=HOURLY, drift_frac=0.01, gross=0.9, max_position=0.4)
+    policy = held(rebalance=config)
+    source = market.predictor(signals, names)
+    out = run_backtest(market.inputs(*bars), source, policy, market.execution())
+    first = out.orders[out.orders.reason == "rebalance"].ts_init.min()
+    # 96 returns take 97 closes; what was due before is done as soon as they are there.
+    assert first == market.close_time(96)

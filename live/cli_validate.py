@@ -28,8 +28,13 @@ KeepOption = Annotated[
 def validate(
     profile: ProfileOption,
     catalog: CatalogOption,
-    run: Annotated[Path, typer.Option(help="Run whose out-of-sample predictions are judged.")],
     out_folder: OutOption,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run whose out-of-sample predictions are judged; else a walk-forward in OUT.run."
+        ),
+    ] = None,
     groups: Annotated[int, typer.Option(help="Groups of the cross-validation.")] = 6,
     test_groups: Annotated[int, typer.Option(help="Groups that each split tests.")] = 2,
     null_runs: Annotated[int, typer.Option(help="Null markets; 0 for no null test.")] = 100,

@@ -27,7 +27,7 @@ from catalog.timestamps import format_time
 from live.critique import horizon_ns
 from live.kept_jobs import Bench, Result
 from live.null_runs import judged, null_test
-from live.pipeline import Market, load_market, read_run_predictions
+from live.pipeline import Market, load_market, read_run_predictions, run_walkforward
 from live.profile import Profile, dump_profile, parse_profile
 from live.replay_jobs import Replayed
 from live.runs import (
@@ -84,8 +84,12 @@ class Place:
 
     Parameters
     ----------
-    catalog, run, out : Path
-        Data, the run that is validated, and the folder to write.
+    catalog : Path
+        Data.
+    run : Path, optional
+        The run that is validated; None: a walk-forward of the profile is made in ``<out>.run``.
+    out : Path
+        Folder to write.
     keep : Path, optional
         Folder of what is kept; ``<out>.kept`` if absent.
     workers : Workers
@@ -95,11 +99,16 @@ class Place:
     """
 
     catalog: Path
-    run: Path
+    run: Path | None
     out: Path
     keep: Path | None = None
     workers: Workers = ALONE
     overwrite: bool = False
+
+    @property
+    def judged(self) -> Path:
+        """Where the run that is validated lies."""
+        return self.run or self.out.with_name(f"{self.out.name}.run")
 
     @property
     def kept(self) -> Path:
@@ -171,7 +180,7 @@ def validate_run(
     check_free(place.out, overwrite=place.overwrite, marker=RECORD_FILE)
     ledger_of(place.catalog).check()
     with held_alone(place.kept):
-        job = _Validation.open(profile, place, options, progress)
+        job = _Validation.open(profile, place, options, tell, progress)
         record = job.record(tell)
         with job.watch.stage("pictures"):
             pictures = validation_pictures(job.figures(record))
@@ -205,13 +214,31 @@ class _Validation:
 
     @classmethod
     def open(
-        cls, profile: Profile, place: Place, options: ValidationOptions, progress: Progress
+        cls,
+        profile: Profile,
+        place: Place,
+        options: ValidationOptions,
+        tell: Any,
+        progress: Progress,
     ) -> _Validation:
         watch = Stopwatch()
+        if place.run is None:
+            with watch.stage("walk-forward"):
+                # Its folds are kept, so that the next time they are only replayed: what lies
+                # there may be of other code or another profile.
+                keep = Keep(place.kept / "run", tell, place.workers)
+                run_walkforward(
+                    profile,
+                    place.catalog,
+                    place.judged,
+                    overwrite=True,
+                    keep=keep,
+                    progress=progress,
+                )
         with watch.stage("load"):
-            digest = read_run(place.run)["files"][PREDICTIONS_FILE]
+            digest = read_run(place.judged)["files"][PREDICTIONS_FILE]
             market = load_market(profile, place.catalog)
-            frame, spec = read_run_predictions(profile, market, place.run)
+            frame, spec = read_run_predictions(profile, market, place.judged)
         bench = Bench(place.kept / "jobs", place.workers, progress)
         return cls(profile, place, options, market, frame, spec, digest, watch, bench)
 
@@ -241,7 +268,7 @@ class _Validation:
         return {
             "schema": SCHEMA,
             "profile": self.profile.name,
-            "run": self.place.run.name,
+            "run": self.place.judged.name,
             "from": format_time(start),
             "to": format_time(end),
             "instruments": list(panel.instruments()),
@@ -327,7 +354,7 @@ class _Validation:
         source = Replayed(
             profile,
             self.place.catalog,
-            self.place.run / PREDICTIONS_FILE,
+            self.place.judged / PREDICTIONS_FILE,
             self.digest,
             self.spec,
             self.market.panel.data_hash,

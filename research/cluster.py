@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import platform
 import socket
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from catalog.errors import ConfigError, IntegrityError
 from research.code_identity import library_versions
@@ -34,6 +37,8 @@ _THREAD_VARIABLES = (
     *("VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS"),
 )
 _RESTARTS = 3
+_RAY_THREADS = ("ray_", "(_log_main)")
+"""What is in the names of its threads that print, of a driver's and of a client's."""
 
 
 def check_address(address: str) -> None:
@@ -89,6 +94,8 @@ def connect(cluster: str) -> Any:
     ConfigError
         If Ray is not installed, or nothing answers at the address.
     """
+    # Else its threads leave repeated messages to the end of the process, which prints them.
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     try:
         import ray
     except ImportError as error:
@@ -97,6 +104,8 @@ def connect(cluster: str) -> Any:
             "`pip install 'levibot[cluster]'` here and on every machine of the cluster"
         ) from error
     if not ray.is_initialized():
+        if not isinstance(sys.stdout, _WithoutRay):
+            sys.stdout = _WithoutRay(sys.stdout)
         try:
             with warnings.catch_warnings():
                 # That nothing answers is said below.
@@ -108,6 +117,26 @@ def connect(cluster: str) -> Any:
                 "where none answers; start one with `ray start --head` (docs/scaling.md)"
             ) from error
     return ray
+
+
+class _WithoutRay:
+    """Standard output for everybody but Ray, whose messages go to standard error.
+
+    Its threads print what they hear of the cluster, such as a worker that ends, whenever they
+    hear it and whatever they are told of logging, and would print it into a result for programs.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        thread = threading.current_thread().name
+        ray_speaks = any(part in thread for part in _RAY_THREADS)
+        stream = sys.stderr if ray_speaks else self._stream
+        return stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextmanager

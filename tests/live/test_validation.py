@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,15 +68,16 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def empty_page(_: object, folder: Path) -> Path:
+    (folder / TEARSHEET_FILE).write_text("", encoding="utf-8")
+    return folder / TEARSHEET_FILE
+
+
 @pytest.fixture(scope="module")
 def run(market: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    def page(_: object, folder: Path) -> Path:
-        (folder / TEARSHEET_FILE).write_text("", encoding="utf-8")
-        return folder / TEARSHEET_FILE
-
     out = tmp_path_factory.mktemp("validation") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("live.report.write_tearsheet", page)
+        patch.setattr("live.report.write_tearsheet", empty_page)
         found = CliRunner().invoke(
             app, ["walkforward", "-p", "synthetic", "-c", str(market), "-o", str(out), *SMALL]
         )
@@ -83,9 +85,10 @@ def run(market: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     return out
 
 
-def validate(market: Path, run: Path, out: Path, *more: str) -> Result:
-    fixed = ["validate", "-p", "synthetic", "-c", str(market), "--run", str(run), "-o", str(out)]
-    return CliRunner().invoke(app, [*fixed, *SMALL, *SCALE, *more])
+def validate(market: Path, run: Path | None, out: Path, *more: str) -> Result:
+    fixed = ["validate", "-p", "synthetic", "-c", str(market), "-o", str(out)]
+    judged = [] if run is None else ["--run", str(run)]
+    return CliRunner().invoke(app, [*fixed, *judged, *SMALL, *SCALE, *more])
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +175,28 @@ def test_what_is_kept_is_not_made_again(
         del one["cpcv"]["seconds"]
     for name in ("cpcv", "variants", "forecasts", "null"):
         assert again[name] == first[name]
+
+
+def test_without_a_run_it_makes_the_profiles_own(
+    validated: Path, market: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LEDGER_VARIABLE, str(tmp_path / "trials.jsonl"))
+    monkeypatch.setattr("live.validation.validation_pictures", lambda _: {})  # slow to draw
+    monkeypatch.setattr("live.report.write_tearsheet", empty_page)
+    keep = tmp_path / "kept"
+    shutil.copytree(validated.with_name("validated.kept"), keep)
+    out = tmp_path / "luck"
+    found = validate(market, None, out, f"--keep={keep}", "--null-runs=0")
+    assert found.exit_code == 0, found.output
+    made, own = (json.loads((one / "run.json").read_text()) for one in (tmp_path / "luck.run", run))
+    assert made["files"]["predictions.parquet"] == own["files"]["predictions.parquet"]
+    assert record(out)["predictions"] == record(validated)["predictions"]
+    assert record(out)["seconds"]["walk-forward"] > 0.0
+    # What lies there is made anew from its folds, unless it is no run.
+    (tmp_path / "luck.run" / "run.json").unlink()
+    refused = validate(market, None, out, f"--keep={keep}", "--null-runs=0", "--overwrite")
+    assert refused.exit_code == 2
+    assert "is not one (it has no run.json)" in refused.output
 
 
 def test_other_predictions_and_ranges_are_refused(market: Path, run: Path, tmp_path: Path) -> None:

@@ -30,12 +30,17 @@ def test_two_machines_do_what_one_does(tmp_path: Path) -> None:
         skipped = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, sources / package, ignore=skipped)
     command = [sys.executable, "-m", "tests.research.cluster_run", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(sources), "RAY_USAGE_STATS_ENABLED": "0"}
+    # The program imports Ray before it connects: what `connect` would set is set here.
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+    environment = {**os.environ, "PYTHONPATH": str(sources), **quiet}
     ended = subprocess.run(
         command, cwd=sources, env=environment, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     found = json.loads(ended.stdout.splitlines()[-1])
+    # What Ray hears of workers that end is nothing for programs.
+    assert "(raylet)" in ended.stderr
+    assert "(raylet)" not in ended.stdout
     assert found["number"] == 2
     jobs = found["where"]
     total = 200_000 * 199_999 / 2

@@ -18,12 +18,12 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 MPLBA
 PYTEST := $(ONE_THREAD) $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile
 CHECKS := format lint types imports locks rules
 
-.PHONY: help setup demo test test-all check $(CHECKS) fix bench notebooks lock clean
+.PHONY: help setup demo test test-all check $(CHECKS) fix bench notebooks run-notebooks lock clean
 
 help: ## Show this list
 	@echo 'make TARGET, where TARGET is one of'
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
-	    while IFS='|' read -r name text; do printf '  %-10s %s\n' "$$name" "$$text"; done
+	    while IFS='|' read -r name text; do printf '  %-13s %s\n' "$$name" "$$text"; done
 
 setup: ## Install everything into .venv (the other targets do it themselves)
 	@sh scripts/bootstrap.sh
@@ -66,7 +66,10 @@ fix: setup ## Format the code and repair what the linter can
 bench: setup ## Run the benchmarks against their budgets; ARGS='features' picks some
 	@$(PYTHON) -m tests.benchmarks.run $(ARGS)
 
-notebooks: setup ## Run the notebooks and write their .ipynb with outputs; ARGS='01_data' picks some
+notebooks: setup ## Open the notebooks in JupyterLab; ARGS='--no-browser' and others go to it
+	@$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
+
+run-notebooks: setup ## Run the notebooks and write their .ipynb with outputs; ARGS='01_data' picks some
 	@$(PYTHON) scripts/run_notebooks.py $(ARGS)
 
 lock: setup ## Resolve the dependencies anew; UPGRADE=1 takes the newest

@@ -21,7 +21,7 @@
 #
 # It imports a few files of real market data from `../shared/data` where they are present, and
 # otherwise makes a market of its own, which is marked SYNTHETIC wherever it is shown. To look at a
-# catalog of yours: `LEVIBOT_CATALOG=data/catalog make notebooks ARGS=01_data` (it should hold
+# catalog of yours: `LEVIBOT_CATALOG=data/catalog make run-notebooks ARGS=01_data` (it should hold
 # perpetuals with funding, an on-chain series with two vintages, and news).
 
 # %%

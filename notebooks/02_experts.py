@@ -24,7 +24,7 @@
 #
 # It imports a few files of real market data from `../shared/data` where they are present, and
 # otherwise makes a market of its own with a planted edge, which is marked SYNTHETIC wherever it is
-# shown. To look at a catalog of yours: `LEVIBOT_CATALOG=data/catalog make notebooks
+# shown. To look at a catalog of yours: `LEVIBOT_CATALOG=data/catalog make run-notebooks
 # ARGS=02_experts` (it must hold the span below).
 
 # %%

@@ -23,7 +23,7 @@
 # It is made for looking: two dozen trials where a hundred are usual, two instruments, half a
 # year. It imports a few files of real market data from `../shared/data` where they are present, and
 # otherwise makes a market of its own with a planted edge, which is marked SYNTHETIC wherever it is
-# shown. To look at a catalog of yours: `LEVIBOT_CATALOG=data/catalog make notebooks
+# shown. To look at a catalog of yours: `LEVIBOT_CATALOG=data/catalog make run-notebooks
 # ARGS=06_tuning` (it must hold the span below; the trials count in its ledger).
 
 # %%

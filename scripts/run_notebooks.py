@@ -1,6 +1,6 @@
 """Run the notebooks, and write the copies with outputs that readers see.
 
-The percent-format ``notebooks/NAME.py`` is the source. ``make notebooks`` runs each from top to
+The percent-format ``notebooks/NAME.py`` is the source. ``make run-notebooks`` runs each from top to
 bottom in a fresh kernel, in the folder where Jupyter would, and writes ``NAME.ipynb``.
 ``--run-only`` writes nothing (the tests do this), ``--check`` runs nothing and compares the cells
 of each pair.
@@ -82,10 +82,10 @@ def out_of_step(source: Path) -> str:
     """Return what is wrong between a source and its copy with outputs, or ''."""
     copy = source.with_suffix(".ipynb")
     if not copy.is_file():
-        return f"{copy.name} is missing: run `make notebooks` and commit it"
+        return f"{copy.name} is missing: run `make run-notebooks` and commit it"
     cells = [_cells(jupytext.read(path)) for path in (source, copy)]
     if cells[0] != cells[1]:
-        return f"{copy.name} was made from another {source.name}: run `make notebooks`"
+        return f"{copy.name} was made from another {source.name}: run `make run-notebooks`"
     return ""
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 import run_notebooks
 
 SOURCES = run_notebooks.sources(run_notebooks.FOLDER)
@@ -24,6 +29,41 @@ def test_the_notebook_runs(source: Path, root: Path) -> None:
     command = [sys.executable, "scripts/run_notebooks.py", "--run-only", source.stem]
     done = subprocess.run(command, cwd=root, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_jupyterlab_opens_them(root: Path) -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    options = "--no-browser --allow-root --IdentityProvider.token=t --ServerApp.port_retries=0"
+    # As `make notebooks` starts it.
+    makefile = (root / "Makefile").read_text(encoding="utf-8")
+    assert "jupyter lab --notebook-dir=notebooks $(ARGS)" in makefile
+    command = [Path(sys.executable).with_name("jupyter"), "lab", "--notebook-dir=notebooks"]
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen(
+            [*command, *options.split(), f"--port={port}"], cwd=root, stdout=log, stderr=log
+        )
+        try:
+            told = _answer(f"http://127.0.0.1:{port}/api/contents?token=t", server)
+            assert "05_overfitting.ipynb" in {one["name"] for one in told["content"]}
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _answer(address: str, server: subprocess.Popen[bytes]) -> Any:
+    while True:
+        assert server.poll() is None, "JupyterLab ended"
+        try:
+            answer = requests.get(address, timeout=10)
+        except requests.ConnectionError:
+            time.sleep(0.2)
+            continue
+        answer.raise_for_status()
+        return answer.json()
 
 
 @pytest.mark.slow

@@ -132,13 +132,15 @@ class FusionStrategy(Strategy):
     @guarded
     def on_start(self) -> None:
         """Subscribe to bars, predictions and, where funding is booked, marks and settlements."""
+        self.subscribe_data(PREDICTION_TYPE)
+        if self.settings.fed:
+            return
         for kind in self.desk.instrument_of:
             self.subscribe_bars(kind)
         if self.settings.books_funding:
             for state in self._states.values():
                 self.subscribe_mark_prices(state.identity)
                 self.subscribe_funding_rates(state.identity)
-        self.subscribe_data(PREDICTION_TYPE)
 
     @guarded
     def on_bar(self, bar: Any) -> None:
@@ -186,6 +188,9 @@ class FusionStrategy(Strategy):
         A degraded prediction says that bars are missing: nothing is waited for.
         """
         prediction: _Record = data.data
+        if prediction.instrument_id not in self._states:
+            # Of an instrument that only helps to predict those which are traded.
+            return
         self.recorder.received += 1
         complete = prediction.ts_init == self._ts and self._seen == self._count
         if complete or prediction.degraded:

@@ -69,6 +69,9 @@ class StrategySettings:
         so that the order waits for the next open as it would in a live market that pauses.
     limits : LimitStyle, optional
         How decisions are sent as limit orders; None for market orders.
+    fed : bool
+        Whether somebody hands bars, marks and settlements to the strategy by calling its handlers,
+        in order and complete: it subscribes to predictions only.
     """
 
     instruments: tuple[Any, ...]
@@ -79,6 +82,7 @@ class StrategySettings:
     settle_after_ns: int = 0
     send_at: Callable[[str, int], int | None] | None = None
     limits: LimitStyle | None = None
+    fed: bool = False
 
 
 @dataclass(slots=True)

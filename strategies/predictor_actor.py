@@ -45,11 +45,15 @@ class PredictorActorConfig:
     data_client : str, optional
         Name of the live data client that has the slow inputs: without it a subscription to custom
         data never reaches a client. None where the records are in the engine already (replay).
+    fed : bool
+        Whether somebody hands the records to the actor by calling its handlers, in order and
+        complete: it subscribes to nothing.
     """
 
     timeout_ms: int
     heartbeat: Callable[[int], None] | None = None
     data_client: str | None = None
+    fed: bool = False
 
 
 class PredictorActor(DataActor):
@@ -82,6 +86,7 @@ class PredictorActor(DataActor):
         self._heartbeat = config.heartbeat
         client = config.data_client
         self._data_client = None if client is None else ClientId(client)
+        self._fed = config.fed
         spec = predictor.spec
         interval = interval_name(spec.interval_ns)
         names = {name: BarType.from_str(bar_type(name, interval)) for name in spec.instruments}
@@ -95,6 +100,8 @@ class PredictorActor(DataActor):
     @guarded
     def on_start(self) -> None:
         """Subscribe to the bars and to whatever else the predictor needs."""
+        if self._fed:
+            return
         for kind in self._bar_types:
             self.subscribe_bars(kind)
         if self.predictor.spec.uses_funding:

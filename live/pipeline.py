@@ -14,6 +14,7 @@ from catalog.progress import Progress, no_progress
 from catalog.store import Catalog
 from catalog.timestamps import format_time, interval_ns, parse_time
 from live.profile import Profile, load_profile, parse_profile
+from live.question import require_same_question
 from live.report import Predictions, RunResult, RunSummary, write_run
 from live.runs import (
     METRICS_FILE,
@@ -30,7 +31,7 @@ from live.served import Served, tolerance_of
 from live.synthesis import make_market
 from live.trial_records import Judged, ledger_of, trial_of_replay, verdict_of
 from live.warm_start import feed_history, slow_inputs
-from research.bundle import Bundle, load_bundle, save_bundle
+from research.bundle import load_bundle, save_bundle
 from research.features import panel_needs
 from research.panel import Panel, load_panel
 from research.predictor import (
@@ -410,7 +411,7 @@ def _backtest_bundle(
     """
     assert source.bundle is not None
     loaded = load_bundle(source.bundle)
-    _require_same_question(profile, loaded)
+    require_same_question(profile, loaded)
     start, end = _inside(source, (profile.data.start, profile.data.end), complete=True)
     check_unseen(loaded.model, start, end)
     watch = Stopwatch()
@@ -428,23 +429,6 @@ def _backtest_bundle(
     predictions = replace(Predictions.of_result(result, loaded.reports), served=served)
     command = {"name": "backtest", "bundle": loaded.version, "from": start, "to": end}
     return job.write(out, command, predictions, outcome, overwrite=overwrite)
-
-
-def _require_same_question(profile: Profile, bundle: Bundle) -> None:
-    """Refuse a profile that describes another model than the bundle holds."""
-    config = profile.walk_forward_config()
-    length = interval_ns(profile.data.interval)
-    asked = predictor_spec(config, profile.data.instruments, length)
-    held = bundle.model.spec
-    differing = [name for name, digest in asked.parts if dict(held.parts).get(name) != digest]
-    if asked.instruments != held.instruments or length != held.interval_ns:
-        differing.append("instruments or interval")
-    if differing:
-        raise ConfigError(
-            f"profile {profile.name} must describe the model of bundle {bundle.path.name}, but "
-            f"differs in {', '.join(differing)}; only strategy and execution may differ. Use the "
-            "profile that the bundle was trained with"
-        )
 
 
 def _run_again(

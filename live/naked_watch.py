@@ -1,0 +1,72 @@
+"""Whether every open position has its stop at the exchange, and since when one has not.
+
+Pure: it is told what is held and what rests, and when, and answers with what has been naked for too
+long. Stops are sent when a position opens and replaced before they are taken back, so that a
+position is naked for as long as one order travels; anything longer is a fault of somebody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from catalog.timestamps import NS_PER_SECOND
+
+PATIENCE_NS = 2 * NS_PER_SECOND
+"""How long a position may be without its stop."""
+
+
+class Naked(NamedTuple):
+    """A position without its stop: instrument, signed quantity, and for how many nanoseconds."""
+
+    instrument_id: str
+    quantity: float
+    age_ns: int
+
+
+class NakedWatch:
+    """Remembers since when each position has been without its stop.
+
+    Parameters
+    ----------
+    patience_ns : int
+        How long that is no alarm, nanoseconds.
+    """
+
+    def __init__(self, patience_ns: int = PATIENCE_NS) -> None:
+        self._patience_ns = patience_ns
+        self._since: dict[str, int] = {}
+        self._told: set[str] = set()
+        self.alarms = 0
+        """Positions that were naked for too long."""
+
+    def look(
+        self, now: int, positions: Mapping[str, float], stopped: Collection[str]
+    ) -> tuple[Naked, ...]:
+        """Return the positions that have been naked for too long.
+
+        Parameters
+        ----------
+        now : int
+            By a clock that only goes forward, nanoseconds.
+        positions : mapping of str to float
+            Signed quantities of those that are to have a stop, by instrument.
+        stopped : collection of str
+            Instruments that have one at the exchange which covers all of the position.
+        """
+        naked = {name for name, held in positions.items() if held != 0.0 and name not in stopped}
+        for name in set(self._since) - naked:
+            del self._since[name]
+            self._told.discard(name)
+        found = []
+        for name in sorted(naked):
+            age = now - self._since.setdefault(name, now)
+            if age > self._patience_ns:
+                found.append(Naked(name, positions[name], age))
+                self._count(name)
+        return tuple(found)
+
+    def _count(self, name: str) -> None:
+        if name not in self._told:
+            self._told.add(name)
+            self.alarms += 1

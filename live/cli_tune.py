@@ -35,7 +35,7 @@ def tune(
         int, typer.Option(help="Fewest trades with which a configuration is judged.")
     ] = 30,
     workers: Annotated[
-        int | None, typer.Option(help="Processes; the cores if left out. 1 repeats bit for bit.")
+        int | None, typer.Option(help="Processes; all cores if left out. 1 repeats bit for bit.")
     ] = None,
     storage: Annotated[
         str | None, typer.Option(help="Database URL that several machines share.")
@@ -63,7 +63,7 @@ def tune(
             tested_frac=tested_frac,
             trials_per_fit=trials_per_fit,
             min_trades=min_trades,
-            workers=available_cores() if workers is None else workers,
+            workers=available_cores() if workers is None and cluster is None else workers,
             storage=storage,
             cluster=cluster,
         )

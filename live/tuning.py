@@ -40,7 +40,7 @@ from live.tuning_store import (
     revive,
     tuned_trials,
 )
-from live.tuning_trial import FEATURES_FOLDER, FOLDS_FOLDER, Bench
+from live.tuning_trial import FEATURES_FOLDER, FOLDS_FOLDER, Bench, RefusedError
 from live.tuning_work import work
 from research.tuning import choose
 from research.tuning_plots import tuning_pictures
@@ -140,8 +140,17 @@ def _baseline(study: optuna.Study, bench: Bench) -> dict[str, Any]:
     """Return what the profile is worth as it is, judged like a trial, once."""
     known: dict[str, Any] | None = study.user_attrs.get(BASELINE)
     if known is None:
-        found = bench.evaluate({}, lambda _fold, _running: False)
-        bench.record(found)
+        try:
+            found = bench.evaluate({}, lambda _fold, _running: False)
+        except RefusedError as error:
+            if error.trial is not None:
+                bench.record(error.trial)
+            raise ConfigError(
+                "the profile must be one that can be judged before its own test begins, is not: "
+                f"{error}; change it, or --folds and --tested-frac, which say where the folds of "
+                "a tuning lie"
+            ) from error
+        bench.record(found.trial)
         known = found.facts()
         study.set_user_attr(BASELINE, known)
     return known
@@ -194,7 +203,7 @@ def _record(
         "resources": {
             "seconds": watch.total(),
             "trial_seconds": round(sum(sum(one.facts["seconds"].values()) for one in trials), 3),
-            "workers": request.options.workers,
+            "workers": request.options.workers or "all",
             "peak_memory_mb": peak_memory_mb(),
         },
         "provenance": {

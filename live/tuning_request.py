@@ -14,7 +14,7 @@ from catalog.mirror import remote_url
 from catalog.strict_yaml import explain, read_settings
 from catalog.timestamps import NS_PER_DAY, format_time
 from live.profile import PROFILE_FOLDER, Profile, parse_profile
-from research.parallel import available_cores
+from research.parallel import Workers, available_cores
 from research.trials import hash_of
 from research.tuning import OBJECTIVES, Objective
 from research.tuning_space import SearchSpace, Value, with_settings
@@ -44,8 +44,8 @@ class TuneOptions:
         a promising one. 1: every trial is a new fit.
     min_trades : int
         A configuration with fewer trades is not judged.
-    workers : int
-        Processes.
+    workers : int, optional
+        Processes; None: all that a cluster has cores for.
     storage : str, optional
         Database URL that several machines share; else a journal in the folder.
     cluster : str, optional
@@ -59,7 +59,7 @@ class TuneOptions:
     tested_frac: float = 0.5
     trials_per_fit: int = 4
     min_trades: int = 30
-    workers: int = 1
+    workers: int | None = 1
     storage: str | None = None
     cluster: str | None = None
 
@@ -80,11 +80,12 @@ class TuneOptions:
             )
         least = {"trials": 1, "folds": 2, "trials_per_fit": 1, "min_trades": 0, "workers": 1}
         for name, smallest in least.items():
-            if getattr(self, name) < smallest:
+            given = getattr(self, name)
+            if given is not None and given < smallest:
                 option = name.replace("_", "-")
-                raise ConfigError(
-                    f"--{option} must be at least {smallest}, was {getattr(self, name)}"
-                )
+                raise ConfigError(f"--{option} must be at least {smallest}, was {given}")
+        # Here, and not after an hour of features.
+        Workers(self.workers, self.cluster)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,8 @@ class TuningRequest:
     def threads(self) -> int:
         """Steps of fits that one worker runs beside one another."""
         cores, workers = available_cores(), self.options.workers
+        if self.options.cluster is not None or workers is None:
+            return 1  # a worker on a cluster is given one core
         return int(self.content["threads"]) if workers == 1 else max(1, cores // workers)
 
     def profile(self) -> Profile:

@@ -72,6 +72,7 @@ def open_study(
         If the database cannot be reached, or the journal is damaged.
     """
     import optuna
+    from sqlalchemy.exc import SQLAlchemyError
 
     # Its own remarks on every trial would stand between our progress bars.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -91,9 +92,24 @@ def open_study(
     except (ValueError, OSError, optuna.exceptions.StorageInternalError) as error:
         where = (request.options.storage and "--storage") or request.out / JOURNAL_FILE
         raise DataError(f"the trials of the tuning in {where} must be readable: {error}") from error
+    except (ImportError, SQLAlchemyError) as error:
+        raise DataError(_unreachable(request, error)) from error
     if QUESTION not in study.user_attrs:
         study.set_user_attr(QUESTION, question)
     return study
+
+
+def _unreachable(request: TuningRequest, error: Exception) -> str:
+    """Return what is wrong with a database, in one line and without what its address may hide."""
+    kind = str(request.options.storage).partition("://")[0]
+    why = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    if isinstance(error, ImportError):
+        why = f"its driver is not installed ({why})"
+    return (
+        f"--storage must be a database that can be reached, a {kind} one, is not: {why}; see that "
+        "it runs, that address, user and password are right, and that its driver is installed "
+        "beside LeviBot"
+    )
 
 
 def _refuse_others(storage: Any, name: str, request: TuningRequest) -> None:

@@ -54,7 +54,19 @@ type GiveUp = Callable[[int, tuple[float, ...]], bool]
 
 
 class RefusedError(Exception):
-    """A configuration that cannot be: its parts contradict each other or the data."""
+    """A configuration that cannot be: its parts contradict each other or the data.
+
+    Parameters
+    ----------
+    why : str
+        What is wrong with it.
+    trial : Trial, optional
+        Of one that was judged all the same, for the ledger: it used up its equity.
+    """
+
+    def __init__(self, why: str, trial: Trial | None = None) -> None:
+        super().__init__(why)
+        self.trial = trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +134,14 @@ class _Seen:
             raise RefusedError("its labels all say the same: there is no skill to measure")
         return found
 
+    @property
+    def ruined(self) -> bool:
+        """Whether a fold used up its equity, after which there are no returns."""
+        return any(not np.isfinite(one).all() for one in self.returns)
+
     def sharpe(self) -> float:
         """Return the annual Sharpe ratio; 0 where nothing was traded, for it earned nothing."""
-        returns = np.concatenate(self.returns)
-        if not np.isfinite(returns).all():
-            raise RefusedError(f"the account was ruined in fold {len(self.returns) - 1}")
-        found = sharpe(returns)
+        found = sharpe(np.concatenate(self.returns))
         return found if math.isfinite(found) else 0.0
 
     def results(self, *, traded: bool, skill: float) -> TrialResults:
@@ -211,6 +225,10 @@ class Bench:
                 self._fit(keep, config, index)
             with _timed(seconds, "replay"):
                 self._see(seen, keep, profile, index)
+            if seen.ruined:
+                # What these data were asked counts, whatever they answered.
+                trial = self._trial(profile, seen, keep)
+                raise RefusedError(f"the account was ruined in fold {index}", trial)
             running.append(self._values(seen))
             if index + 1 < count and give_up(index, running[-1]):
                 break
@@ -296,7 +314,7 @@ class Bench:
             parent=request.question(panel.data_hash),
         )
 
-    def record(self, evaluation: Evaluation) -> None:
+    def record(self, trial: Trial) -> None:
         """Add a configuration to the ledger, before anybody sees its result.
 
         Raises
@@ -304,7 +322,7 @@ class Bench:
         DataError
             If the ledger cannot be written.
         """
-        ledger_of(self.request.catalog).append([evaluation.trial])
+        ledger_of(self.request.catalog).append([trial])
 
 
 @contextlib.contextmanager

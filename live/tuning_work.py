@@ -124,10 +124,12 @@ def _objective(
     try:
         found = bench.evaluate(values, give_up)
     except RefusedError as error:
+        if error.trial is not None:
+            bench.record(error.trial)
         trial.set_user_attr(REFUSED, str(error))
         trial.set_constraint("can be", 1.0)
         raise optuna.TrialPruned from error
-    bench.record(found)
+    bench.record(found.trial)
     trial.set_user_attr(FACTS, found.facts())
     # Of one that was given up, that it was says enough.
     least = request.options.min_trades if request.trades and found.whole else 0

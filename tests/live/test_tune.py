@@ -13,20 +13,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
 from adapters.synthetic import SyntheticConfig
-from catalog.errors import ConfigError
+from catalog.errors import ConfigError, DataError, RunFailedError
 from catalog.timestamps import parse_time
 from live.cli import app
 from live.profile import load_profile
 from live.study_sessions import alone
 from live.synthesis import make_market
 from live.trial_records import LEDGER_VARIABLE
+from live.tuning_request import TuningRequest
 from live.tuning_store import JOURNAL_FILE, mend_journal
 from research.bundle import load_bundle
+from research.performance import DailyEquity, daily_equity
 from research.trial_ledger import TrialLedger
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -308,6 +311,75 @@ def test_other_folders_and_other_questions_are_refused(
     assert "holds strange.txt" in " ".join(strange.output.split())
     with alone(whole), pytest.raises(ConfigError, match="runs now"), alone(whole):
         pass
+
+
+def test_a_profile_that_cannot_be_judged_before_its_test_is_told(
+    market: Path, space: Path, ledger: Path, tmp_path: Path
+) -> None:
+    found = tune(market, space, tmp_path / "tuning", "--set=validation.min_train_rows=9999")
+    assert found.exit_code == 2, found.exception
+    text = " ".join(found.output.split())
+    assert "must be one that can be judged before its own test begins" in text
+    assert "at least 9999 training rows" in text
+
+
+def test_a_configuration_that_ruins_the_account_counts_as_a_trial(
+    market: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, marked = tmp_path / "own.jsonl", []
+    monkeypatch.setenv(LEDGER_VARIABLE, str(own))
+
+    def ruined(equity: Any, **span: Any) -> DailyEquity:
+        marked.append(span)
+        daily = daily_equity(equity, **span)
+        lost = np.where(np.arange(len(daily.ts)) > 0, 0.0, daily.equity)
+        return daily if len(marked) <= 2 else DailyEquity(daily.ts, lost)  # the profile itself
+
+    monkeypatch.setattr("live.tuning_trial.daily_equity", ruined)
+    found = tune(market, space, tmp_path / "tuning", "--trials=2")
+    assert found.exit_code == RunFailedError.exit_code, found.exception
+    results = [one.results for one in TrialLedger(own).read().trials]
+    assert len(results) == 3
+    assert [one.sharpe for one in results[1:]] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("sqlite:////nowhere/at/all/trials.db", "unable to open database file"),
+        ("nobody://knows:secret@127.0.0.1/this", "Can't load plugin"),
+        ("postgresql+none://me:secret@127.0.0.1:1/name", "a postgresql+none one, is not"),
+    ],
+)
+def test_a_database_that_cannot_be_reached_is_told_without_its_password(
+    market: Path, space: Path, ledger: Path, tmp_path: Path, url: str, why: str
+) -> None:
+    found = tune(market, space, tmp_path / "tuning", f"--storage={url}")
+    assert found.exit_code == DataError.exit_code, found.exception
+    text = " ".join(found.output.split())
+    assert "--storage must be a database that can be reached" in text
+    assert why in text
+    assert "secret" not in text
+
+
+def test_on_a_cluster_all_its_workers_are_taken_each_with_a_core(
+    market: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[TuningRequest] = []
+
+    def stopped(request: TuningRequest, **_: Any) -> None:
+        asked.append(request)
+        raise DataError("seen enough")
+
+    monkeypatch.setattr("live.tuning.run_tuning", stopped)
+    words = [one for one in arguments(market, space, tmp_path) if one != "--workers=1"]
+    CliRunner().invoke(app, [*words, "--cluster=auto"])
+    CliRunner().invoke(app, [*words, "--set=threads=4", "--workers=1"])
+    assert [one.options.workers for one in asked] == [None, 1]
+    assert [one.threads for one in asked] == [1, 4]
+    wrong = CliRunner().invoke(app, [*words, "--cluster=nearby"])
+    assert wrong.exit_code == 2
+    assert len(asked) == 2
 
 
 @pytest.mark.slow

@@ -396,6 +396,8 @@ def _validation(run: Path, given: Path | None, record: Mapping[str, Any]) -> dic
         path = given / VALIDATION_FILE if given.is_dir() else given
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
     except (OSError, ValueError) as error:
         raise DataError(f"--validation must be a {VALIDATION_FILE}, {path} is none: {error}") from (
             None

@@ -15,6 +15,13 @@ PICTURES = {
     "overfitting": "Choosing the best variant on one half of the days",
     "null": "The reduced pipeline on null markets (grey) and on the real one (line)",
 }
+_TABLES = {
+    "pbo": "probability of backtest overfitting",
+    "spa_nothing": f"SPA against {NOTHING}",
+    "spa_holding": f"SPA against {HOLDING}",
+    "mcs": "model confidence set",
+}
+"""What the tables of `research.validation_tables.variant_tables` are called."""
 
 
 def picture_name(kind: str) -> str:
@@ -80,6 +87,7 @@ def summary_lines(record: Record) -> list[str]:
             )
     if tables["mcs"] is not None:
         lines.append(f"model confidence set: {_set_line(tables['mcs'], count)}")
+    lines += [f"{_TABLES[key]}: not to be had, {why}" for key, why in tables["refused"].items()]
     lines += [_forecast_line(name, one) for name, one in record["forecasts"].items()]
     if record["null"] is not None:
         found = record["null"]["p_values"]
@@ -179,7 +187,7 @@ def _variants(record: Record) -> list[str]:
         )
     rivals = [name for name in (NOTHING, HOLDING) if name in p_values]
     lines += [_row(name, "", "", "", "", "", f"{p_values[name]:.3f}") for name in rivals]
-    told = [f"{name} could not be had: {why}" for name, why in tables["refused"].items()]
+    told = [f"{_TABLES[key]}: not to be had, {why}" for key, why in tables["refused"].items()]
     if tables["left_out"]:
         told.append(f"left out, their equity was used up: {', '.join(tables['left_out'])}")
     record_days = found["track_record"]

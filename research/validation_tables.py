@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from catalog.arrays import Float64Array
-from catalog.errors import DataError
+from catalog.errors import ConfigError, DataError
 from research.comparisons import ComparisonConfig
 from research.cscv import GROUPS, backtest_overfitting
 from research.data_snooping import model_confidence_set, superior_ability
@@ -65,7 +65,7 @@ def variant_tables(
     def table(name: str, make: Callable[[], Any]) -> Table | None:
         try:
             found: Table = make().as_dict()
-        except DataError as error:
+        except (ConfigError, DataError) as error:  # too few days for groups is the former
             refused[name] = str(error)
             return None
         return found
@@ -90,7 +90,7 @@ def overfitting_points(returns: Mapping[str, Float64Array]) -> Table | None:
     kept = [one for one in returns.values() if np.isfinite(one).all()]
     try:
         found = backtest_overfitting(np.column_stack(kept), groups=_groups(len(kept[0])))
-    except (DataError, IndexError, ValueError):
+    except (ConfigError, DataError, IndexError, ValueError):
         return None
     return {
         "logits": found.logits,

@@ -103,6 +103,9 @@ def test_validation_counts_for_the_predictions_that_it_is_about(
         read_sheet(runs[1], validation=path)
     with pytest.raises(DataError, match=r"--validation must be a validation\.json"):
         read_sheet(run, validation=tmp_path / "nowhere")
+    (tmp_path / "list.json").write_text("[1]", encoding="utf-8")
+    with pytest.raises(DataError, match="it holds no object"):
+        read_sheet(run, validation=tmp_path / "list.json")
     with pytest.raises(ConfigError, match="at most once for each run, was 2 times for 1 runs"):
         make_tearsheet(TearsheetRequest((run,), tmp_path / "x", validations=(path, path)))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from research.comparisons import ComparisonConfig
 from research.cscv import backtest_overfitting
 from research.data_snooping import superior_ability
 from research.prediction_tests import compare_losses
+from research.validation_report import summary_lines
 from research.validation_tables import (
     HOLDING,
     NOTHING,
@@ -24,6 +27,7 @@ from research.validation_tables import (
 )
 
 CONFIG = ComparisonConfig(samples=200, mean_block_days=5.0)
+PATH = {"net_sharpe": 0.5, "net_return": 0.01}
 
 
 def noise(days: int = 200, trials: int = 5) -> dict[str, Float64Array]:
@@ -98,6 +102,24 @@ def forecasts() -> pd.DataFrame:
             "expert_absent": np.nan,
         }
     )
+
+
+def test_a_span_of_days_has_no_tables_and_the_summary_says_so() -> None:
+    found = variant_tables(noise(days=4), holding(4), CONFIG)
+    assert [found[name] for name in ("pbo", "spa_nothing", "spa_holding", "mcs")] == [None] * 4
+    assert "two days each, there were 4 days" in str(found["refused"])
+    assert overfitting_points(noise(days=4)) is None
+    record: dict[str, Any] = {
+        "cpcv": {"paths": [{}], "splits": [{}], "spread": path_table([PATH])},
+        "variants": {"tables": found, "rows": [{}] * 5},
+        "trials_line": "6 trials",
+        "trials_before": {"dsr": None, "count": 6},
+        "forecasts": {},
+        "null": None,
+    }
+    lines = summary_lines(record)
+    assert sum("not to be had" in line for line in lines) == 4
+    assert any(line.startswith("probability of backtest overfitting: not") for line in lines)
 
 
 def test_forecasts_are_held_against_base_rate_and_best_expert() -> None:

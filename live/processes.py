@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 from catalog.timestamps import NS_PER_SECOND
 
 _DEAD = frozenset("ZXx")
@@ -80,6 +82,85 @@ class ProcessId(NamedTuple):
                 return False
             time.sleep(poll_secs)
         return True
+
+
+class Usage(NamedTuple):
+    """What a process takes; None where it is not known.
+
+    Parameters
+    ----------
+    cpu_frac : float or None
+        Share of one core since the measurement before.
+    rss_bytes : int or None
+        Resident memory.
+    pss_bytes : int or None
+        Resident memory, what is shared divided among those who share it.
+    """
+
+    cpu_frac: float | None = None
+    rss_bytes: int | None = None
+    pss_bytes: int | None = None
+
+
+class UsageMeter:
+    """Measures one process again and again.
+
+    Parameters
+    ----------
+    pid : int
+        Its number.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._process: psutil.Process | None = None
+        with contextlib.suppress(psutil.Error):
+            self._process = psutil.Process(pid)
+            self._process.cpu_percent(None)
+
+    def measure(self) -> Usage:
+        """Return what it takes now."""
+        if self._process is None:
+            return Usage()
+        try:
+            cpu = self._process.cpu_percent(None) / 100.0
+            rss = self._process.memory_info().rss
+        except psutil.Error:
+            return Usage()
+        return Usage(cpu, rss, _pss_bytes(self._pid))
+
+
+def processes_marked(variable: str, prefix: str) -> dict[ProcessId, str]:
+    """Return the processes of this user whose environment gives a variable, by what it says.
+
+    Parameters
+    ----------
+    variable : str
+        Its name.
+    prefix : str
+        With what its value must begin.
+    """
+    found: dict[ProcessId, str] = {}
+    for one in psutil.process_iter():
+        try:
+            value = one.environ().get(variable, "")
+        except (psutil.Error, OSError):
+            continue
+        process = ProcessId.of(one.pid) if value.startswith(prefix) else None
+        if process is not None:
+            found[process] = value
+    return found
+
+
+def _pss_bytes(pid: int) -> int | None:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    except OSError:
+        return None
+    for line in text.splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return None
 
 
 def boot_id() -> str:

@@ -212,14 +212,13 @@ class Registry:
 
     # ---- what the supervisor knows
 
-    def record(self, record: EngineRecord) -> None:
-        """Replace what is known of an engine's process."""
+    def record(self, record: EngineRecord, *, durable: bool = True) -> None:
+        """Replace what is known of an engine's process; `durable` outlives a loss of power."""
         check_engine_name(record.engine)
         columns = ", ".join(_RECORD_FIELDS)
         marks = ", ".join("?" * len(_RECORD_FIELDS))
         values = tuple(getattr(record, name) for name in _RECORD_FIELDS)
-        # A process that nobody remembers would be an orphan that nobody ends.
-        self._write(f"INSERT OR REPLACE INTO engines ({columns}) VALUES ({marks})", values, True)  # noqa: S608
+        self._write(f"INSERT OR REPLACE INTO engines ({columns}) VALUES ({marks})", values, durable)  # noqa: S608
 
     def records(self) -> dict[str, EngineRecord]:
         """Return what is known of every engine's process, by name."""

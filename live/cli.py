@@ -17,6 +17,7 @@ from live import (
     cli_audit,
     cli_data,
     cli_guard,
+    cli_live,
     cli_signal,
     cli_study,
     cli_tearsheet,
@@ -75,6 +76,7 @@ def levibot(
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_audit.app, name="audit")
 app.add_typer(cli_guard.app, name="guard")
+app.add_typer(cli_live.app, name="live")
 app.command()(cli_study.study)
 app.command()(cli_signal.signal)
 app.command()(cli_trials.trials)

@@ -1,0 +1,172 @@
+"""`levibot live serve`: the control service on a socket."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from catalog.errors import ConfigError, DataError
+from live.api import create_app
+from live.api_door import TOKEN_VARIABLE, DoorConfig, is_loopback
+
+DEFAULT_PORT = 8710
+_CONNECTIONS = 128
+_KEEP_ALIVE_SECS = 15
+_MOST_HEADER_BYTES = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Where the service listens.
+
+    Parameters
+    ----------
+    state : Path
+        The state folder.
+    host : str
+        Name or address. One that other machines can reach needs a token.
+    port : int
+        0 takes a free one.
+    tls_cert, tls_key : Path or None
+        PEM files; without them the service speaks plain HTTP.
+    token : str or None
+        See `DoorConfig`.
+    """
+
+    state: Path
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    door: DoorConfig = DoorConfig()
+
+    def __post_init__(self) -> None:
+        """Refuse to be reached by strangers.
+
+        Raises
+        ------
+        ConfigError
+            If others can reach the host and there is no token, or a TLS file lacks the other.
+        """
+        if self.door.token is None and not is_loopback(self.host):
+            raise ConfigError(
+                f"without a token in {TOKEN_VARIABLE} the host must be this machine's own "
+                f"(127.0.0.1, ::1 or localhost), was {self.host}: set a token "
+                "(`openssl rand -hex 32`), or leave --host out"
+            )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError(
+                "--tls-cert and --tls-key must come together, one of them was absent: give both"
+            )
+        for path in (self.tls_cert, self.tls_key):
+            if path is not None and not path.is_file():
+                raise ConfigError(f"a TLS file must be there, {path} was not: check its path")
+
+    @property
+    def scheme(self) -> str:
+        """Return http or https."""
+        return "http" if self.tls_cert is None else "https"
+
+
+def door_from_environment() -> DoorConfig:
+    """Return who may come in, with the token of the environment; an empty one is none.
+
+    Raises
+    ------
+    ConfigError
+        If the token is too weak.
+    """
+    return DoorConfig(token=os.environ.get(TOKEN_VARIABLE) or None)
+
+
+def serve(config: ServerConfig, tell: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Parameters
+    ----------
+    config : ServerConfig
+        Where.
+    tell : callable
+        Is given what a person should read: the address, and what protects it.
+
+    Raises
+    ------
+    ConfigError
+        If the host is no address of this machine.
+    DataError
+        If the port is taken.
+    """
+    listening = _listen(config.host, config.port)
+    port = listening.getsockname()[1]
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    tell(f"the control service of {config.state} listens on {config.scheme}://{host}:{port}")
+    for remark in _remarks(config):
+        tell(remark)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(config.state, config.door),
+            http="h11",
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            # Addresses count for limits and in the audit log: nobody may choose theirs.
+            proxy_headers=False,
+            server_header=False,
+            access_log=False,
+            log_level="warning",
+            limit_concurrency=_CONNECTIONS,
+            timeout_keep_alive=_KEEP_ALIVE_SECS,
+            timeout_graceful_shutdown=3,
+            h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
+            ssl_certfile=config.tls_cert,
+            ssl_keyfile=config.tls_key,
+        )
+    )
+    with listening:
+        server.run(sockets=[listening])
+
+
+def _remarks(config: ServerConfig) -> list[str]:
+    found = []
+    if config.door.token is None:
+        found.append(
+            f"{TOKEN_VARIABLE} is not set: whoever is on this machine may use it, nobody else"
+        )
+    elif config.scheme == "http" and not is_loopback(config.host):
+        found.append(
+            "it speaks plain HTTP: the token can be read on the way; give --tls-cert and "
+            "--tls-key, or put a proxy with TLS before it"
+        )
+    if not config.state.is_dir():
+        found.append(f"there is no folder {config.state} yet; it is looked for at each request")
+    return found
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    except OSError as error:
+        raise ConfigError(
+            f"--host must be a name or address of this machine, was {host} ({error})"
+        ) from error
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise DataError(
+                f"--port must be free, {port} was taken: choose another (0 takes a free one)"
+            ) from error
+        raise ConfigError(
+            f"--host and --port must be this machine's, were {host} and {port} ({error})"
+        ) from error
+    listening.listen(_CONNECTIONS)
+    return listening

@@ -43,7 +43,7 @@ from pydantic import Field
 from catalog.config import Config
 from catalog.errors import DataError, RunFailedError
 from catalog.progress import Progress, no_progress
-from catalog.timestamps import format_time
+from catalog.timestamps import NS_PER_SECOND, format_time
 from catalog.types import customdataclass
 
 FENCE_PARAMETER = "replay_fence"
@@ -68,6 +68,10 @@ class ReplayFence:
     closes: bool = False
 
 
+class ReplayStopped(RunFailedError):
+    """The node was stopped before the end of its replay."""
+
+
 class ReplayConfig(Config):
     """How a replay is paced.
 
@@ -76,9 +80,15 @@ class ReplayConfig(Config):
     timeout_secs : float
         Longest wait, in seconds of wall-clock time, for the node to handle one timestamp. A
         decision takes milliseconds: a longer silence is a deadlock or a dead task.
+    speed : float or None
+        Seconds of data in a second of the clock; None for as fast as it goes.
+    may_stop : bool
+        Whether the node may be stopped before the end: then that is no failure.
     """
 
     timeout_secs: float = Field(default=30.0, gt=0)
+    speed: float | None = Field(default=None, gt=0)
+    may_stop: bool = False
 
 
 class ReplayVenue(Protocol):
@@ -164,6 +174,8 @@ class ReplaySession:
         What ended the replay before its time.
     started, finished : bool
         Whether the replay began; whether every record was replayed and answered.
+    stopped : bool
+        Whether the node was stopped before the end, where it may be.
     done : int
         Records shown to the venue and to whoever subscribed to their kind.
     subscribed : set of type or DataType
@@ -181,6 +193,7 @@ class ReplaySession:
         self.failure: BaseException | None = None
         self.started = False
         self.finished = False
+        self.stopped = False
         self.venue: ReplayVenue | None = None
         self.on_timestamp: Callable[[int], None] | None = None
         self.on_end: Callable[[], None] | None = None
@@ -194,7 +207,10 @@ class ReplaySession:
 
     def fail(self, error: BaseException) -> None:
         """Note the first failure and end the replay."""
-        if self.failure is None and not self.finished:
+        if self.config.may_stop and isinstance(error, (asyncio.CancelledError, ReplayStopped)):
+            self.stopped = True
+            self._answered.set()
+        elif self.failure is None and not (self.finished or self.stopped):
             self.failure = error
             self._answered.set()
         if self.on_end is not None:
@@ -240,6 +256,7 @@ class ReplaySession:
             if record.ts_init != self.now:
                 await self._flush(closes=True)
                 await self._pass_time(record.ts_init)
+                await self._keep_pace(record.ts_init)
                 self.now = record.ts_init
             await self._show(record)
             self.done = index + 1
@@ -264,6 +281,11 @@ class ReplaySession:
         if (record.data_type if kind is CustomData else kind) in self.subscribed:
             self._emit(record)
             self._unanswered += 1
+
+    async def _keep_pace(self, until: int) -> None:
+        """Wait as long as data of this much time take at the speed asked for."""
+        if self.config.speed is not None and self.done:
+            await asyncio.sleep((until - self.now) / NS_PER_SECOND / self.config.speed)
 
     async def _pass_time(self, until: int) -> None:
         """Let orders arrive between two records, and the strategies answer when they do."""
@@ -383,7 +405,7 @@ class ReplayDataClient(MarketDataClient):
     async def _disconnect(self) -> None:
         if not self._session.finished:
             self._session.fail(
-                RunFailedError(
+                ReplayStopped(
                     f"the node must run to the end of the replay, stopped at "
                     f"{format_time(self._session.now)}: its log names the cause"
                 )

@@ -27,7 +27,7 @@ from catalog.progress import Progress, no_progress
 from catalog.timestamps import format_time
 from research.code_identity import split_code
 from research.cross_validation import CombinatorialPurged, LabelSpans
-from research.feature_store import FeatureStore, bars_digest
+from research.feature_store import FeatureStore
 from research.features import WARMUP_BARS
 from research.fit_job import FitOptions, starts_warm
 from research.fold_jobs import FoldJobs
@@ -367,7 +367,7 @@ def cpcv_question(panel: Panel, config: WalkForwardConfig, settings: CpcvConfig)
     embargo = str(config.validation.embargo_bars)
     layout = hash_parts({"cpcv": settings.content_hash(), "embargo": embargo})
     spec = _cpcv_spec(config, panel, layout)
-    own = {"validation": layout, "code of splits": split_code(), "bars": bars_digest(panel)}
+    own = {"validation": layout, "code of splits": split_code()}
     return FoldQuestion(spec, panel.data_hash, {**base.parts, **own})
 
 

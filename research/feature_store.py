@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from catalog.arrays import Ohlcv
 from catalog.errors import DataError
 from catalog.progress import Progress, no_progress
 from research.code_identity import code_parts
 from research.features import FeatureMatrix, compute_features, feature_table_hash
+from research.panel_digest import panel_digest
 from research.predictions import hash_parts
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 MOST_KEPT = 4
 """Entries beyond these, the oldest first, are removed: each is as large as the table."""
+_ABANDONED_SECS = 3_600.0
 _RECORD = "features.json"
 _COLUMNS = ("ts_init", "instrument", "values", "valid")
 _CODE = ("code of features", "libraries")
@@ -113,7 +115,9 @@ class FeatureStore:
         """Keep a table. That a disk is full must not cost the run that has made it already."""
         staging = entry.with_name(f".{entry.name}.{os.getpid()}.partial")
         try:
-            staging.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._forget_abandoned()
+            staging.mkdir()
             for name in _COLUMNS:
                 with (staging / f"{name}.npy").open("wb") as file:
                     np.save(file, getattr(matrix, name))
@@ -134,6 +138,13 @@ class FeatureStore:
             self.tell(f"features could not be kept in {self.folder}: {error}; they are not reused")
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+    def _forget_abandoned(self) -> None:
+        """Remove what a killed process had begun: a table takes minutes to write at most."""
+        long_ago = time.time() - _ABANDONED_SECS
+        for path in self.folder.glob(".*.partial"):
+            if path.stat().st_mtime < long_ago:
+                shutil.rmtree(path, ignore_errors=True)
 
     def _forget_oldest(self, newest: Path) -> None:
         kept = sorted(
@@ -161,27 +172,9 @@ def feature_parts(panel: Panel, config: WalkForwardConfig) -> dict[str, str]:
         "instruments": ",".join(panel.instruments()),
         "interval": str(panel.interval_ns),
         "data": panel.data_hash,
-        "bars": bars_digest(panel),
+        "bars": panel_digest(panel),
         **{name: code[name] for name in _CODE},
     }
-
-
-def bars_digest(panel: Panel) -> str:
-    """Return the SHA-256 of the bars and the funding that a panel holds, as 64 hex digits.
-
-    The data's own hash says what was read; a panel that was changed since (shuffled, cut, made up
-    from another) may carry it along.
-    """
-    digest = hashlib.sha256()
-    for bars in panel.bars:
-        digest.update(f"{bars.instrument_id} {len(bars)};".encode())
-        for name in ("ts_init", *Ohlcv._fields):
-            digest.update(np.ascontiguousarray(getattr(bars, name)).data)
-    for name, rates in sorted(panel.funding.items()):
-        digest.update(f"{name} {len(rates)};".encode())
-        for column in (rates.ts_init, rates.value):
-            digest.update(np.ascontiguousarray(column).data)
-    return digest.hexdigest()
 
 
 def _mapped(path: Path) -> NDArray[Any]:

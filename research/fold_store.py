@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from catalog.errors import ConfigError, DataError, IntegrityError
 from research.code_identity import code_parts
 from research.fit_reports import fit_report
+from research.panel_digest import panel_digest
 from research.predictions import SPEC_KEY, hash_parts, stamp_predictions, write_predictions
 from research.settings import predictor_spec
 
@@ -70,6 +71,8 @@ class FoldQuestion:
             "interval": str(spec.interval_ns),
             "other fusions": hashlib.sha256(fusions.encode()).hexdigest(),
             "data": panel.data_hash,
+            # A panel that was changed since it was read may carry its hash along.
+            "bars": panel_digest(panel),
             **code_parts(config),
         }
         return cls(spec, panel.data_hash, parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,10 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from catalog.arrays import SeriesArrays
 from catalog.errors import DataError
+from catalog.store import FlowArrays
+from catalog.timestamps import NS_PER_MINUTE
 from research import code_identity, feature_store
+from research.events import EventArrays
 from research.feature_store import MOST_KEPT, FeatureStore, feature_parts
 from research.features import FeatureMatrix, compute_features
+from research.fitting import FitOptions
+from research.fold_store import FoldQuestion
+from research.panel import Panel
+from research.panel_digest import panel_digest
 from research.training_table import build_table
 from research.walkforward import Keep, walk_forward
 from tests.research.experiments import config, panel, result, same_numbers, time_at
@@ -83,6 +92,60 @@ def test_a_panel_that_was_changed_under_the_same_hash_is_another(
     cut = replace(true, bars=tuple(bars.between(None, time_at(0.9)) for bars in true.bars))
     same(store.matrix(cut, config()), compute_features(cut, config().features))
     assert len(counted) == 3
+
+
+@pytest.mark.parametrize("part", ["funding", "flow", "minutes", "series"])
+def test_whatever_else_of_a_panel_was_changed_makes_it_another(part: str) -> None:
+    true = full_panel()
+    held = getattr(true, part)
+    name, one = next(iter(held.items()))
+    column = next(key for key in ("value", "quote_volume", "close") if hasattr(one, key))
+    values = getattr(one, column).copy()
+    values[-1] += 0.5
+    changes: dict[str, Any] = {part: {**held, name: replace(one, **{column: values})}}
+    other = replace(true, **changes)
+    asked = [FoldQuestion.of(found, config(), FitOptions()).key for found in (true, other)]
+    assert asked[0] != asked[1]
+    assert feature_parts(true, config()) != feature_parts(other, config())
+    nothing: dict[str, Any] = {part: {}}
+    assert panel_digest(replace(true, **nothing)) not in {panel_digest(true), panel_digest(other)}
+
+
+def full_panel() -> Panel:
+    """A panel that holds something of everything."""
+    true = panel()
+    bars = true.bars[0]
+    flow = FlowArrays(
+        bars.instrument_id,
+        bars.interval_ns,
+        bars.ts_init,
+        bars.volume * bars.close,
+        np.arange(len(bars)),
+        0.5 * bars.volume,
+        0.5 * bars.volume * bars.close,
+    )
+    minutes = replace(bars, interval_ns=NS_PER_MINUTE)
+    funding = SeriesArrays(
+        bars.instrument_id, "fraction", bars.ts_init[::8], bars.ts_init[::8], bars.close[::8]
+    )
+    return replace(
+        true,
+        flow={bars.instrument_id: flow},
+        minutes={bars.instrument_id: minutes},
+        funding={bars.instrument_id: funding},
+        series={"index.x": EventArrays("index.x", bars.ts_init, bars.close)},
+    )
+
+
+def test_what_a_killed_process_left_is_removed_after_an_hour(tmp_path: Path) -> None:
+    left, fresh = tmp_path / ".old.1.partial", tmp_path / ".new.2.partial"
+    for path in (left, fresh):
+        path.mkdir()
+        (path / "values.npy").write_bytes(b"half")
+    os.utime(left, (0.0, 0.0))
+    FeatureStore(tmp_path).matrix(panel(), config())
+    assert not left.exists()
+    assert fresh.exists()
 
 
 def test_features_of_other_code_are_never_used(

@@ -131,7 +131,7 @@ def test_data_and_other_fusions_are_part_of_the_question() -> None:
         return {name for name in one if one[name] != other[name]}
 
     plain = parts(0, FitOptions())
-    assert differing(plain, parts(1, FitOptions())) == {"data"}
+    assert differing(plain, parts(1, FitOptions())) == {"bars", "data"}
     assert differing(plain, parts(0, FitOptions(alternatives=True))) == {"other fusions"}
     subsets = {"without_lstm": ("lightgbm",)}
     assert differing(plain, parts(0, FitOptions(subsets=subsets))) == {"other fusions"}

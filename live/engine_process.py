@@ -139,6 +139,7 @@ class EngineProcess:
         self._ending: Ending = ""
         self._fault = ""
         self._killed = False
+        self._left = False
 
     # ---- what there is
 
@@ -197,10 +198,11 @@ class EngineProcess:
     def stop(self, now: float) -> None:
         """Want no process, and end the one that there is in order."""
         self.wanted = False
-        self.end(now)
+        self._end("stop", now)
 
     def end(self, now: float) -> None:
-        """End the process in order without a word on whether one is wanted later."""
+        """End the process in order; whether one is wanted is the next supervisor's to see."""
+        self._left = True
         self._end("stop", now)
 
     def restart(self, now: float) -> None:
@@ -360,7 +362,7 @@ class EngineProcess:
             return "running"
         if self.given_up:
             return "given_up"
-        return "backoff" if self.wanted else "stopped"
+        return "backoff" if self.wanted and not self._left else "stopped"
 
 
 def engine_marker(state: Path, engine: str) -> str:

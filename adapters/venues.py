@@ -510,9 +510,7 @@ KRAKEN = Venue(
     tried=_BUILT,
     untried=(*_UNTRIED, "settlement every hour, and in USD"),
 )
-VENUES: Mapping[str, Venue] = {
-    one.name: one for one in (BINANCE, BYBIT, OKX, HYPERLIQUID, KRAKEN)
-}
+VENUES: Mapping[str, Venue] = {one.name: one for one in (BINANCE, BYBIT, OKX, HYPERLIQUID, KRAKEN)}
 """By the name that people write."""
 
 

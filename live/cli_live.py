@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from live import cli_run
 from live.console import emit, out, tell, user_errors
 from live.options import JsonOption
 
@@ -19,6 +20,8 @@ app = typer.Typer(
 
 StateOption = Annotated[Path, typer.Option("--state", help="State folder of the engines.")]
 DEFAULT_STATE = Path("state")
+
+app.command()(cli_run.run)
 
 
 @app.command()
@@ -47,7 +50,7 @@ def kill(
     wait: Annotated[float, typer.Option(help="Seconds to wait for the engines.", min=0.0)] = 5.0,
     json: JsonOption = False,
 ) -> None:
-    """Stop all trading at once: orders cancelled, positions closed, nothing opened, until lifted."""
+    """Stop all trading: cancel orders, close positions, open nothing until a person releases."""
     with user_errors():
         from live.kill_command import kill, require_obeyed, unkill
 

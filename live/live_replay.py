@@ -87,7 +87,7 @@ class LiveReplay:
         # The backtest's own assembly: the recorder, the terms, what settlements are due.
         self.backtest = Replay(inputs, predictor, policy, execution)
         self.recorder = self.backtest.recorder
-        self.records = _sorted_records(self.backtest.inputs, execution)
+        self.records = sorted_records(self.backtest.inputs, execution)
 
     def run(self, config: ReplayConfig, progress: Progress) -> BacktestOutcome:
         """Build, run, read, drop: one live node may exist in a process."""
@@ -222,7 +222,8 @@ class LiveReplay:
         return tuple(sorted({*found, *strangers}))
 
 
-def _sorted_records(inputs: ReplayInputs, execution: ExecutionConfig) -> list[Any]:
+def sorted_records(inputs: ReplayInputs, execution: ExecutionConfig) -> list[Any]:
+    """Return the records of a replay in the order in which the engine would see them."""
     records = [record for group in record_groups(inputs, execution) for record in group]
     # Stable, as the engine's sort is: the order of the groups counts at equal stamps.
     records.sort(key=lambda record: int(record.ts_init))

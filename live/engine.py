@@ -1,0 +1,212 @@
+"""One engine from its request to its exit code: assembled, run, stopped in order.
+
+What is common to all modes lies here; `live.engine_replay` runs recorded data and
+`live.engine_exchange` the feed of an exchange.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from catalog.errors import LeviBotError, RunFailedError
+from live.engine_parts import EngineParts, Prepared, assemble, claim_guard, prepare
+from live.engine_request import EngineRequest
+from live.engine_status import EngineStatus, State
+from live.engine_view import EngineView
+from live.engine_watch import EngineWatch, WatchHooks
+from live.naked_watch import Naked
+from live.state_folder import StateFolder
+from live.status_thread import StatusThread
+
+DONE, FAILED = 0, 5
+"""Exit codes of an engine that was stopped or has come to its end, and of one that failed."""
+
+
+class Outcome(NamedTuple):
+    """How an engine ended.
+
+    `code` is the exit code, `reason` why in words, `status` what it said last.
+    """
+
+    code: int
+    reason: str
+    status: EngineStatus
+
+
+class Teller(Protocol):
+    """Whoever writes an engine's log and sends its alerts; none of it may raise."""
+
+    def event(self, kind: str, text: str, **fields: object) -> None:
+        """Tell one thing that happened."""
+
+
+class Silent:
+    """A teller that tells nobody."""
+
+    def event(self, kind: str, text: str, **fields: object) -> None:
+        """Tell nobody."""
+
+
+class Engine:
+    """One engine, from its components to its last status.
+
+    Parameters
+    ----------
+    parts : EngineParts
+        Assembled.
+    now : callable
+        The time by which orders are stamped, UTC nanoseconds.
+    teller : Teller
+        Takes what is worth a line in the log.
+    """
+
+    def __init__(self, parts: EngineParts, now: Callable[[], int], teller: Teller) -> None:
+        self.parts = parts
+        self.teller = teller
+        self.view = EngineView(parts, now)
+        self._published = StatusThread(StateFolder(parts.request.state).registry)
+        self._now = now
+        self._reason = ""
+        self.each_look: list[Callable[[int], None]] = []
+        self.stop: Callable[[], None] = lambda: None
+
+    def watch(self) -> EngineWatch:
+        """Return the actor that looks after the engine."""
+        hooks = WatchHooks(
+            status=self._published.offer,
+            naked=self._naked,
+            failed=self._failed,
+            stopping=self._stopping,
+            each_look=tuple(self.each_look),
+        )
+        return EngineWatch(self.parts, self.view, self._now, hooks)
+
+    def start(self, state: State) -> None:
+        """Begin to publish."""
+        self.view.state = state
+        self._published.offer(self.view.status())
+        self._published.start()
+        self.teller.event("start", f"engine {self.parts.request.name} starts")
+
+    def say(self, state: State) -> None:
+        """Be in another state from now on."""
+        if state != self.view.state:
+            self.teller.event("state", f"{self.view.state} -> {state}")
+            self.view.state = state
+
+    def fail(self, reason: str) -> None:
+        """End the engine because of something that must not go on."""
+        if not self._reason:
+            self._reason = reason
+            self.view.last_error = reason
+            self.teller.event("error", reason)
+        self.stop()
+
+    def ended(self, error: BaseException | None = None) -> Outcome:
+        """Publish the last status and say how the engine ended."""
+        if error is not None and not self._reason:
+            self._reason = f"{type(error).__name__}: {error}"
+            self.view.last_error = self._reason
+        failed = bool(self._reason)
+        self.view.state = "failed" if failed else "stopped"
+        status = self.view.status()
+        self._published.offer(status)
+        self._published.close()
+        self.parts.guard.watch.save()
+        self.parts.guard.store.give_up()
+        reason = self._reason or "stopped in order"
+        self.teller.event("end", reason)
+        return Outcome(FAILED if failed else DONE, reason, status)
+
+    def _naked(self, found: Naked) -> None:
+        text = (
+            f"position of {found.quantity:g} {found.instrument_id} was without its stop for "
+            f"{found.age_ns / 1e9:.1f} s and is being closed"
+        )
+        self.teller.event("naked", text, instrument_id=found.instrument_id)
+
+    def _failed(self, text: str) -> None:
+        """End at an error in a callback: what strategy and predictor know is no longer certain.
+
+        Stops stay at the exchange, and the next process begins with what the exchange says.
+        """
+        self.fail(f"a callback raised {text}")
+
+    def _stopping(self) -> None:
+        if self.view.state != "failed":
+            self.say("stopping")
+
+
+def run_engine(request: EngineRequest, teller: Teller | None = None) -> Outcome:
+    """Run one engine until it is stopped, its replay ends, or it fails.
+
+    Call it on the main thread of a process of its own: a live node takes both.
+
+    Parameters
+    ----------
+    request : EngineRequest
+        What to run.
+    teller : Teller, optional
+        Takes what is worth a line in the log.
+
+    Raises
+    ------
+    ConfigError, DataError, IntegrityError
+        Before anything is started, if the request cannot be met.
+    """
+    prepared = prepare(request)
+    if request.mode != "paper":
+        # Refused before the state folder is touched.
+        request.order_connection()
+    guard = claim_guard(prepared)
+    told = teller or Silent()
+    if request.replay is not None:
+        from live.engine_replay import run_replay
+
+        return run_replay(prepared, guard, told)
+    from live.engine_exchange import run_exchange
+
+    return run_exchange(prepared, guard, told)
+
+
+def publish_failure(request: EngineRequest, error: BaseException) -> None:
+    """Leave the reason of an engine that could not even start in the registry. Never raises."""
+    from live.processes import ProcessId
+    from live.registry import Registry
+
+    status = EngineStatus(
+        engine=request.name,
+        profile=request.profile.name,
+        mode=request.mode,
+        state="failed",
+        instruments=request.traded,
+        heartbeat_ns=time.time_ns(),
+        last_error=f"{type(error).__name__}: {error}",
+    )
+    own = ProcessId.own()
+    status = replace(status, pid=own.pid, process_start_ns=own.start_ns, boot=own.boot)
+    try:
+        path: Path = StateFolder(request.state).registry
+        path.parent.mkdir(parents=True, exist_ok=True)
+        registry = Registry(path)
+        registry.publish(status)
+        registry.close()
+    except (LeviBotError, OSError):
+        return
+
+
+__all__ = [
+    "Engine",
+    "Outcome",
+    "Prepared",
+    "RunFailedError",
+    "Silent",
+    "Teller",
+    "assemble",
+    "publish_failure",
+    "run_engine",
+]

@@ -144,9 +144,9 @@ def create_app(state: FilePath, config: DoorConfig) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
         responses=_ALWAYS_POSSIBLE,
-        exception_handlers={DataError: _unusable},
     )
     app.state.service = service
+    app.add_exception_handler(DataError, _unusable)
     app.include_router(routes)
 
     def refused(client: str, what: str, why: str) -> None:

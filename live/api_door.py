@@ -43,6 +43,10 @@ class Rate(NamedTuple):
     burst: float
 
 
+REQUESTS = Rate(20.0, 60.0)
+REFUSALS = Rate(0.5, 10.0)
+
+
 @dataclass(frozen=True, slots=True)
 class DoorConfig:
     """Who may come in.
@@ -62,8 +66,8 @@ class DoorConfig:
     """
 
     token: str | None = field(default=None, repr=False)
-    requests: Rate = Rate(20.0, 60.0)
-    refusals: Rate = Rate(0.5, 10.0)
+    requests: Rate = REQUESTS
+    refusals: Rate = REFUSALS
     most_body_bytes: int = 16_384
     body_secs: float = 5.0
 

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
@@ -35,8 +35,8 @@ class ServerConfig:
         0 takes a free one.
     tls_cert, tls_key : Path or None
         PEM files; without them the service speaks plain HTTP.
-    token : str or None
-        See `DoorConfig`.
+    door : DoorConfig
+        Who may come in.
     """
 
     state: Path
@@ -44,7 +44,7 @@ class ServerConfig:
     port: int = DEFAULT_PORT
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    door: DoorConfig = DoorConfig()
+    door: DoorConfig = field(default_factory=DoorConfig)
 
     def __post_init__(self) -> None:
         """Refuse to be reached by strangers.

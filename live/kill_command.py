@@ -120,7 +120,7 @@ def _await_engines(
         views = [one for name in running if (one := overview.engine(name)) is not None]
         silent = tuple(one.name for one in views if not _obeys(one))
         if not silent or time.monotonic() >= deadline:
-            levels = {one.name: one.status.guard.level for one in views}
+            levels = {one.name: str(one.status.guard.level) for one in views}
             return Killed(switch, levels, silent, remark)
         time.sleep(_POLL_SECS)
 

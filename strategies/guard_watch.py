@@ -37,6 +37,12 @@ class GuardWatch:
         self._store = store
         self._policy = policy
 
+    def kill_switch_set(self) -> bool:
+        """Return whether a kill switch is there that the guard has not been told of; 5 µs."""
+        guard = self._guard
+        known = guard.state.kill_switch
+        return not known and bool(kill_switch_seen(guard.policy.kill_switch_file))
+
     def look(self, ts: int) -> RiskPolicy | None:
         """Tell the guard what the files say; return a policy that is to count from now on.
 

@@ -32,6 +32,9 @@ MARK_LIFE_NS = 10 * NS_PER_SECOND
 _LOOKS_MISSED = 10
 _LEAST_PATIENCE_NS = 10 * NS_PER_SECOND
 _TIMER = "risk-guard-look"
+_KILL_TIMER = "risk-guard-kill"
+_KILL_LOOK_NS = 100 * NS_PER_MS
+"""The kill switch is looked for so often, whatever the interval of the other looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,8 @@ class RiskGuard(DataActor):
             self.subscribe_quotes(instrument.id)
             self.subscribe_mark_prices(instrument.id)
         self.clock.set_timer_ns(_TIMER, self._interval_ns, callback=self._on_timer)
+        if self._watch is not None and self._interval_ns > _KILL_LOOK_NS:
+            self.clock.set_timer_ns(_KILL_TIMER, _KILL_LOOK_NS, callback=self._on_kill_timer)
 
     def on_stop(self) -> None:
         """Store what is known at the end."""
@@ -145,6 +150,11 @@ class RiskGuard(DataActor):
 
     def _on_timer(self, event: Any) -> None:
         self.look(self.clock.timestamp_ns())
+
+    @_blocks
+    def _on_kill_timer(self, event: Any) -> None:
+        if self._watch is not None and self._watch.kill_switch_set():
+            self.look(self.clock.timestamp_ns())
 
     def look(self, now: int) -> None:
         """See what there is to see, and do what follows. Never raises: a failure ends trading.

@@ -1,0 +1,366 @@
+"""What an account holds, as its exchange says: asked directly, beside the engine's own client.
+
+The engine reconciles by itself while it runs. Before it runs, somebody must know what became of
+orders that an earlier process journalled, and afterwards somebody must be able to check: that is
+an `AccountReader`, which only ever asks. `BinanceAccount` is one for Binance USDT-M.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+from urllib.parse import urlencode
+
+import requests
+
+from adapters.errors import AdapterError, NotFoundError, RefusedError, RetryableError
+from adapters.venues import Connection
+from catalog.errors import ConfigError
+
+_MS = 1_000_000
+_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_NO_SUCH_ORDER = frozenset({-2011, -2013})
+_CLOCK = -1021
+_BINANCE_URLS = {"live": "https://fapi.binance.com", "testnet": "https://testnet.binancefuture.com"}
+_PREFIX = "x-aHRE4BCj-R"
+"""What the engine's client puts before our order identifiers."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPosition:
+    """A position: signed quantity (base units), entry price (quote units)."""
+
+    instrument_id: str
+    quantity: float
+    entry_price: float
+
+
+@dataclass(frozen=True, slots=True)
+class AccountOrder:
+    """An order as the exchange knows it.
+
+    Parameters
+    ----------
+    client_order_id : str
+        Ours, or whatever somebody else chose.
+    venue_order_id : str
+        The exchange's.
+    instrument_id : str
+        Of the catalog.
+    side : int
+        1 buys, -1 sells.
+    quantity, filled : float
+        Base units.
+    average_price : float
+        Of what was filled, quote units; 0 for nothing.
+    type, status : str
+        In the engine's words, such as ``STOP_MARKET`` and ``ACCEPTED``, ``FILLED``, ``CANCELED``.
+    trigger : float
+        Of a stop or target, quote units; 0 for others.
+    reduce_only : bool
+        Whether it may only reduce.
+    ts_ns : int
+        Last change, UTC nanoseconds.
+    """
+
+    client_order_id: str
+    venue_order_id: str
+    instrument_id: str
+    side: int
+    quantity: float
+    filled: float
+    average_price: float
+    type: str
+    status: str
+    trigger: float = 0.0
+    reduce_only: bool = False
+    ts_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AccountFill:
+    """A trade: positive quantity (base units), price (quote units), commission (a cost, USDT)."""
+
+    trade_id: str
+    venue_order_id: str
+    instrument_id: str
+    side: int
+    quantity: float
+    price: float
+    commission: float
+    maker: bool
+    ts_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccountState:
+    """An account at one moment: wallet balance (USDT), positions, open orders."""
+
+    balance: float
+    positions: tuple[HeldPosition, ...]
+    orders: tuple[AccountOrder, ...]
+
+
+class AccountReader(Protocol):
+    """Asks an exchange about one account; never changes anything."""
+
+    def state(self) -> AccountState:
+        """Return balance, positions and open orders.
+
+        Raises
+        ------
+        AdapterError
+            If the exchange cannot be asked.
+        """
+
+    def lookup(self, client_order_id: str, instrument_id: str) -> AccountOrder | None:
+        """Return an order, open or ended; None if the exchange knows none of that name.
+
+        Raises
+        ------
+        AdapterError
+            If the exchange cannot be asked: then nothing is known.
+        """
+
+    def fills(self, order: AccountOrder) -> tuple[AccountFill, ...]:
+        """Return the trades of an order, oldest first.
+
+        Raises
+        ------
+        AdapterError
+            If the exchange cannot be asked.
+        """
+
+    def server_ns(self) -> int:
+        """Return the exchange's time, UTC nanoseconds.
+
+        Raises
+        ------
+        AdapterError
+            If the exchange cannot be asked.
+        """
+
+
+class BinanceAccount:
+    """An account on Binance USDT-M futures, by signed requests.
+
+    Parameters
+    ----------
+    connection : Connection
+        Which exchange, and the keys.
+    timeout_secs : float
+        Longest silence of the server.
+    attempts : int
+        How often a request that fails in passing is tried.
+    """
+
+    def __init__(
+        self, connection: Connection, *, timeout_secs: float = 5.0, attempts: int = 4
+    ) -> None:
+        if connection.keys is None:
+            raise ConfigError("an account must be asked with its keys, had none")
+        self._url = connection.http or _BINANCE_URLS[connection.environment]
+        self._keys = connection.keys
+        self._timeout_secs = timeout_secs
+        self._attempts = attempts
+        self._session = requests.Session()
+        self._session.headers["X-MBX-APIKEY"] = self._keys.values[0]
+        # Of the server's clock before ours: an exchange refuses what is stamped otherwise.
+        self._ahead_ms: int | None = None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._session.close()
+
+    def server_ns(self) -> int:
+        """Return the exchange's time, UTC nanoseconds; see `AccountReader`."""
+        answer = cast("dict[str, Any]", self._get("/fapi/v1/time", {}, signed=False))
+        return int(answer["serverTime"]) * _MS
+
+    def state(self) -> AccountState:
+        """Return balance, positions and open orders; see `AccountReader`."""
+        balances = self._get("/fapi/v2/balance")
+        held = self._get("/fapi/v2/positionRisk")
+        plain = self._get("/fapi/v1/openOrders")
+        algo = self._get("/fapi/v1/openAlgoOrders")
+        balance = sum(float(one["balance"]) for one in balances if one["asset"] == "USDT")
+        positions = (
+            HeldPosition(
+                _instrument(one["symbol"]), float(one["positionAmt"]), float(one["entryPrice"])
+            )
+            for one in held
+        )
+        orders = (*map(_order, plain), *map(_algo, _rows(algo)))
+        return AccountState(balance, tuple(one for one in positions if one.quantity), orders)
+
+    def lookup(self, client_order_id: str, instrument_id: str) -> AccountOrder | None:
+        """Return an order, open or ended; see `AccountReader`."""
+        name = _PREFIX + client_order_id
+        symbol = _symbol(instrument_id)
+        try:
+            found = self._get("/fapi/v1/order", {"symbol": symbol, "origClientOrderId": name})
+            return _order(cast("dict[str, Any]", found))
+        except NotFoundError:
+            pass
+        try:
+            algo = self._get("/fapi/v1/algoOrder", {"clientAlgoId": name})
+        except NotFoundError:
+            return None
+        return _algo(cast("dict[str, Any]", algo))
+
+    def fills(self, order: AccountOrder) -> tuple[AccountFill, ...]:
+        """Return the trades of an order, oldest first; see `AccountReader`."""
+        symbol = _symbol(order.instrument_id)
+        query = {"symbol": symbol, "orderId": order.venue_order_id}
+        rows = self._get("/fapi/v1/userTrades", query)
+        own = [_fill(one) for one in rows if str(one["orderId"]) == order.venue_order_id]
+        return tuple(sorted(own, key=lambda fill: (fill.ts_ns, fill.trade_id)))
+
+    def _get(
+        self, path: str, query: Mapping[str, Any] | None = None, *, signed: bool = True
+    ) -> Any:
+        wait = 0.25
+        for attempt in range(1, self._attempts + 1):
+            try:
+                return self._ask(path, query or {}, signed)
+            except RetryableError as error:
+                if attempt == self._attempts:
+                    raise AdapterError(
+                        f"the exchange at {self._url} must answer {path}, did not in {attempt} "
+                        f"attempts: {error}"
+                    ) from error
+                time.sleep(min(error.retry_after_secs or wait, 10.0))
+                wait *= 2.0
+        raise AssertionError("every attempt returns or raises")
+
+    def _ask(self, path: str, query: Mapping[str, Any], signed: bool) -> Any:
+        text = self._signed(query) if signed else urlencode(query)
+        try:
+            response = self._session.get(f"{self._url}{path}?{text}", timeout=self._timeout_secs)
+        except requests.RequestException as error:
+            # Its text has the whole address, signature included.
+            raise RetryableError(f"{path}: {type(error).__name__}") from None
+        if response.status_code == requests.codes.ok:
+            return response.json()
+        raise self._refused(path, response)
+
+    def _signed(self, query: Mapping[str, Any]) -> str:
+        if self._ahead_ms is None:
+            self._ahead_ms = self.server_ns() // _MS - time.time_ns() // _MS
+        stamp = time.time_ns() // _MS + self._ahead_ms
+        text = urlencode({**query, "recvWindow": 10_000, "timestamp": stamp})
+        secret = self._keys.values[1].encode()
+        return f"{text}&signature={hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()}"
+
+    def _refused(self, path: str, response: requests.Response) -> AdapterError:
+        code, message = _error(response)
+        if code in _NO_SUCH_ORDER:
+            return NotFoundError(f"{path}: {message}")
+        if code == _CLOCK:
+            self._ahead_ms = None
+            return RetryableError(f"{path}: {message}")
+        text = self._keys.mask(f"{path}: the exchange answered {response.status_code}: {message}")
+        if response.status_code in _PASSING:
+            waits = response.headers.get("Retry-After", "")
+            return RetryableError(text, float(waits) if waits.isdecimal() else None)
+        return RefusedError(text)
+
+
+def _error(response: requests.Response) -> tuple[int, str]:
+    try:
+        content = response.json()
+        return int(content["code"]), str(content["msg"])
+    except (ValueError, KeyError, TypeError):
+        return 0, response.reason or "no reason given"
+
+
+def _rows(answer: Any) -> list[dict[str, Any]]:
+    """Return the orders of an answer, which some releases wrap in an object."""
+    found = answer.get("orders", []) if isinstance(answer, dict) else answer
+    return cast("list[dict[str, Any]]", found)
+
+
+def _instrument(symbol: str) -> str:
+    return f"{symbol}-PERP.BINANCE"
+
+
+def _symbol(instrument_id: str) -> str:
+    return instrument_id.rpartition(".")[0].removesuffix("-PERP")
+
+
+def _client_id(raw: str) -> str:
+    """Return our identifier of an order, or the whole name that somebody else gave it."""
+    return raw.removeprefix(_PREFIX)
+
+
+_STATUSES = {
+    "NEW": "ACCEPTED",
+    "PARTIALLY_FILLED": "PARTIALLY_FILLED",
+    "TRIGGERED": "ACCEPTED",
+    "TRIGGERING": "ACCEPTED",
+    "FILLED": "FILLED",
+    "FINISHED": "FILLED",
+    "CANCELED": "CANCELED",
+    "EXPIRED": "CANCELED",
+    "EXPIRED_IN_MATCH": "CANCELED",
+    "REJECTED": "REJECTED",
+}
+_TYPES = {"TAKE_PROFIT_MARKET": "MARKET_IF_TOUCHED"}
+
+
+def _order(row: dict[str, Any]) -> AccountOrder:
+    return AccountOrder(
+        client_order_id=_client_id(row["clientOrderId"]),
+        venue_order_id=str(row["orderId"]),
+        instrument_id=_instrument(row["symbol"]),
+        side=1 if row["side"] == "BUY" else -1,
+        quantity=float(row["origQty"]),
+        filled=float(row["executedQty"]),
+        average_price=float(row.get("avgPrice") or 0.0),
+        type=_TYPES.get(row["type"], row["type"]),
+        status=_STATUSES.get(row["status"], row["status"]),
+        trigger=float(row.get("stopPrice") or 0.0),
+        reduce_only=bool(row.get("reduceOnly")),
+        ts_ns=int(row.get("updateTime") or row.get("time") or 0) * _MS,
+    )
+
+
+def _algo(row: dict[str, Any]) -> AccountOrder:
+    """Return a stop or target, which the exchange keeps apart until it is triggered."""
+    executed = float(row.get("actualQty") or 0.0)
+    status = _STATUSES.get(row["algoStatus"], row["algoStatus"])
+    if status == "FILLED" and executed == 0.0:
+        # Its work is done without a trade of its own: nothing was left to reduce.
+        status = "CANCELED"
+    return AccountOrder(
+        client_order_id=_client_id(row["clientAlgoId"]),
+        venue_order_id=str(row.get("actualOrderId") or row["algoId"]),
+        instrument_id=_instrument(row["symbol"]),
+        side=1 if row["side"] == "BUY" else -1,
+        quantity=float(row.get("quantity") or 0.0),
+        filled=executed,
+        average_price=float(row.get("actualPrice") or 0.0),
+        type=_TYPES.get(row["orderType"], row["orderType"]),
+        status=status,
+        trigger=float(row.get("triggerPrice") or 0.0),
+        reduce_only=bool(row.get("reduceOnly")),
+        ts_ns=int(row.get("updateTime") or row.get("createTime") or 0) * _MS,
+    )
+
+
+def _fill(row: dict[str, Any]) -> AccountFill:
+    return AccountFill(
+        trade_id=str(row["id"]),
+        venue_order_id=str(row["orderId"]),
+        instrument_id=_instrument(row["symbol"]),
+        side=1 if row["side"] == "BUY" else -1,
+        quantity=float(row["qty"]),
+        price=float(row["price"]),
+        commission=float(row["commission"]),
+        maker=bool(row.get("maker")),
+        ts_ns=int(row["time"]) * _MS,
+    )

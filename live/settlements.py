@@ -152,7 +152,9 @@ class Settlements:
 
     def up_to(self, ts: int) -> list[Settlement]:
         """Return what was settled at or before `ts` and not handed on before, in order."""
-        found = sorted((one for one in self._ready if one.ts <= ts), key=lambda one: one.ts)
+        places = {name: place for place, name in enumerate(self._last)}
+        due = [one for one in self._ready if one.ts <= ts]
+        found = sorted(due, key=lambda one: (one.ts, places[one.instrument_id]))
         if found:
             self._ready = [one for one in self._ready if one.ts > ts]
         return found

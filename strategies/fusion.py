@@ -44,6 +44,7 @@ from strategies.recorder import (
     TAKER,
     Decision,
     FillRow,
+    OrderRow,
     RunRecorder,
 )
 from strategies.risk_policy import RiskPolicy
@@ -222,29 +223,31 @@ class FusionStrategy(Strategy):
         """Book a fill, after the settlements of earlier times."""
         self._pay(event.ts_event - 1)
         row = self.recorder.orders.get(event.client_order_id.value) or self.desk.adopt(event)
-        order_id_ = row.client_order_id
         fee = event.commission
-        quantity, price = price_number(event.last_qty), price_number(event.last_px)
-        self.recorder.fill(
-            FillRow(
-                ts_event=event.ts_event,
-                client_order_id=order_id_,
-                instrument_id=row.instrument_id,
-                side=row.side,
-                quantity=quantity,
-                price=price,
-                commission=0.0 if fee is None else float(fee.as_decimal()),
-                reason=row.reason,
-                liquidity=MAKER if event.liquidity_side == LiquiditySide.MAKER else TAKER,
-            )
+        fill = FillRow(
+            ts_event=event.ts_event,
+            client_order_id=row.client_order_id,
+            instrument_id=row.instrument_id,
+            side=row.side,
+            quantity=price_number(event.last_qty),
+            price=price_number(event.last_px),
+            commission=0.0 if fee is None else float(fee.as_decimal()),
+            reason=row.reason,
+            liquidity=MAKER if event.liquidity_side == LiquiditySide.MAKER else TAKER,
         )
+        self._book(row, fill)
+
+    def _book(self, row: OrderRow, fill: FillRow) -> None:
+        """Take a fill into the books, and do what follows from it."""
+        self.recorder.fill(fill)
+        ts = fill.ts_event
         if row.reason in STOP_REASONS:
-            bars = -(-event.ts_event // self._interval_ns)
+            bars = -(-ts // self._interval_ns)
             self._states[row.instrument_id].stopped_at = bars * self._interval_ns
         if self.guard is not None:
-            self.guard.on_fill(event.ts_event, row.instrument_id, quantity, price)
-        self.protection.filled(row, event.ts_event)
-        self._ended(order_id_)
+            self.guard.on_fill(ts, row.instrument_id, fill.quantity, fill.price)
+        self.protection.filled(row, ts)
+        self._ended(row.client_order_id)
 
     @guarded
     def on_order_accepted(self, event: Any) -> None:
@@ -286,18 +289,23 @@ class FusionStrategy(Strategy):
         Where an order that was to enlarge one found it stopped at the same open, nobody has
         decided on the new one: it is left at once.
         """
-        name, ts = str(event.instrument_id), event.ts_event
+        self._opened(str(event.instrument_id), event.ts_event, event.opening_order_id.value)
+
+    def _opened(self, name: str, ts: int, order_id_: str) -> None:
         self.protection.opened(name, ts)
-        if self.recorder.orders[event.opening_order_id.value].reason == REBALANCE:
+        if self.recorder.orders[order_id_].reason == REBALANCE:
             self.desk.market("F", name, ts, -self.recorder.ledger.quantity(name), REOPENED)
 
     @guarded
     def on_position_closed(self, event: Any) -> None:
         """Take back what protected a position that something else closed."""
-        self.protection.closed(str(event.instrument_id))
-        self.limits.closed(str(event.instrument_id), event.ts_event)
+        self._closed(str(event.instrument_id), event.ts_event)
+
+    def _closed(self, name: str, ts: int) -> None:
+        self.protection.closed(name)
+        self.limits.closed(name, ts)
         if self.guard is not None:
-            self.guard.on_closed(event.ts_event)
+            self.guard.on_closed(ts)
 
     @guarded
     def on_stop(self) -> None:

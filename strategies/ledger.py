@@ -10,10 +10,11 @@ reduction books its profit, a settlement its payment. Each booking is rounded to
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from strategies.execution import MONEY_DECIMALS, Side, funding_payment
+from strategies.snapshots import LedgerSnapshot, PositionSnapshot
 
 _QUANTITY_DECIMALS = 9
 
@@ -108,6 +109,18 @@ class Ledger:
             move = marks.get(instrument_id, position.average_open) - position.average_open
             total += position.quantity * move
         return total
+
+    def snapshot(self) -> LedgerSnapshot:
+        """Return cash, positions and marks; what has been closed is history."""
+        positions = {name: PositionSnapshot(**asdict(one)) for name, one in self.positions.items()}
+        return LedgerSnapshot(self.cash, positions, dict(self.marks))
+
+    def restore(self, snapshot: LedgerSnapshot) -> None:
+        """Take over the account of an earlier process."""
+        self.cash = snapshot.cash
+        held = snapshot.positions.items()
+        self.positions = {name: OpenPosition(**asdict(one)) for name, one in held}
+        self.marks = dict(snapshot.marks)
 
     def apply_fill(self, fill: LedgerFill) -> float:
         """Book a fill and return its realised profit before the fee, USDT.

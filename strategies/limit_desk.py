@@ -29,6 +29,7 @@ from strategies.limit_orders import QUANTITY_DECIMALS, LimitStyle, limit_price
 from strategies.order_desk import Intent, OrderDesk
 from strategies.policy import LIMIT_WITHDRAWN
 from strategies.recorder import OrderRow, RunRecorder
+from strategies.snapshots import LimitsSnapshot, MissedSnapshot, WaitingSnapshot
 
 if TYPE_CHECKING:
     from strategies.guard_desk import GuardDesk
@@ -72,6 +73,36 @@ class LimitDesk:
         self._recorder = recorder
         self._sent: dict[str, _Sent] = {}
         self._missed: dict[str, _Missed] = {}
+
+    def snapshot(self) -> LimitsSnapshot:
+        """Return what waits, and what was missed."""
+        sent = {
+            name: WaitingSnapshot(one.row.client_order_id, one.bars, one.missed)
+            for name, one in self._sent.items()
+        }
+        missed = {
+            name: MissedSnapshot(one.row.client_order_id, one.left)
+            for name, one in self._missed.items()
+        }
+        return LimitsSnapshot(sent, missed)
+
+    def restore(self, snapshot: LimitsSnapshot) -> None:
+        """Take over the limits of an earlier process, whose orders the recorder has already."""
+        orders = self._recorder.orders
+        self._sent = {
+            name: _Sent(orders[one.client_order_id], one.bars, one.missed)
+            for name, one in snapshot.sent.items()
+        }
+        self._missed = {
+            name: _Missed(orders[one.client_order_id], one.left)
+            for name, one in snapshot.missed.items()
+        }
+
+    def wanted(self) -> set[str]:
+        """Return the orders that something here still refers to."""
+        rows = [one.row for one in self._sent.values()]
+        rows += [one.row for one in self._missed.values()]
+        return {row.client_order_id for row in rows}
 
     def send(self, intent: Intent) -> str:
         """Send what a decision wants: at the market, or as a limit unless one was missed before.

@@ -10,7 +10,7 @@ import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nautilus_trader.model import (
     BarType,
@@ -22,7 +22,7 @@ from nautilus_trader.model import (
 )
 
 from catalog.instruments import bar_type
-from catalog.timestamps import interval_name
+from catalog.timestamps import NS_PER_SECOND, interval_name
 from strategies.callbacks import nothing
 from strategies.execution import BUY, InstrumentTerms, Side
 from strategies.guard_orders import Book
@@ -39,6 +39,9 @@ from strategies.recorder import (
     OrderRow,
     RunRecorder,
 )
+
+if TYPE_CHECKING:
+    from strategies.outbox import Outbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,8 @@ class OrderDesk:
         By instrument id, in the profile's order.
     instrument_of : dict of str
         Instrument id by bar type.
+    outbox : Outbox or None
+        Where orders and cancels go in a live process, which journals them; None in a replay.
     """
 
     def __init__(self, strategy: Any, settings: StrategySettings, recorder: RunRecorder) -> None:
@@ -168,6 +173,7 @@ class OrderDesk:
         self._held_back: dict[str, list[Any]] = {}
         self.states: dict[str, InstrumentState] = {}
         self.instrument_of: dict[BarType, str] = {}
+        self.outbox: Outbox | None = None
         interval = interval_name(settings.interval_ns)
         for instrument in settings.instruments:
             terms = InstrumentTerms.of(instrument)
@@ -266,7 +272,7 @@ class OrderDesk:
         """
         if reduce_only is None:
             reduce_only = kind != "E"
-        identity = order_id(self._settings.tag, kind, instrument_id, ts)
+        identity = self._name(kind, instrument_id, ts)
         side: Side = BUY if quantity > 0.0 else -1
         row = OrderRow(
             identity, ts, instrument_id, side, abs(quantity), reason, reduce_only=reduce_only
@@ -293,7 +299,7 @@ class OrderDesk:
     def limit(self, intent: Intent, price: float, *, post_only: bool) -> str:
         """Send a limit order, which stays until it is complete or taken back; return its name."""
         kind, name, ts = intent.kind, intent.instrument_id, intent.ts
-        identity = order_id(self._settings.tag, kind, name, ts)
+        identity = self._name(kind, name, ts)
         side: Side = BUY if intent.quantity > 0.0 else -1
         row = OrderRow(identity, ts, name, side, abs(intent.quantity), intent.reason, LIMIT)
         row.limit_price, row.post_only, row.reduce_only = price, post_only, kind != "E"
@@ -317,7 +323,10 @@ class OrderDesk:
 
     def cancel(self, client_order_id: str) -> None:
         """Take an order back."""
-        self._strategy.cancel_order(ClientOrderId(client_order_id))
+        if self.outbox is not None:
+            self.outbox.cancel(client_order_id)
+            return
+        self.recall(client_order_id)
         self.settle()
 
     def withdraw(self, client_order_id: str, ts: int, detail: str = "") -> None:
@@ -395,8 +404,35 @@ class OrderDesk:
         for order in self._held_back.pop(name):
             self._strategy.submit_order(order)
 
+    def leave(self, client_order_id: str) -> None:
+        """Hand an order that has been journalled to the engine, now."""
+        row = self._recorder.orders[client_order_id]
+        self._strategy.submit_order(self._order(row))
+
+    def recall(self, client_order_id: str) -> None:
+        """Hand a cancel to the engine, now."""
+        self._strategy.cancel_order(ClientOrderId(client_order_id))
+
+    def _name(self, kind: OrderKind, instrument_id: str, ts: int) -> str:
+        """Return an order's identifier; in a live process one that was never used.
+
+        There a forced exit may be refused, and the next one follow within the second.
+        """
+        identity = order_id(self._settings.tag, kind, instrument_id, ts)
+        while self.outbox is not None and identity in self._recorder.orders:
+            ts += NS_PER_SECOND
+            identity = order_id(self._settings.tag, kind, instrument_id, ts)
+        return identity
+
     def _submit(self, row: OrderRow) -> None:
         self._recorder.order(row)
+        if self.outbox is None:
+            self._send(row, self._order(row))
+        else:
+            self.outbox.submit(row)
+
+    def _order(self, row: OrderRow) -> Any:
+        """Return the engine's order."""
         state = self.states[row.instrument_id]
         price_decimals, size_decimals = state.precision
         quantity = Quantity(row.quantity, size_decimals)
@@ -416,7 +452,7 @@ class OrderDesk:
             forced = row.reason in FORCED_REASONS
             duration = TimeInForce.GTC if forced else TimeInForce.IOC
             order = factory.market(state.identity, side, quantity, duration, **common)
-        self._send(row, order)
+        return order
 
     def _send(self, row: OrderRow, order: Any) -> None:
         """Submit an order, in a replay no earlier than it can meet a price."""

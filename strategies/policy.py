@@ -175,6 +175,15 @@ class DecidedBars:
         self._interval_ns = interval_ns
         self._slots: dict[str, int] = {}
 
+    def slot(self, instrument_id: str) -> int:
+        """Return the number of the last bar that was decided on, -1 for none."""
+        return self._slots.get(instrument_id, -1)
+
+    def restore(self, instrument_id: str, slot: int) -> None:
+        """Take over what an earlier process decided on."""
+        if slot >= 0:
+            self._slots[instrument_id] = slot
+
     def first(self, instrument_id: str, ts_init: int) -> bool:
         """Return whether a prediction is the first of its bar, and note that it was decided on.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any, NamedTuple, Self
 
+from catalog.types import FusionPrediction
 from strategies.execution import BUY, SELL, Side, exact_decimal
 from strategies.guard_desk import GuardDesk
 from strategies.intent import NO_COSTS, MarketView
@@ -18,6 +20,7 @@ from strategies.rebalancing import Position, Rebalancer
 from strategies.recorder import RunRecorder
 from strategies.returns_window import ReturnsWindow
 from strategies.sizing_config import SizingConfig
+from strategies.snapshots import PortfolioSnapshot, SeenSnapshot
 
 type _Record = Any
 """A `FusionPrediction`, whose decorator hides `ts_init` from the type checker."""
@@ -90,6 +93,26 @@ class PortfolioDesk:
             self._window = before._window.resized(len(self._window))
         if self._rebalancer is not None and before._rebalancer is not None:
             self._rebalancer.follow(before._rebalancer)
+
+    def snapshot(self) -> PortfolioSnapshot:
+        """Return what has been seen and decided."""
+        seen = {name: SeenSnapshot(_plain(one[0]), one[1]) for name, one in self._seen.items()}
+        rebalancer = self._rebalancer
+        window, last = (None, None) if rebalancer is None else rebalancer.snapshot()
+        own = None if self._window is None else self._window.snapshot()
+        return PortfolioSnapshot(self._ts, seen, tuple(sorted(self._decided)), own, window, last)
+
+    def restore(self, snapshot: PortfolioSnapshot) -> None:
+        """Go on where the desk of an earlier process ended."""
+        self._ts, self._decided = snapshot.ts, set(snapshot.decided)
+        self._seen = {
+            name: _Seen(FusionPrediction(**one.prediction), one.market)
+            for name, one in snapshot.seen.items()
+        }
+        if self._window is not None and snapshot.window is not None:
+            self._window.restore(snapshot.window)
+        if self._rebalancer is not None and snapshot.rebalance_window is not None:
+            self._rebalancer.restore(snapshot.rebalance_window, snapshot.rebalanced_at)
 
     def watch(self, ts: int) -> None:
         """Take the closes of a time once all its bars are in, before it is decided upon."""
@@ -182,3 +205,10 @@ class PortfolioDesk:
         worth = found * exact_decimal(ledger.marks[name])
         too_small = found < terms.min_quantity or worth < terms.min_notional
         return 0.0 if too_small else float(found)
+
+
+def _plain(prediction: _Record) -> dict[str, Any]:
+    """Return a prediction's fields without those that are NaN, which is their default."""
+    names = ("ts_event", "ts_init", *(one.name for one in fields(FusionPrediction)))
+    found = {name: getattr(prediction, name) for name in names}
+    return {name: value for name, value in found.items() if value == value}

@@ -23,6 +23,7 @@ from strategies.order_desk import ExitOrder, OrderDesk
 from strategies.order_ids import OrderKind
 from strategies.policy import REBALANCE, STOP_LOSS, STOP_REFUSED, TAKE_PROFIT, TRAILING_STOP
 from strategies.recorder import FINAL_STATUSES, OrderRow, RunRecorder
+from strategies.snapshots import ExitSnapshot, ExitsSnapshot, ProtectionSnapshot
 from strategies.stops import (
     ExitRules,
     already_passed,
@@ -82,6 +83,32 @@ class Protection:
         self._recorder = recorder
         self._exits: dict[str, _Exits] = {}
         self._named: dict[tuple[str, OrderKind], int] = {}
+
+    def snapshot(self) -> ProtectionSnapshot:
+        """Return what protects each position, and the names that are taken."""
+        named = tuple((name, kind, ts) for (name, kind), ts in self._named.items())
+        return ProtectionSnapshot({name: _copy(one) for name, one in self._exits.items()}, named)
+
+    def restore(self, snapshot: ProtectionSnapshot) -> None:
+        """Take over the exits of an earlier process; nothing is sent."""
+        self._named = {(name, kind): ts for name, kind, ts in snapshot.named}
+        self._exits = {name: _exits(one) for name, one in snapshot.exits.items()}
+
+    def wanted(self) -> set[str]:
+        """Return the orders that protect a position, or are replaced as soon as others do."""
+        exits = (one for both in self._exits.values() for one in _both(both))
+        return {order_id for one in exits for order_id in one.sent}
+
+    def lost(self, order_id: str, ts: int) -> None:
+        """Send an exit again, under a name of its own, that never reached the exchange."""
+        one = self._exit_of(order_id)
+        if one is None:
+            return
+        one.sent.remove(order_id)
+        name = self._recorder.orders[order_id].instrument_id
+        exits = self._exits[name]
+        if self._recorder.ledger.quantity(name) * exits.side < 0.0:
+            self._send(name, ts, exits, one, ts)
 
     def opened(self, name: str, ts: int) -> None:
         """Protect a new position as the decision that opened it asked for."""
@@ -224,3 +251,35 @@ def _both(exits: _Exits) -> Iterator[_Exit]:
     yield exits.stop
     if exits.target is not None:
         yield exits.target
+
+
+def _copy(exits: _Exits) -> ExitsSnapshot:
+    def one(exit_: _Exit) -> ExitSnapshot:
+        return ExitSnapshot(exit_.kind, tuple(exit_.sent), exit_.trigger, exit_.reason)
+
+    return ExitsSnapshot(
+        exits.side,
+        exits.stop_frac,
+        exits.best,
+        exits.ts_opened,
+        exits.quantity,
+        exits.covered,
+        one(exits.stop),
+        None if exits.target is None else one(exits.target),
+    )
+
+
+def _exits(snapshot: ExitsSnapshot) -> _Exits:
+    def one(exit_: ExitSnapshot) -> _Exit:
+        return _Exit(exit_.kind, list(exit_.sent), exit_.trigger, exit_.reason)
+
+    return _Exits(
+        snapshot.side,
+        snapshot.stop_frac,
+        snapshot.best,
+        snapshot.ts_opened,
+        snapshot.quantity,
+        snapshot.covered,
+        one(snapshot.stop),
+        None if snapshot.target is None else one(snapshot.target),
+    )

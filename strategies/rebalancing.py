@@ -22,6 +22,7 @@ from strategies.rebalance_orders import Plan
 from strategies.returns_window import ReturnsWindow
 from strategies.risk_parity import risk_covariance
 from strategies.sizing_config import LEAST_BARS, SizingConfig
+from strategies.snapshots import WindowSnapshot
 
 
 class Position(NamedTuple):
@@ -81,6 +82,15 @@ class Rebalancer:
         """Go on with the returns that another has seen, and with when it last was due."""
         self._window = before._window.resized(len(self._window))
         self._last = before._last
+
+    def snapshot(self) -> tuple[WindowSnapshot, int | None]:
+        """Return the returns, and when a rebalancing last was due."""
+        return self._window.snapshot(), self._last
+
+    def restore(self, window: WindowSnapshot, last: int | None) -> None:
+        """Go on with what an earlier process has seen."""
+        self._window.restore(window)
+        self._last = last
 
     def update(self, ts: int, closes: Mapping[str, float]) -> None:
         """Take the closes of one bar (UTC nanoseconds of its close), each time once, in order."""

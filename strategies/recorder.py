@@ -236,6 +236,21 @@ class RunRecorder:
             self._packed += len(self._recent)
             self._recent = []
 
+    def decisions_from(self, count: int) -> list[Decision]:
+        """Return the decisions after the first `count`, of which at most the latest are asked."""
+        packed = self._packed
+        rows = self._recent[max(0, count - packed) :]
+        if count < packed:
+            # A chunk has just been packed away.
+            columns = [one[count - packed :].tolist() for one in self._columns[-1]]
+            rows = [*zip(*columns, strict=True), *rows]
+        found = []
+        for number, (ts, code, prob_up, side, weight, reason) in enumerate(rows, start=count):
+            quantity, order_id = self._order_ids.get(number, (0.0, ""))
+            name, why = self.instruments[code], REASONS[reason]
+            found.append(Decision(ts, name, prob_up, side, weight, why, quantity, order_id))
+        return found
+
     def order(self, row: OrderRow) -> None:
         """Append an order that is about to be submitted."""
         self.orders[row.client_order_id] = row

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.snapshots import WindowSnapshot, packed_rows, unpacked_rows
+
 
 class ReturnsWindow:
     """Keep the returns of the last bars.
@@ -60,6 +62,24 @@ class ReturnsWindow:
         other._returns[-len(kept) :] = kept
         other._last = dict(self._last)
         return other
+
+    def snapshot(self) -> WindowSnapshot:
+        """Return what the window holds."""
+        rows = packed_rows(self.returns())
+        return WindowSnapshot(self.names, len(self), rows, dict(self._last))
+
+    def restore(self, snapshot: WindowSnapshot) -> None:
+        """Take over as much of an earlier process's window as both hold.
+
+        Instruments that were not in it have no past.
+        """
+        rows = unpacked_rows(snapshot.rows, snapshot.names)[-len(self) :]
+        self._returns[:] = np.nan
+        for column, name in enumerate(self.names):
+            if name in snapshot.names:
+                self._returns[-len(rows) :, column] = rows[:, snapshot.names.index(name)]
+        self._at = 0
+        self._last = {name: one for name, one in snapshot.last.items() if name in self.names}
 
     def complete(self, names: Sequence[str]) -> NDArray[np.float64]:
         """Return the rows that are known for all of `names`, (n_known_bars, n_names)."""

@@ -1,0 +1,474 @@
+"""The strategy of a live process: the same decisions, and nothing that a killed process would lose.
+
+`KeptStrategy` adds to `FusionStrategy` what only a live process needs: each callback is one
+transaction (`strategies.outbox`), a trade that is told twice is booked once, news that arrive late
+do not bring an order back to life, and positions open and close by our own books, because an engine
+that has been started anew knows them from the exchange only.
+
+After a restart: `restore` what was committed last, tell it what became of each order
+(`recovered`, `lost`, `send_again`), then show it the records from the snapshot's time on, that time
+included. What it has seen already changes nothing.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import wraps
+from types import SimpleNamespace
+from typing import Any, Self
+
+from nautilus_trader.model import ClientOrderId
+
+from catalog.errors import ConfigError
+from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR
+from strategies.execution import BUY, SELL, Side
+from strategies.fusion import FusionStrategy, StrategySettings
+from strategies.guard import Guard
+from strategies.market_data import price_number
+from strategies.order_ids import order_id
+from strategies.order_reports import OrderReport, TradeReport
+from strategies.outbox import Journal, Outbox
+from strategies.policy_config import FusionPolicy
+from strategies.recorder import (
+    EXIT_TYPES,
+    FINAL_STATUSES,
+    Decision,
+    FillRow,
+    OrderRow,
+    RunRecorder,
+)
+from strategies.snapshots import (
+    SCHEMA,
+    GuardReference,
+    InstrumentSnapshot,
+    OrderSnapshot,
+    StrategySnapshot,
+)
+
+RECONCILED = "reconciled"
+"""The reason of a fill that only brings our books to what the exchange holds."""
+LOST = "never reached the exchange"
+"""The detail of an order that was journalled, and that the exchange does not know."""
+_KEEP_NS = 2 * NS_PER_DAY
+_NAMES_TAKEN_NS = NS_PER_HOUR
+
+
+def _kept[T](callback: Callable[[Any, T], None]) -> Callable[[KeptStrategy, T], None]:
+    """Make one transaction of a callback."""
+
+    @wraps(callback)
+    def call(self: KeptStrategy, argument: T, /) -> None:
+        with self.outbox:
+            callback(self, argument)
+
+    return call
+
+
+def _of_ours(callback: Callable[[Any, Any], None]) -> Callable[[KeptStrategy, Any], None]:
+    """Make one transaction of a callback about an order, and leave the orders of others alone."""
+
+    @wraps(callback)
+    def call(self: KeptStrategy, event: Any, /) -> None:
+        if event.client_order_id.value not in self.recorder.orders:
+            self.foreign += 1
+            return
+        with self.outbox:
+            callback(self, event)
+
+    return call
+
+
+class KeptStrategy(FusionStrategy):
+    """Trade as `FusionStrategy` does, and survive the end of the process at any instant.
+
+    Parameters
+    ----------
+    policy, settings, recorder, guard
+        As for `FusionStrategy`.
+    journal : Journal
+        Where transactions go, such as a `live.state_store.StateStore`.
+
+    Attributes
+    ----------
+    outbox : Outbox
+        What is to leave; `outbox.hold()` keeps it until `outbox.release()`.
+    foreign : int
+        Events of orders that are not ours.
+    trims : bool
+        Whether what ended two days ago is dropped from memory; the journal keeps it.
+    """
+
+    def __new__(
+        cls,
+        policy: FusionPolicy,
+        settings: StrategySettings,
+        recorder: RunRecorder,
+        guard: Guard | None = None,
+        journal: Journal | None = None,
+    ) -> Self:
+        """Create the native part, whose own constructor refuses our arguments."""
+        return super().__new__(cls, policy, settings, recorder, guard)
+
+    def __init__(
+        self,
+        policy: FusionPolicy,
+        settings: StrategySettings,
+        recorder: RunRecorder,
+        guard: Guard | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        super().__init__(policy, settings, recorder, guard)
+        if journal is None:
+            raise ConfigError("a kept strategy must have a journal, had none: give it a StateStore")
+        self.outbox = Outbox(journal, weakref.proxy(self))
+        self.desk.outbox = self.outbox
+        self.foreign = 0
+        self.trims = True
+        self._trades: dict[str, list[str]] = {}
+        self._trade = ""
+        self._funded: dict[str, int] = {}
+        self._told = recorder.decision_count
+        self._restored_ts = 0
+        self._trimmed_at = 0
+
+    # ---- callbacks
+
+    on_bar: Any = _kept(FusionStrategy.on_bar)
+    on_data: Any = _kept(FusionStrategy.on_data)
+    on_mark_price: Any = _kept(FusionStrategy.on_mark_price)
+    on_order_accepted: Any = _of_ours(FusionStrategy.on_order_accepted)
+    on_order_submitted: Any = _of_ours(FusionStrategy.on_order_submitted)
+    on_order_rejected: Any = _of_ours(FusionStrategy.on_order_rejected)
+    on_order_denied: Any = _of_ours(FusionStrategy.on_order_denied)
+    on_order_canceled: Any = _of_ours(FusionStrategy.on_order_canceled)
+    on_order_expired: Any = _of_ours(FusionStrategy.on_order_expired)
+
+    def on_funding_rate(self, funding_rate: Any) -> None:
+        """Take note of a settlement, once."""
+        name, ts = str(funding_rate.instrument_id), funding_rate.ts_event
+        if ts <= self._funded.get(name, -1):
+            return
+        with self.outbox:
+            self._funded[name] = ts
+            super().on_funding_rate(funding_rate)
+
+    def on_order_filled(self, event: Any) -> None:
+        """Book a fill of ours, once."""
+        order_id_ = event.client_order_id.value
+        if order_id_ not in self.recorder.orders:
+            self.foreign += 1
+            return
+        if self._is_news(order_id_, str(event.trade_id)):
+            with self.outbox:
+                super().on_order_filled(event)
+
+    def on_position_opened(self, event: Any) -> None:
+        """Do nothing: our own books say what is open."""
+
+    def on_position_closed(self, event: Any) -> None:
+        """Do nothing: our own books say what is open."""
+
+    def on_stop(self) -> None:
+        """Leave the books as they are: settlements that are due are booked by the next process."""
+
+    # ---- what a restart must not lose
+
+    def snapshot(self) -> StrategySnapshot:
+        """Return the state between two callbacks."""
+        portfolio = self.portfolio_desk
+        return StrategySnapshot(
+            schema=SCHEMA,
+            tag=self.settings.tag,
+            interval_ns=self._interval_ns,
+            ts=self._ts,
+            instruments={name: self._instrument(name) for name in self._states},
+            orders=self._orders(),
+            ledger=self.recorder.ledger.snapshot(),
+            protection=self.protection.snapshot(),
+            limits=self.limits.snapshot(),
+            portfolio=None if portfolio is None else portfolio.snapshot(),
+            due=tuple(self._due),
+            guard=None if self.guard is None else _reference(self.guard.guard),
+        )
+
+    def restore(self, snapshot: StrategySnapshot) -> None:
+        """Go on where an earlier process ended; before the node starts.
+
+        Raises
+        ------
+        ConfigError
+            If the snapshot is of another strategy, or of instruments that are no longer traded.
+        """
+        self._require_own(snapshot)
+        self._ts = self._restored_ts = snapshot.ts
+        self._seen = 0
+        self._due = list(snapshot.due)
+        self.recorder.ledger.restore(snapshot.ledger)
+        for one in snapshot.orders:
+            values = asdict(one)
+            self._trades[one.client_order_id] = list(values.pop("trades"))
+            self.recorder.order(OrderRow(**values))
+        for name, state in self._states.items():
+            if name in snapshot.instruments:
+                values = asdict(snapshot.instruments[name])
+                self._decided.restore(name, values.pop("decided_slot"))
+                self._funded[name] = values.pop("funded_ts")
+                state.under_way = set(values.pop("under_way"))
+                for key, value in values.items():
+                    setattr(state, key, value)
+        self.protection.restore(snapshot.protection)
+        self.limits.restore(snapshot.limits)
+        if self.portfolio_desk is not None and snapshot.portfolio is not None:
+            self.portfolio_desk.restore(snapshot.portfolio)
+
+    def alive(self) -> list[OrderRow]:
+        """Return our orders that have not ended, in the order in which they were decided."""
+        return [row for row in self.recorder.orders.values() if row.status not in FINAL_STATUSES]
+
+    def recovered(self, reports: Sequence[OrderReport]) -> None:
+        """Take what the exchange says of orders, as if it were told now for the first time.
+
+        What it tells again changes nothing. Trades of all orders are booked in the order of time,
+        then come the statuses.
+        """
+        orders = self.recorder.orders
+        trades = [(one.client_order_id, trade) for one in reports for trade in one.trades]
+        with self.outbox:
+            for name, trade in sorted(trades, key=lambda pair: pair[1].ts_event):
+                self._take_trade(orders[name], trade)
+            for one in reports:
+                if one.status == "ACCEPTED":
+                    FusionStrategy.on_order_accepted(self, _event(one))
+                elif one.status in FINAL_STATUSES and one.status != "FILLED":
+                    self._status(_event(one), one.status, one.detail)
+
+    def lost(self, client_order_id: str, ts: int) -> None:
+        """Give an order up that the exchange does not know.
+
+        A stop or target is sent anew under another name; anything else is decided anew.
+        """
+        row = self.recorder.orders[client_order_id]
+        with self.outbox:
+            event = _event(OrderReport(client_order_id, "CANCELED", ts_event=ts))
+            self._status(event, "CANCELED", LOST)
+            if row.type in EXIT_TYPES:
+                self.protection.lost(client_order_id, ts)
+
+    def send_again(self, client_order_id: str) -> None:
+        """Let an order leave that was journalled and never sent, under its own name."""
+        self.outbox.resume(client_order_id)
+
+    def take_back_strays(self) -> list[str]:
+        """Cancel what is alive and wanted no more: the cancel may have died with its process."""
+        wanted = self.protection.wanted()
+        for state in self._states.values():
+            wanted |= state.under_way
+        strays = [
+            row.client_order_id
+            for row in self.alive()
+            if row.ts_cancel or row.client_order_id not in wanted
+        ]
+        with self.outbox:
+            for one in strays:
+                self.outbox.cancel(one)
+        return strays
+
+    def reconciled(self, instrument_id: str, quantity: float, price: float, ts: int) -> str:
+        """Bring our books to a position that the exchange holds, and protect it as usual.
+
+        For what no order of ours explains, such as a liquidation: the exchange is right.
+
+        Parameters
+        ----------
+        instrument_id : str
+            Of which.
+        quantity : float
+            What the exchange holds, base units, signed.
+        price : float
+            At which the difference is booked, quote units.
+        ts : int
+            UTC nanoseconds.
+
+        Returns
+        -------
+        str
+            Name of the order under which it is booked, "" where nothing differs.
+        """
+        change = round(quantity - self.recorder.ledger.quantity(instrument_id), 9)
+        if change == 0.0:
+            return ""
+        identity = order_id(self.settings.tag, "L", instrument_id, ts)
+        side: Side = BUY if change > 0.0 else SELL
+        row = OrderRow(identity, ts, instrument_id, side, abs(change), RECONCILED)
+        row.type = "RECONCILIATION"
+        with self.outbox:
+            self.recorder.order(row)
+            self._take_trade(row, TradeReport(identity, ts, abs(change), price, 0.0))
+        return identity
+
+    # ---- for the outbox
+
+    def new_decisions(self) -> Sequence[Decision]:
+        """Return the decisions since the last call."""
+        found = self.recorder.decisions_from(self._told)
+        self._told += len(found)
+        return found
+
+    def unjournalled(self, rows: Sequence[OrderRow], detail: str) -> None:
+        """End trading where nothing can be written down; entries that were to leave are denied."""
+        for row in rows:
+            self.recorder.order_status(row.client_order_id, "DENIED", detail)
+            self._ended(row.client_order_id)
+        self.recorder.error(f"KeptStrategy.journal: {detail}")
+        if self.guard is not None:
+            self.guard.guard.halt(self._ts, detail, "state_unsaved")
+            self.guard.act(self._ts)
+
+    # ---- how
+
+    def _complete(self, ts: int) -> None:
+        super()._complete(ts)
+        self.outbox.touched = True
+        if self.trims and ts - self._trimmed_at >= NS_PER_DAY:
+            self._trimmed_at = ts
+            self._trim(ts - _KEEP_NS)
+
+    def _take(self, prediction: Any) -> None:
+        self.outbox.touched = True
+        name, ts = prediction.instrument_id, prediction.ts_init
+        if ts <= self._restored_ts and ts // self._interval_ns <= self._decided.slot(name):
+            # Decided before the restart.
+            return
+        super()._take(prediction)
+
+    def _mark(self, name: str, bar: Any) -> None:
+        if bar.ts_init <= self._states[name].bar_ts:
+            # Shown again after a restart; a mark price of its time may have come again as well.
+            self.recorder.ledger.mark(name, price_number(bar.close))
+            return
+        super()._mark(name, bar)
+
+    def _status(self, event: Any, status: str, detail: str = "") -> None:
+        row = self.recorder.orders[event.client_order_id.value]
+        if row.status in FINAL_STATUSES or (status == "SUBMITTED" and row.status != "INITIALIZED"):
+            return
+        if not (row.status == "PARTIALLY_FILLED" and status == "ACCEPTED"):
+            super()._status(event, status, detail)
+        self.outbox.changed(row)
+
+    def _is_news(self, client_order_id: str, trade_id: str) -> bool:
+        """Return whether a trade is told for the first time, and remember it."""
+        known = self._trades.setdefault(client_order_id, [])
+        if trade_id in known:
+            return False
+        known.append(trade_id)
+        self._trade = trade_id
+        return True
+
+    def _take_trade(self, row: OrderRow, trade: TradeReport) -> None:
+        if not self._is_news(row.client_order_id, trade.trade_id):
+            return
+        self._pay(trade.ts_event - 1)
+        fill = FillRow(
+            ts_event=trade.ts_event,
+            client_order_id=row.client_order_id,
+            instrument_id=row.instrument_id,
+            side=row.side,
+            quantity=trade.quantity,
+            price=trade.price,
+            commission=trade.commission,
+            reason=row.reason,
+            liquidity=trade.liquidity,
+        )
+        self._book(row, fill)
+
+    def _book(self, row: OrderRow, fill: FillRow) -> None:
+        ledger, name = self.recorder.ledger, row.instrument_id
+        before, ended = ledger.quantity(name), row.status in FINAL_STATUSES and row.status
+        super()._book(row, fill)
+        if ended:
+            # A trade that was told after the order's end does not bring it back.
+            row.status = ended
+        self.outbox.filled(self._trade, self.recorder.fills[-1])
+        self.outbox.changed(row)
+        after = ledger.quantity(name)
+        if before != 0.0 and before * after <= 0.0:
+            self._closed(name, fill.ts_event)
+        if after != 0.0 and before * after <= 0.0:
+            self._opened(name, fill.ts_event, row.client_order_id)
+
+    def _instrument(self, name: str) -> InstrumentSnapshot:
+        state = self._states[name]
+        return InstrumentSnapshot(
+            since=state.since,
+            weight=state.weight,
+            under_way=tuple(sorted(state.under_way)),
+            stop_frac=state.stop_frac,
+            stopped_at=state.stopped_at,
+            degraded_bars=state.degraded_bars,
+            volume=state.volume,
+            funding_rate=state.funding_rate,
+            bar_ts=state.bar_ts,
+            decided_slot=self._decided.slot(name),
+            funded_ts=self._funded.get(name, -1),
+        )
+
+    def _orders(self) -> tuple[OrderSnapshot, ...]:
+        """Return the orders that matter: alive, referred to, or with a name that is taken."""
+        wanted = self.protection.wanted() | self.limits.wanted()
+        since = self._ts - max(_NAMES_TAKEN_NS, 2 * self._interval_ns)
+        return tuple(
+            OrderSnapshot(**asdict(row), trades=tuple(self._trades.get(row.client_order_id, ())))
+            for row in self.recorder.orders.values()
+            if row.status not in FINAL_STATUSES
+            or row.ts_init >= since
+            or row.client_order_id in wanted
+        )
+
+    def _require_own(self, snapshot: StrategySnapshot) -> None:
+        ours = (self.settings.tag, self._interval_ns)
+        theirs = (snapshot.tag, snapshot.interval_ns)
+        if ours != theirs:
+            raise ConfigError(
+                f"tag and interval of a snapshot must be those of the strategy, {ours}, were "
+                f"{theirs}: use the profile that wrote it, or another state folder"
+            )
+        held = {*snapshot.ledger.positions}
+        held |= {one.instrument_id for one in snapshot.orders if one.status not in FINAL_STATUSES}
+        gone = sorted(held - set(self._states))
+        if gone:
+            raise ConfigError(
+                f"instruments with positions or orders must be traded, {', '.join(gone)} are not "
+                f"any more: close them with the old profile first"
+            )
+
+    def _trim(self, before: int) -> None:
+        """Drop from memory what ended before a time; the journal has it."""
+        recorder, ledger = self.recorder, self.recorder.ledger
+        wanted = self.protection.wanted() | self.limits.wanted()
+        for row in list(recorder.orders.values()):
+            old = row.status in FINAL_STATUSES and row.ts_init < before
+            if old and row.client_order_id not in wanted:
+                del recorder.orders[row.client_order_id]
+                self._trades.pop(row.client_order_id, None)
+                recorder.references.pop(row.client_order_id, None)
+        recorder.fills = [one for one in recorder.fills if one.ts_event >= before]
+        ledger.settlements = [one for one in ledger.settlements if one.ts_event >= before]
+        ledger.closed = [one for one in ledger.closed if one.ts_closed >= before]
+        ledger.history = [one for one in ledger.history if one.ts_event >= before]
+
+
+def _reference(guard: Guard) -> GuardReference:
+    return GuardReference(guard.state.ts, guard.level, guard.reasons)
+
+
+def _event(report: OrderReport) -> Any:
+    """Return a report in the form of the engine's events."""
+    return SimpleNamespace(
+        client_order_id=ClientOrderId(report.client_order_id),
+        ts_event=report.ts_event,
+        reason=report.detail,
+        due_post_only=False,
+    )

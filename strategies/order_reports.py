@@ -1,0 +1,44 @@
+"""What an exchange says of an order when it is asked, in our words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from strategies.recorder import TAKER
+
+
+@dataclass(frozen=True, slots=True)
+class TradeReport:
+    """One trade of an order, as the exchange tells it; `commission` in USDT, a cost."""
+
+    trade_id: str
+    ts_event: int
+    quantity: float
+    price: float
+    commission: float
+    liquidity: str = TAKER
+
+
+@dataclass(frozen=True, slots=True)
+class OrderReport:
+    """What the exchange knows of an order.
+
+    Parameters
+    ----------
+    client_order_id : str
+        Ours.
+    status : str
+        ``ACCEPTED``, ``PARTIALLY_FILLED``, ``FILLED``, ``CANCELED``, ``REJECTED`` or ``EXPIRED``.
+    trades : tuple of TradeReport
+        All of them, oldest first.
+    ts_event : int
+        Of its last change, UTC nanoseconds.
+    detail : str
+        Why it was refused.
+    """
+
+    client_order_id: str
+    status: str
+    trades: tuple[TradeReport, ...] = ()
+    ts_event: int = 0
+    detail: str = ""

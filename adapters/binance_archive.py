@@ -222,6 +222,17 @@ def _funding(place: Place, market: Market, table: TextTable, options: ImportOpti
         raise DataError(f"{place.source}: the name says candles, the content is funding; rename it")
     if "-PERP" not in market.instrument_id:
         raise DataError(f"{place.source}: funding must belong to a perpetual, the path says spot")
+    return funding_batch(place, market, table, options)
+
+
+def funding_batch(place: Place, market: Market, table: TextTable, options: ImportOptions) -> Batch:
+    """Return settlements, columns `calc_time` and `last_funding_rate` (a fraction), as a batch.
+
+    Raises
+    ------
+    DataError
+        If a row cannot be.
+    """
     stamp = _stamps(place, "calc_time", table)
     checks.check_ascending(place, stamp, "a settlement")
     rate = checks.numbers(place, "last_funding_rate", table.columns["last_funding_rate"])

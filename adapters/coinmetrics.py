@@ -107,7 +107,17 @@ def read(source: SourceFile, options: ImportOptions) -> list[Batch]:
     DataError
         If the file is damaged, the asset is unknown, or a row cannot be.
     """
-    table = read_text(source)
+    return batches_of(source, read_text(source), options)
+
+
+def batches_of(source: SourceFile, table: TextTable, options: ImportOptions) -> list[Batch]:
+    """Return a table as `read` does, whatever it was read from; `source` names it.
+
+    Raises
+    ------
+    DataError
+        As `read`.
+    """
     checks.require_rows(source.name, len(table))
     place = Place(source.name, table.lines)
     start = checks.times(place, "time", table["time"])
@@ -117,7 +127,7 @@ def read(source: SourceFile, options: ImportOptions) -> list[Batch]:
         lambda row: repr(table["time"][row]),
     )
     assets = np.asarray(_assets(source, table), dtype=object)
-    units = {name: unit for name in table.columns if (unit := _unit(name)) is not None}
+    units = {name: unit for name in table.columns if (unit := metric_unit(name)) is not None}
     if not units:
         raise DataError(f"{source.name}: must hold a metric, columns: {', '.join(table.columns)}")
     values = {name: checks.numbers(place, name, table.columns[name], empty=True) for name in units}
@@ -189,7 +199,8 @@ def read_etherscan(source: SourceFile, options: ImportOptions) -> list[Batch]:
     return [Batch("onchain", "etherscan.eth", columns, source_name, lines)]
 
 
-def _unit(name: str) -> str | None:
+def metric_unit(name: str) -> str | None:
+    """Return the unit of one of the vendor's metrics, None if it is none that is known."""
     if name in UNITS:
         return UNITS[name]
     if _METRIC.fullmatch(name) is None:

@@ -23,7 +23,7 @@ from catalog.config import Config
 
 USER_AGENT = "levibot"
 _CHUNK_BYTES = 1 << 18
-_PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class HttpConfig(Config):
@@ -196,7 +196,7 @@ class HttpClient:
         ) as error:
             raise RefusedError(f"address must be a full http(s) address, was {url!r}") from error
         except requests.exceptions.RequestException as error:
-            raise RetryableError(f"the connection failed: {_plain(error)}") from error
+            raise RetryableError(f"the connection failed: {plain_reason(error)}") from error
         except OSError as error:  # a full disk, not the network: requests has translated its own
             reason = error.strerror or str(error)
             raise RefusedError(f"{url}: storing it failed: {reason.lower()}") from error
@@ -226,14 +226,14 @@ def _refuse_status(url: str, response: requests.Response) -> None:
         return
     if status == requests.codes.not_found:
         raise NotFoundError(f"{url}: not found (404)")
-    if status in _PASSING_STATUSES:
+    if status in PASSING_STATUSES:
         raise RetryableError(
-            f"the server answered {status}", _retry_after(response.headers.get("Retry-After"))
+            f"the server answered {status}", retry_after_secs(response.headers.get("Retry-After"))
         )
     raise RefusedError(f"{url}: the server answered {status} {response.reason}")
 
 
-def _retry_after(header: str | None) -> float | None:
+def retry_after_secs(header: str | None) -> float | None:
     """Return the seconds of a Retry-After header: a number or an HTTP date."""
     if header is None:
         return None
@@ -248,7 +248,7 @@ def _retry_after(header: str | None) -> float | None:
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
-def _plain(error: BaseException) -> str:
+def plain_reason(error: BaseException) -> str:
     """Return what went wrong in a few words: the innermost cause, without object addresses."""
     cause: BaseException = error
     while cause.__cause__ is not None or cause.__context__ is not None:

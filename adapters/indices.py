@@ -10,7 +10,7 @@ import pyarrow as pa
 from adapters import checks
 from adapters.checks import IntColumn, Place
 from adapters.options import ImportOptions
-from adapters.sources import SourceFile, read_table, read_text
+from adapters.sources import SourceFile, TextTable, read_table, read_text
 from adapters.tables import numbers_of, rows_of, times_of
 from catalog.errors import DataError
 from catalog.records import Batch
@@ -38,10 +38,20 @@ def read_fear_greed(source: SourceFile, options: ImportOptions) -> list[Batch]:
     DataError
         If the file is damaged or a row cannot be.
     """
-    table = read_text(source)
-    checks.require_columns(source.name, tuple(table.columns), ("date", "fear_greed_index"))
-    checks.require_rows(source.name, len(table))
-    place = Place(source.name, table.lines)
+    return [fear_greed_batch(read_text(source), options)]
+
+
+def fear_greed_batch(table: TextTable, options: ImportOptions) -> Batch:
+    """Return a table with the columns `date` and `fear_greed_index` as a batch; see above.
+
+    Raises
+    ------
+    DataError
+        If a column is missing or a row cannot be.
+    """
+    checks.require_columns(table.source, tuple(table.columns), ("date", "fear_greed_index"))
+    checks.require_rows(table.source, len(table))
+    place = Place(table.source, table.lines)
     published = checks.times(place, "date", table["date"])
     place.refuse(
         published % NS_PER_DAY != 0,
@@ -62,7 +72,7 @@ def read_fear_greed(source: SourceFile, options: ImportOptions) -> list[Batch]:
         **dict.fromkeys(("open", "high", "low", "close"), level),
         "unit": np.full(len(table), FEAR_GREED_UNIT, dtype=object),
     }
-    return [Batch("index", "fear_greed", columns, source.name, table.lines)]
+    return Batch("index", "fear_greed", columns, table.source, table.lines)
 
 
 def matches_dvol(source: SourceFile) -> bool:
@@ -92,17 +102,38 @@ def read_dvol(source: SourceFile, options: ImportOptions) -> list[Batch]:
             f"{source.name}: the name must say the currency, such as BTC_dvol.parquet, "
             f"was {source.stem!r}"
         )
-    table = read_table(source)
-    checks.require_columns(source.name, table.column_names, _DVOL_COLUMNS)
-    checks.require_rows(source.name, len(table))
-    place = rows_of(source.name, table)
+    return [dvol_batch(source.name, match["asset"].lower(), read_table(source), options)]
+
+
+def dvol_batch(name: str, asset: str, table: pa.Table, options: ImportOptions) -> Batch:
+    """Return an hourly table of DVOL as a batch; see `read_dvol`.
+
+    Parameters
+    ----------
+    name : str
+        Where the table is from, for messages.
+    asset : str
+        Lower case, such as ``btc``.
+    table : pyarrow.Table
+        `timestamp` (the hour's start), `open`, `high`, `low`, `close`.
+    options : ImportOptions
+        Gives the clock.
+
+    Raises
+    ------
+    DataError
+        If a column is missing or a row cannot be.
+    """
+    checks.require_columns(name, table.column_names, _DVOL_COLUMNS)
+    checks.require_rows(name, len(table))
+    place = rows_of(name, table)
     start = _hours(place, table)
-    levels = {name: numbers_of(place, table, name) for name in _DVOL_COLUMNS[1:]}
-    for name, column in levels.items():
+    levels = {column: numbers_of(place, table, column) for column in _DVOL_COLUMNS[1:]}
+    for column, level in levels.items():
         place.refuse(
-            ~(np.isfinite(column) & (column > 0.0)),
-            f"{name} must be above 0",
-            checks.shown(column),
+            ~(np.isfinite(level) & (level > 0.0)),
+            f"{column} must be above 0",
+            checks.shown(level),
         )
     checks.check_extremes(place, levels)
     known = start + NS_PER_HOUR
@@ -113,7 +144,7 @@ def read_dvol(source: SourceFile, options: ImportOptions) -> list[Batch]:
         **levels,
         "unit": np.full(len(table), DVOL_UNIT, dtype=object),
     }
-    return [Batch("index", f"dvol.{match['asset'].lower()}", columns, source.name, place.lines)]
+    return Batch("index", f"dvol.{asset}", columns, name, place.lines)
 
 
 def _hours(place: Place, table: pa.Table) -> IntColumn:

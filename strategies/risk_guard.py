@@ -48,10 +48,17 @@ class RiskGuardConfig:
         for ten of them (ten seconds at least) the strategy's guard ends trading.
     watch : GuardWatch, optional
         The files around the guard. None in a replay, which reads and writes none.
+    now : callable, optional
+        The time of the data, UTC nanoseconds, where that is not the clock's: an exchange that
+        plays recorded data. Quotes are then as old as the exchange says.
+    speed : float
+        Seconds of data that pass in a second of the clock.
     """
 
     look_interval_ms: int = 1_000
     watch: GuardWatch | None = None
+    now: Callable[[], int] | None = None
+    speed: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse an interval at which nobody would be told in time.
@@ -109,6 +116,8 @@ class RiskGuard(DataActor):
         self._desk: GuardDesk = strategy.guard
         self._watch = config.watch
         self._interval_ns = config.look_interval_ms * NS_PER_MS
+        self._data_time = config.now
+        self._speed = config.speed
         self._quotes: dict[str, Mark] = {}
         self._marks: dict[str, Mark] = {}
         self._logged = 0
@@ -118,9 +127,9 @@ class RiskGuard(DataActor):
     @_blocks
     def on_start(self) -> None:
         """Look for the first time, before anything is traded, and from then on regularly."""
-        now = self.clock.timestamp_ns()
+        now = self._now()
         patience = max(_LOOKS_MISSED * self._interval_ns, _LEAST_PATIENCE_NS)
-        self._desk.expect_looks(now, patience)
+        self._desk.expect_looks(now, round(patience * max(self._speed, 1.0)))
         self.look(now)
         for instrument in self._strategy.settings.instruments:
             self.subscribe_quotes(instrument.id)
@@ -140,21 +149,27 @@ class RiskGuard(DataActor):
         bid, ask = price_number(quote.bid_price), price_number(quote.ask_price)
         # A side without a price must not be hidden by the other.
         price = math.nan if min(bid, ask) <= 0.0 else 0.5 * (bid + ask)
-        self._quotes[str(quote.instrument_id)] = Mark(price, quote.ts_init)
+        self._quotes[str(quote.instrument_id)] = Mark(price, self._stamp(quote))
 
     @_blocks
     def on_mark_price(self, mark_price: Any) -> None:
         """Keep a mark price."""
         price = price_number(mark_price.value)
-        self._marks[str(mark_price.instrument_id)] = Mark(price, mark_price.ts_init)
+        self._marks[str(mark_price.instrument_id)] = Mark(price, self._stamp(mark_price))
 
     def _on_timer(self, event: Any) -> None:
-        self.look(self.clock.timestamp_ns())
+        self.look(self._now())
 
     @_blocks
     def _on_kill_timer(self, event: Any) -> None:
         if self._watch is not None and self._watch.kill_switch_set():
-            self.look(self.clock.timestamp_ns())
+            self.look(self._now())
+
+    def _now(self) -> int:
+        return self.clock.timestamp_ns() if self._data_time is None else self._data_time()
+
+    def _stamp(self, record: Any) -> int:
+        return int(record.ts_init if self._data_time is None else record.ts_event)
 
     def look(self, now: int) -> None:
         """See what there is to see, and do what follows. Never raises: a failure ends trading.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from nautilus_trader.common import Environment, LoggerConfig, LogLevel
 from nautilus_trader.config import DataClientConfig, ExecutionClientConfig
@@ -151,6 +151,108 @@ def _node_config() -> LiveNodeConfig:
         timeout_shutdown_secs=1.0,
         exec_engine=LiveExecutionEngineConfig(reconciliation=False, inflight_check_interval_ms=0),
         # The limit counts wall-clock seconds, of which a replayed day takes a few hundredths.
+        risk_engine=LiveRiskEngineConfig(max_order_submit_rate=engine_rate()),
+    )
+
+
+class NodeClients(NamedTuple):
+    """The clients of a node on an exchange.
+
+    `data` and `execution` are factories of the engine with their configurations, `venue` their
+    name; `others` are further data clients by name, such as that of the slow inputs.
+    """
+
+    venue: str
+    data: tuple[Any, Any]
+    execution: tuple[Any, Any]
+    others: tuple[tuple[str, Any, Any], ...] = ()
+
+
+def run_clients(
+    clients: NodeClients,
+    config: LiveNodeConfig,
+    ready: Callable[[Callable[[], None]], None],
+    actors: Sequence[Any],
+    strategies: Sequence[Any],
+) -> None:
+    """Run a live node on an exchange's clients; return when somebody stops it.
+
+    Parameters
+    ----------
+    clients : NodeClients
+        Where data come from and orders go.
+    config : LiveNodeConfig
+        Of `exchange_node_config`.
+    ready : callable
+        Told, once the clients are built, what stops the node from any thread.
+    actors, strategies : sequence
+        Nautilus components, started in this order.
+
+    Raises
+    ------
+    RunFailedError
+        If the node could not be built or run.
+    """
+    builder = LiveNodeBuilder.from_config("levibot", config)
+    try:
+        builder = builder.add_data_client(clients.venue, *clients.data)
+        builder = builder.add_exec_client(clients.venue, *clients.execution)
+        for name, factory, settings in clients.others:
+            builder = builder.add_data_client(name, factory, settings)
+        node = builder.build()
+    except RuntimeError as error:
+        raise RunFailedError(f"the node could not be built: {error}") from error
+    try:
+        for actor in actors:
+            node.add_actor(actor)
+        for strategy in strategies:
+            node.add_strategy(strategy)
+        ready(node.handle().stop)
+        node.run()
+    except RuntimeError as error:
+        raise RunFailedError(f"the node could not run: {error}") from error
+    finally:
+        node.dispose()
+        del node
+        _release(None)
+
+
+def exchange_node_config(*, reconciles: bool, instruments: Sequence[str]) -> LiveNodeConfig:
+    """Return the settings of a node on an exchange.
+
+    Parameters
+    ----------
+    reconciles : bool
+        Whether there is an account to be asked; a paper account is our own.
+    instruments : sequence of str
+        What is traded: positions in others are nobody's affair here.
+    """
+    return LiveNodeConfig(
+        environment=Environment.LIVE if reconciles else Environment.SANDBOX,
+        trader_id=TraderId(TRADER_ID),
+        shutdown_on_error=True,
+        logging=LoggerConfig(stdout_level=LogLevel.ERROR),
+        timeout_connection_secs=30.0,
+        timeout_reconciliation_secs=20.0,
+        timeout_portfolio_secs=5.0,
+        timeout_disconnection_secs=3.0,
+        delay_post_stop_secs=0.5,
+        timeout_shutdown_secs=1.0,
+        exec_engine=LiveExecutionEngineConfig(
+            reconciliation=reconciles,
+            reconciliation_instrument_ids=list(instruments) if reconciles else None,
+            # What our books hold is compared by `live.reconcile`: an order that the engine makes
+            # up to explain a position would be one that nobody sent.
+            generate_missing_orders=False if reconciles else None,
+            inflight_check_interval_ms=None if reconciles else 0,
+            open_check_interval_secs=10.0 if reconciles else None,
+            purge_closed_orders_interval_mins=10,
+            purge_closed_orders_buffer_mins=60,
+            purge_closed_positions_interval_mins=10,
+            purge_closed_positions_buffer_mins=60,
+            purge_account_events_interval_mins=10,
+            purge_account_events_lookback_mins=60,
+        ),
         risk_engine=LiveRiskEngineConfig(max_order_submit_rate=engine_rate()),
     )
 

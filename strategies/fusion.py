@@ -92,7 +92,14 @@ class FusionStrategy(Strategy):
         guard: Guard | None = None,
     ) -> None:
         identity = StrategyId(f"FUSION-{settings.tag}")
-        super().__init__(StrategyConfig(strategy_id=identity, order_id_tag=settings.tag))
+        claimed = [one.id for one in settings.instruments] if settings.claims else None
+        super().__init__(
+            StrategyConfig(
+                strategy_id=identity,
+                order_id_tag=settings.tag,
+                external_order_instrument_ids=claimed,
+            )
+        )
         register_types()
         self.policy = policy
         self.settings = settings

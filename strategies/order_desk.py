@@ -75,6 +75,9 @@ class StrategySettings:
     fed : bool
         Whether somebody hands bars, marks and settlements to the strategy by calling its handlers,
         in order and complete: it subscribes to predictions only.
+    claims : bool
+        Whether orders and positions that the engine finds at the exchange, in the instruments that
+        are traded, are this strategy's: after a restart it must be able to cancel its own.
     """
 
     instruments: tuple[Any, ...]
@@ -86,6 +89,7 @@ class StrategySettings:
     send_at: Callable[[str, int], int | None] | None = None
     limits: LimitStyle | None = None
     fed: bool = False
+    claims: bool = False
 
 
 @dataclass(slots=True)

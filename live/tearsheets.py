@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,15 +181,28 @@ def _check_free(request: TearsheetRequest) -> None:
             raise ConfigError(f"{option} must be a file, {path} is a folder; name a file in it")
         if path.exists() and not request.overwrite:
             raise ConfigError(f"{option} must be new, {path} exists; add --overwrite")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(option, path.parent)
     if request.png is not None:
         check_free(request.png, overwrite=request.overwrite, marker=_FIRST_PAGE)
+    if request.quantstats is not None:
+        _make_folder("--quantstats", request.quantstats)
+
+
+def _make_folder(option: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{option} must lie in a folder that can be made, {folder} cannot: {error.strerror}; "
+            "choose another"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"{option} must lie in a folder that may be written to, {folder} may not")
 
 
 def _quantstats(data: Sequence[TearsheetData], request: TearsheetRequest) -> list[str]:
     """Write quantstats' own report of each run and return the files."""
     assert request.quantstats is not None
-    request.quantstats.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, one in enumerate(data, 1):
         stem = QUANTSTATS_FILE if len(data) == 1 else f"quantstats-{number}-{one.title}.html"

@@ -250,7 +250,13 @@ class Bench:
             table, folds = self._table(config)
             warm = any(starts_warm(one) for one in config.experts.chosen().values())
             wanted = folds if warm else [folds[index]]
-            run_folds(table, wanted, config, FitOptions(), keep=keep)
+            try:
+                run_folds(table, wanted, config, FitOptions(), keep=keep)
+            except (ConfigError, DataError) as error:
+                if _is_of_the_machine(error):
+                    raise
+                # Asked again it would be drawn again: the tuning could never go on.
+                raise RefusedError(str(error)) from error
 
     def _table(self, config: WalkForwardConfig) -> tuple[TrainingTable, list[Fold]]:
         key = (config.label.content_hash(), config.half_life_days)
@@ -323,6 +329,16 @@ class Bench:
             If the ledger cannot be written.
         """
         ledger_of(self.request.catalog).append([trial])
+
+
+def _is_of_the_machine(error: BaseException) -> bool:
+    """Return whether a file or a disk is behind an error, and not what was asked."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,15 @@ def test_settings_are_words_and_what_is_off_is_left_out() -> None:
         "stops: min frac": "0.01",
         "ids": "a, b",
     }
+
+
+@pytest.mark.parametrize("option", ["out", "pdf", "png", "quantstats"])
+def test_a_place_that_cannot_be_made_is_told_before_any_work(
+    tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("live.tearsheets.read_sheet", None)  # would raise if called
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    place: dict[str, Any] = {option: tmp_path / "file" / "a" / "b"}
+    asked = replace(TearsheetRequest((tmp_path,), tmp_path / "x.html"), **place)
+    with pytest.raises(ConfigError, match="file"):
+        make_tearsheet(asked)

@@ -29,6 +29,7 @@ from live.trial_records import LEDGER_VARIABLE
 from live.tuning_request import TuningRequest
 from live.tuning_store import JOURNAL_FILE, mend_journal
 from research.bundle import load_bundle
+from research.fold_runs import run_folds
 from research.performance import DailyEquity, daily_equity
 from research.trial_ledger import TrialLedger
 
@@ -341,6 +342,33 @@ def test_a_configuration_that_ruins_the_account_counts_as_a_trial(
     results = [one.results for one in TrialLedger(own).read().trials]
     assert len(results) == 3
     assert [one.sharpe for one in results[1:]] == [None, None]
+
+
+@pytest.mark.parametrize("cause", [None, OSError("no room")])
+def test_a_fit_that_cannot_be_is_a_trial_and_a_full_disk_an_end(
+    market: Path,
+    space: Path,
+    ledger: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cause: Exception | None,
+) -> None:
+    fits: list[Any] = []
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        fits.append(arguments)
+        if len(fits) == 4:  # after the profile's own two folds and the first of a trial
+            raise DataError("calibration must have at least 50 rows") from cause
+        return run_folds(*arguments, **options)
+
+    monkeypatch.setattr("live.tuning_trial.run_folds", failing)
+    found = tune(market, space, tmp_path / "tuning", "--trials=2")
+    if cause is not None:
+        assert found.exit_code == DataError.exit_code
+        return
+    assert found.exit_code == 0, found.output
+    counts = record_of(tmp_path / "tuning")["counts"]
+    assert (counts["trials"], counts["refused"]) == (2, 1)
 
 
 @pytest.mark.parametrize(

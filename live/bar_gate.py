@@ -288,12 +288,12 @@ class BarGate:
             self._latest[name] = max(self._latest[name], close)
         return "taken"
 
-    def lacks(self, gap: Gap, now: int) -> None:
-        """Take note that the exchange was asked for these closes and has nothing new.
+    def lacks(self, gap: Gap, asked: int) -> None:
+        """Take note that the exchange, asked for these closes at a time, had nothing new.
 
-        Those for which the patience is not over yet are asked for again.
+        Those for which the patience was not over then are asked for again.
         """
-        last = min(gap.last, self.last_close(now - self._patience))
+        last = min(gap.last, self.last_close(asked - self._patience))
         for close in range(max(gap.first, self.next_ts), last + 1, self._interval):
             if gap.instrument_id not in self._waiting.get(close, ()):
                 self._absent.setdefault(close, set()).add(gap.instrument_id)

@@ -72,8 +72,6 @@ class Receivers:
         Instruments that the strategy trades, of those that are predicted.
     books_funding : bool
         Whether the strategy books settlements.
-    exchange : PaperExecutionClient, optional
-        Where orders are filled in paper trading.
     known_until : int
         The last close that strategy and paper exchange have seen in an earlier process, UTC
         nanoseconds; 0: there was none, and what closed before the start is history to them.
@@ -83,7 +81,6 @@ class Receivers:
     strategy: Trades
     traded: frozenset[str]
     books_funding: bool
-    exchange: Exchange | None = None
     known_until: int = 0
 
 
@@ -111,10 +108,15 @@ class Delivery:
         To whom.
     known_until : int
         Strategy and paper exchange are handed only what closed later, UTC nanoseconds.
+    exchange : Exchange, optional
+        Where orders are filled in paper trading.
     """
 
-    def __init__(self, receivers: Receivers, known_until: int) -> None:
+    def __init__(
+        self, receivers: Receivers, known_until: int, exchange: Exchange | None = None
+    ) -> None:
         self._to = receivers
+        self._exchange = exchange
         self._known_until = known_until
         self._closes: dict[str, Price] = {}
 
@@ -146,7 +148,7 @@ class Delivery:
 
         Its events must reach the strategy before the bars do, which the caller sees to.
         """
-        exchange = self._to.exchange
+        exchange = self._exchange
         if exchange is None or close.ts <= self._known_until:
             return False
         before = exchange.emitted

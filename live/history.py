@@ -59,7 +59,8 @@ class HistoryConfig(Config):
     requests_per_second : float
         Requests sent in a second, over all instruments.
     funding_days : float
-        How far back settled funding rates are asked for where no catalog has them, days.
+        How far back settled funding rates are asked for where no catalog has them, days; features
+        look back four days.
     """
 
     page_bars: int = Field(default=1_000, ge=1, le=MAX_PAGE_BARS - _EARLIER)
@@ -67,7 +68,7 @@ class HistoryConfig(Config):
     retry_secs: float = Field(default=1.0, gt=0.0)
     max_retry_secs: float = Field(default=60.0, gt=0.0)
     requests_per_second: float = Field(default=5.0, gt=0.0)
-    funding_days: float = Field(default=100.0, gt=0.0)
+    funding_days: float = Field(default=40.0, gt=0.0)
 
 
 class Ask(NamedTuple):
@@ -100,7 +101,6 @@ class _Talk:
     sent_at: int = 0
     next_at: int = 0
     failures: int = 0
-    overdue: int = 0
 
 
 @dataclass(slots=True)
@@ -153,7 +153,6 @@ class HistoryDesk:
         """
         for talk in self._talks.values():
             if talk.sent is not None and wall - talk.sent_at >= self._timeout_ns:
-                talk.overdue += 1
                 self._failed(talk, wall)
         for gap in gaps:
             talk = self._talks.setdefault(gap.instrument_id, _Talk())
@@ -176,17 +175,14 @@ class HistoryDesk:
         talk = self._answering(instrument_id)
         if talk is None or talk.sent is None:
             return None
-        if talk.overdue and not new:
-            # Perhaps the answer to an earlier request, which says nothing about this one.
-            talk.overdue -= 1
-            return None
         asked, talk.sent = talk.sent, None
-        talk.failures = talk.overdue = 0
+        # After a request without an answer this one may be its own, come late.
+        doubtful, talk.failures = talk.failures > 0, 0
         self.counts.answered += 1
         # Something new is progress: the rest is asked for at once. Nothing new is asked again only
-        # where the patience of the gate is not over.
+        # where it is doubtful, or the patience of the gate is not over.
         talk.next_at = wall if new else wall + self._pause(0)
-        return None if new else asked.gap
+        return None if new or doubtful else asked.gap
 
     def _answering(self, instrument_id: str | None) -> _Talk | None:
         if instrument_id is not None:
@@ -196,7 +192,6 @@ class HistoryDesk:
             self._serial = True
             for talk in asked:
                 talk.sent = None
-                talk.overdue += 1
             # The other answers first, so that they are not taken for those to the next requests.
             self._next_start += round(NS_PER_SECOND * self.config.retry_secs)
             return None

@@ -41,7 +41,7 @@ from catalog.errors import ConfigError
 from catalog.instruments import bar_type
 from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR, NS_PER_SECOND, format_time, interval_name
 from live.bar_gate import BarGate, BarSet, GateConfig
-from live.feed_delivery import Close, Delivery, Receivers, raw_bar
+from live.feed_delivery import Close, Delivery, Exchange, Receivers, raw_bar
 from live.history import HistoryConfig, HistoryDesk, StoredHistory, first_needed
 from live.settlements import Settlements
 from research.predictor import PredictorSpec
@@ -168,6 +168,12 @@ class MarketFeed(DataActor):
     config : FeedConfig
         Its patience.
 
+    Attributes
+    ----------
+    exchange : Exchange or None
+        The paper exchange, which is shown every close first; set it before the node runs. Quotes
+        are not among what it is shown.
+
     Raises
     ------
     ConfigError
@@ -192,6 +198,7 @@ class MarketFeed(DataActor):
         }
         self._kinds = frozenset(self._types.values())
         self._slow_client = ClientId(wiring.slow_client or wiring.client)
+        self.exchange: Exchange | None = None
         self._delivery = Delivery(self._to, 0)
         self._asks_bars = HistoryDesk(self._spec.interval_ns, config.history)
         self._asks_funding = HistoryDesk(NS_PER_HOUR, config.history)
@@ -206,6 +213,7 @@ class MarketFeed(DataActor):
         self._received = 0
         self._last_bar = 0
         self._known: dict[str, int] = {}
+        self._asked_at: dict[str, int] = {}
 
     def on_start(self) -> None:
         """Subscribe, and begin with what the catalog holds."""
@@ -265,7 +273,9 @@ class MarketFeed(DataActor):
             # Strategy and paper exchange go on where an earlier process ended.
             first = min(first, known + interval)
         self._gate = BarGate(spec.instruments, interval, first, self._config.gate)
-        self._delivery = Delivery(self._to, known or now // interval * interval - interval)
+        self._delivery = Delivery(
+            self._to, known or now // interval * interval - interval, self.exchange
+        )
         if spec.uses_funding or self._to.books_funding:
             self._settlements = self._make_settlements(now)
         self._take_stored(now)
@@ -319,6 +329,7 @@ class MarketFeed(DataActor):
         for ask in self._asks_bars.due(gate.gaps(now), wall):
             start, end = _moment(ask.start), _moment(ask.end)
             kind = self._types[ask.instrument_id]
+            self._asked_at[ask.instrument_id] = now
             self.request_bars(kind, start=start, end=end, limit=ask.limit, client_id=self._client)
         if settlements is None:
             return
@@ -343,7 +354,7 @@ class MarketFeed(DataActor):
         verdicts = [gate.take(raw_bar(bar, streamed=False), now) for bar in bars]
         nothing_more = self._asks_bars.answered(name, verdicts.count("taken"), wall)
         if nothing_more is not None:
-            gate.lacks(nothing_more, now)
+            gate.lacks(nothing_more, self._asked_at.get(nothing_more.instrument_id, now))
         self._look()
 
     def _take_rate(self, rate: Any) -> None:
@@ -361,7 +372,7 @@ class MarketFeed(DataActor):
         new = 0 if name is None else settlements.answered(name, pairs)
         gap = self._asks_funding.answered(name, new, self.clock.timestamp_ns())
         if gap is not None:
-            settlements.complete(gap.instrument_id)
+            settlements.lacks(gap, self._now())
         self._look()
 
     def _take_slow(self, data: Any) -> None:

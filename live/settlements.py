@@ -79,6 +79,7 @@ class Settlements:
         self._expected: dict[str, Expected] = {}
         self._due: dict[str, Expected] = {}
         self._unasked = set(instruments) if has_history else set()
+        self._searched: dict[str, int] = {}
         self._ready: list[Settlement] = []
 
     def last(self, instrument_id: str) -> int:
@@ -122,9 +123,14 @@ class Settlements:
         """Take settlements that a history told of; return how many were new."""
         return sum(self._settle(instrument_id, _hour(ts), rate) for ts, rate in sorted(settled))
 
-    def complete(self, instrument_id: str) -> None:
-        """Take note that the history has nothing more: the warm-up need not wait for it."""
-        self._unasked.discard(instrument_id)
+    def lacks(self, gap: Gap, now: int) -> None:
+        """Take note that the history has nothing more in a span.
+
+        Where that reaches to the present, the warm-up need not wait for it any longer.
+        """
+        self._searched[gap.instrument_id] = gap.last
+        if gap.last >= now // NS_PER_HOUR * NS_PER_HOUR:
+            self._unasked.discard(gap.instrument_id)
 
     def gaps(self, now: int) -> list[Gap]:
         """Return what the history has to be asked for now, at most one span an instrument."""
@@ -132,11 +138,14 @@ class Settlements:
             return []
         self._look(now)
         hour = now // NS_PER_HOUR * NS_PER_HOUR
-        return [
-            Gap(name, max(self._last[name], self._since) // NS_PER_HOUR * NS_PER_HOUR, hour)
-            for name in self._last
-            if name in self._unasked or name in self._due
-        ]
+        found = []
+        for name in self._last:
+            if name in self._unasked or name in self._due:
+                since = max(self._last[name], self._since)
+                if name not in self._due:
+                    since = max(since, self._searched.get(name, 0))
+                found.append(Gap(name, since // NS_PER_HOUR * NS_PER_HOUR, hour))
+        return found
 
     def holds_back(self, ts: int, now: int) -> bool:
         """Return whether bars that close at `ts` have to wait for a settlement.

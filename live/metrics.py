@@ -340,9 +340,11 @@ def _distributions(overview: Overview) -> Iterator[Metric]:
     )
     slippage = SummaryMetricFamily(
         "levibot_slippage_ratio",
-        "Fill against the decision's price; positive is worse.",
+        "Fill against the decision's price; positive is worse, so the sum may fall.",
         labels=["engine"],
     )
+    # What may fall cannot be put through rate(): the mean is what rules and panels need.
+    mean = _family("slippage_mean_ratio", "Mean since the process started.", ["engine"])
     for view in overview.engines:
         buckets = _cumulative(view.status)
         if buckets:
@@ -350,7 +352,9 @@ def _distributions(overview: Overview) -> Iterator[Metric]:
             latency.add_metric([view.name], buckets, total)
         moments = view.status.slippage_bps
         slippage.add_metric([view.name], moments.count, moments.sum / _BPS_PER_ONE)
-    yield from (latency, slippage)
+        if moments.count:
+            mean.add_metric([view.name], moments.sum / moments.count / _BPS_PER_ONE)
+    yield from (latency, slippage, mean)
 
 
 def _cumulative(status: EngineStatus) -> list[tuple[str, float]]:

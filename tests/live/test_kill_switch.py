@@ -65,7 +65,7 @@ def test_a_link_to_nowhere_and_a_folder_count(tmp_path: Path) -> None:
     found = read_kill(tmp_path)
     assert found is not None
     assert "cannot be read" in found.why
-    with pytest.raises(DataError, match="could not be .* remove it by hand"):
+    with pytest.raises(DataError, match=r"could not be .* remove it by hand"):
         lift_kill(tmp_path)
 
 

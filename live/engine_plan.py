@@ -2,7 +2,7 @@
 
 From options alone there is one engine for each symbol, with equal shares. A file says more::
 
-    equity: 100000                # USDT to divide; absent: shares of the account's balance
+    equity: 100000                # USDT to divide among them
     engines:
       BTCUSDT: {share: 2, set: [strategy.entry_threshold=0.57]}
       ETHUSDT: {}
@@ -54,7 +54,8 @@ class FleetPlan(Config):
     engines : dict of str to EnginePlan
         By name; each symbol belongs to one engine.
     equity : float or None
-        USDT to divide; None divides the account's balance.
+        USDT to divide. None: each engine counts with the balance of its profile's execution, which
+        is for paper only, because an account must not be spent twice.
     mode : {"paper", "testnet", "live"}
         Of all of them.
     profile, bundle : str
@@ -81,6 +82,11 @@ class FleetPlan(Config):
                 f"a symbol must belong to one engine, was given to several: {', '.join(twice)}; "
                 "an account holds one position in each"
             )
+        if self.equity is None and self.mode != "paper" and len(self.engines) > 1:
+            raise ValueError(
+                f"equity must be given where {len(self.engines)} engines share an account "
+                f"(mode {self.mode}), was not: each would take all of it for its own"
+            )
         return self
 
     def symbols_of(self, name: str) -> tuple[str, ...]:
@@ -100,7 +106,7 @@ class FleetPlan(Config):
         return self.engines[name].share / sum(one.share for one in self.engines.values())
 
     def equity_of(self, name: str) -> float | None:
-        """Return an engine's part in USDT; None where the account is divided."""
+        """Return an engine's part in USDT; None where nothing is divided."""
         return None if self.equity is None else self.equity * self.share_of(name)
 
 

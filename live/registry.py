@@ -11,13 +11,14 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from catalog.errors import DataError
 from live.engine_status import EngineStatus, check_engine_name
+from live.sqlite_files import open_database, transaction
 
 type CommandName = Literal["start", "stop", "restart", "reload"]
 """What the supervisor does when it is asked."""
@@ -155,18 +156,7 @@ class Registry:
                 "engine first"
             )
         with self._errors("opened"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(
-                self.path,
-                timeout=busy_timeout_secs,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            try:
-                self._prepare(busy_timeout_secs)
-            except BaseException:
-                self._connection.close()
-                raise
+            self._connection = open_database(self.path, _SCHEMA, _VERSION, busy_timeout_secs)
 
     def close(self) -> None:
         """End the connection; what was written stays."""
@@ -311,26 +301,6 @@ class Registry:
 
     # ---- how
 
-    def _prepare(self, timeout_secs: float) -> None:
-        connection = self._connection
-        _patiently(timeout_secs, lambda: connection.execute("PRAGMA journal_mode = WAL"))
-        connection.execute("PRAGMA synchronous = NORMAL")
-        if self._version() == 0:
-            with self._transaction():
-                # Another process may have been first.
-                if self._version() == 0:
-                    for statement in _SCHEMA.split(";\n"):
-                        connection.execute(statement)
-                    connection.execute(f"PRAGMA user_version = {_VERSION}")
-        if self._version() != _VERSION:
-            raise DataError(
-                f"the registry {self.path} must be of version {_VERSION}, was "
-                f"{self._version()}: use the release of LeviBot that made it, or move it away"
-            )
-
-    def _version(self) -> int:
-        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
-
     def _commands(self, rest: str, values: Sequence[Any] = ()) -> tuple[Command, ...]:
         rows = self._read(
             f"SELECT id, ts, command, engine, by, outcome, answered_ns FROM commands {rest}",  # noqa: S608
@@ -348,24 +318,11 @@ class Registry:
             if durable:
                 self._connection.execute("PRAGMA synchronous = FULL")
             try:
-                with self._transaction():
+                with transaction(self._connection):
                     return self._connection.execute(sql, values).lastrowid or 0
             finally:
                 if durable:
                     self._connection.execute("PRAGMA synchronous = NORMAL")
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        # Immediate: a transaction that began as a reader may not wait for another writer.
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            # A full disk may have ended the transaction already.
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
 
     @contextlib.contextmanager
     def _errors(self, done: str) -> Iterator[None]:
@@ -383,17 +340,3 @@ def _decoded(name: str, text: str) -> EngineStatus:
         return EngineStatus.from_json(text)
     except DataError as error:
         return EngineStatus(engine=name, state="unknown", last_error=str(error))
-
-
-def _patiently(timeout_secs: float, action: Callable[[], object]) -> None:
-    """Repeat what another process's lock prevents; SQLite does not wait for every kind of lock."""
-    deadline = time.monotonic() + timeout_secs
-    while True:
-        try:
-            action()
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() >= deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return

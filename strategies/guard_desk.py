@@ -15,7 +15,7 @@ from catalog.timestamps import NS_PER_SECOND, format_time
 from strategies.correlation import GroupFinder
 from strategies.execution import BUY, SELL
 from strategies.guard import Guard
-from strategies.guard_orders import Allowed, OrderIntent, Refused
+from strategies.guard_orders import Allowed, EntryGate, OrderIntent, Refused
 from strategies.guard_state import FlattenAll
 from strategies.order_desk import OrderDesk
 from strategies.policy import RISK_GUARD
@@ -44,6 +44,8 @@ class GuardDesk:
 
     Attributes
     ----------
+    gate : EntryGate or None
+        Limits over all engines of an account; None where there is one only, as in a replay.
     on_news : callable or None
         Called when the guard had something to say, such as a new hold, before anything follows
         from it: for whoever stores its state. It must not hold the strategy.
@@ -56,6 +58,7 @@ class GuardDesk:
         found = guard.policy.found_groups
         self._finder = None if found is None else GroupFinder(tuple(desk.states), found)
         self._ts = 0
+        self.gate: EntryGate | None = None
         self.on_news: Callable[[], None] | None = None
         self._looked: int | None = None
         self._look_within_ns = 0
@@ -101,6 +104,7 @@ class GuardDesk:
             groups = self._finder.update(ts, fresh)
             if groups is not None:
                 guard.set_found_groups(groups)
+        self._hold()
         self.act(ts)
 
     def expect_looks(self, ts: int, within_ns: int) -> None:
@@ -128,6 +132,9 @@ class GuardDesk:
         newer = {name: one.price for name, one in marks.items() if one.ts >= states[name].bar_ts}
         guard.on_equity(ts, ledger.equity_at({**ledger.marks, **newer}))
         guard.on_positions(ts, len(ledger.positions), self._desk.under_way())
+        if self._ts:
+            # Before the first bar it is not known yet what a process before this one has left.
+            self._hold()
         self.act(ts)
 
     def act(self, ts: int) -> None:
@@ -168,6 +175,10 @@ class GuardDesk:
             self._finder = self._finder.changed(found)
         self.tell()
 
+    def _hold(self) -> None:
+        if self.gate is not None:
+            self.gate.hold(self._desk.book().occupied())
+
     def _require_looks(self, ts: int) -> None:
         """End trading where whoever was to look does not: files and clocks are unseen then."""
         if self._looked is not None and ts - self._looked > self._look_within_ns:
@@ -192,10 +203,13 @@ class GuardDesk:
         self._require_looks(ts)
         ruling = self.guard.check(intent, self._desk.book())
         self.tell()
-        if isinstance(ruling, Allowed):
-            return quantity, ""
         if isinstance(ruling, Refused):
             return 0.0, ruling.why
+        refused = None if self.gate is None else self.gate.admit(self.guard.policy, intent)
+        if refused is not None:
+            return 0.0, refused.why
+        if isinstance(ruling, Allowed):
+            return quantity, ""
         return (ruling.quantity if quantity > 0.0 else -ruling.quantity), ruling.why
 
     def on_fill(self, ts: int, instrument_id: str, quantity: float, price: float) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_FLOOR, Decimal
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from catalog.timestamps import NS_PER_SECOND, format_time
 from strategies.execution import InstrumentTerms, Side, exact_decimal
@@ -32,6 +32,10 @@ REFUSALS = (
     "max_position_usd",
     "min_position_usd",
     "below_minimum",
+    "global_positions",
+    "global_correlated",
+    "global_loss",
+    "global_unknown",
 )
 """Every reason for which an order is refused or made smaller. Append only."""
 
@@ -121,6 +125,16 @@ class Refused(NamedTuple):
 
 
 type Ruling = Allowed | Reduced | Refused
+
+
+class EntryGate(Protocol):
+    """Limits over all strategies of an account, asked after those of one strategy's own guard."""
+
+    def admit(self, policy: RiskPolicy, intent: OrderIntent) -> Refused | None:
+        """Return why an order that adds risk may not leave, or None; then its place is taken."""
+
+    def hold(self, occupied: Mapping[str, tuple[bool, bool]]) -> None:
+        """Take note of everything that this strategy holds or has under way: `Book.occupied`."""
 
 
 def fit(

@@ -1,0 +1,181 @@
+"""From what a strategy has recorded to lines of the engine's log.
+
+Looks at the recorder a few times a second, on the node's thread, and tells what is new; deciding
+and sending take no notice of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any, Protocol
+
+from live.engine_log import bar_id
+from strategies.recorder import FINAL_STATUSES, OrderRow, RunRecorder
+
+
+class Tells(Protocol):
+    """An `EngineLog`, or whoever else takes events; never raises."""
+
+    def event(self, kind: str, text: str = "", **fields: object) -> None:
+        """Tell one thing."""
+
+
+class RunTap:
+    """Tells what one strategy predicts, decides, orders and fills.
+
+    Parameters
+    ----------
+    recorder : RunRecorder
+        Its recorder.
+    predictions : callable
+        Returns the newest prediction of each instrument; each has its `ts_init`.
+    log : Tells
+        Takes the lines.
+    """
+
+    def __init__(
+        self, recorder: RunRecorder, predictions: Callable[[], Mapping[str, Any]], log: Tells
+    ) -> None:
+        self._recorder = recorder
+        self._predictions = predictions
+        self._log = log
+        # What a restored recorder brings along was told by the process before.
+        self._decisions = recorder.decision_count
+        self._orders = len(recorder.orders)
+        self._fills = len(recorder.fills)
+        self._guard_events = len(recorder.guard_events)
+        self._errors = len(recorder.errors)
+        self._predicted: dict[str, int] = {}
+        self._alive: dict[str, tuple[OrderRow, str]] = {}
+        self._parts: dict[str, int] = {}
+
+    def look(self, now: int = 0) -> None:
+        """Tell what is new; `now` is not used, so that it may be called by a clock."""
+        self._tell_predictions()
+        self._tell_decisions()
+        self._tell_orders()
+        self._tell_fills()
+        self._tell_statuses()
+        self._tell_rest()
+
+    def _tell_predictions(self) -> None:
+        for name, one in self._predictions().items():
+            ts = one.ts_init
+            if ts <= self._predicted.get(name, -1):
+                continue
+            self._predicted[name] = ts
+            bar = bar_id(name, ts)
+            self._log.event(
+                "prediction",
+                f"{name} up with {one.prob_up:.4f}" + (", degraded" if one.degraded else ""),
+                instrument_id=name,
+                bar=bar,
+                prediction=f"{bar}/P",
+                prob_up=one.prob_up,
+                epistemic=one.epistemic,
+                degraded=one.degraded,
+            )
+
+    def _tell_decisions(self) -> None:
+        for one in self._recorder.decisions_from(self._decisions):
+            self._decisions += 1
+            bar = bar_id(one.instrument_id, one.ts_init)
+            order = {"order": one.client_order_id} if one.client_order_id else {}
+            self._log.event(
+                "decision",
+                f"{one.instrument_id} {one.side:+d} because of {one.reason}",
+                instrument_id=one.instrument_id,
+                bar=bar,
+                prediction=f"{bar}/P",
+                decision=f"{bar}/D",
+                side=one.side,
+                reason=one.reason,
+                quantity=one.quantity,
+                **order,
+            )
+
+    def _tell_orders(self) -> None:
+        orders = self._recorder.orders
+        new = len(orders) - self._orders
+        if new <= 0:
+            return
+        self._orders = len(orders)
+        for row in reversed(list(islice(reversed(orders.values()), new))):
+            self._alive[row.client_order_id] = (row, row.status)
+            self._log.event(
+                "order",
+                f"{_side(row.side)} {row.quantity:g} {row.instrument_id} {row.type}, {row.reason}",
+                **self._links(row),
+                side=row.side,
+                quantity=row.quantity,
+                type=row.type,
+                trigger_price=row.trigger_price,
+                limit_price=row.limit_price,
+                reduce_only=row.reduce_only,
+                reason=row.reason,
+                status=row.status,
+            )
+
+    def _tell_fills(self) -> None:
+        for fill in self._recorder.fills[self._fills :]:
+            self._fills += 1
+            part = self._parts.get(fill.client_order_id, 0) + 1
+            self._parts[fill.client_order_id] = part
+            row = self._recorder.orders[fill.client_order_id]
+            self._log.event(
+                "fill",
+                f"{_side(fill.side)} {fill.quantity:g} {fill.instrument_id} at {fill.price:g}",
+                **self._links(row),
+                fill=f"{fill.client_order_id}/{part}",
+                side=fill.side,
+                quantity=fill.quantity,
+                price=fill.price,
+                commission=fill.commission,
+                liquidity=fill.liquidity,
+                ts_event=fill.ts_event,
+            )
+
+    def _tell_statuses(self) -> None:
+        for name, (row, known) in list(self._alive.items()):
+            if row.status != known:
+                refused = row.status in ("REJECTED", "DENIED")
+                self._log.event(
+                    "reject" if refused else "status",
+                    f"{row.status}" + (f": {row.detail}" if row.detail else ""),
+                    **self._links(row),
+                    status=row.status,
+                )
+                self._alive[name] = (row, row.status)
+            if row.status in FINAL_STATUSES:
+                del self._alive[name]
+                self._parts.pop(name, None)
+
+    def _tell_rest(self) -> None:
+        recorder = self._recorder
+        for event in recorder.guard_events[self._guard_events :]:
+            self._log.event(
+                "guard",
+                f"{event.level}: {event.kind} {event.reason} {event.detail}".strip(),
+                guard_kind=event.kind,
+                guard_level=event.level,
+                reason=event.reason,
+            )
+        self._guard_events = len(recorder.guard_events)
+        for text in recorder.errors[self._errors :]:
+            self._log.event("error", text)
+        self._errors = len(recorder.errors)
+
+    @staticmethod
+    def _links(row: OrderRow) -> dict[str, object]:
+        bar = bar_id(row.instrument_id, row.ts_decided)
+        return {
+            "instrument_id": row.instrument_id,
+            "bar": bar,
+            "decision": f"{bar}/D",
+            "order": row.client_order_id,
+        }
+
+
+def _side(side: int) -> str:
+    return "buy" if side > 0 else "sell"

@@ -133,6 +133,13 @@ class Choice:
         """Whether neighbours keep at least half of the best one's lead: else it is a spike."""
         return bool(self.firmness >= _FIRM)
 
+    @property
+    def verdict(self) -> str:
+        """``plateau``, ``spike``, or ``unknown`` where the best has no lead or no neighbours."""
+        if math.isnan(self.firmness):
+            return "unknown"
+        return "plateau" if self.is_plateau else "spike"
+
     def as_dict(self) -> dict[str, Any]:
         """Return everything for JSON."""
         return {
@@ -142,7 +149,7 @@ class Choice:
             "plateau": list(self.plateau),
             "front": list(self.front),
             "firmness": self.firmness,
-            "verdict": "plateau" if self.is_plateau else "spike",
+            "verdict": self.verdict,
             "scores": {str(number): value for number, value in self.scores.items()},
             "neighbourhood_means": {str(number): value for number, value in self.means.items()},
         }

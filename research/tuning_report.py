@@ -211,12 +211,15 @@ def _plateau(record: Record) -> str:
     firm = choice["firmness"]
     share = "an unknown part" if firm is None or not math.isfinite(firm) else f"{firm:.2f}"
     verdict = {
-        "plateau": "a plateau: those near the best one are good, too",
-        "spike": "a spike: those near the best one are not good, so it was luck or will be missed",
+        "plateau": "stands on a plateau: those near the best one are good, too",
+        "spike": "stands on a spike: those near the best one are not good, so it was luck or will "
+        "be missed",
+        "unknown": "is no better than the median one, or there is none beside it: whether it "
+        "stands on a plateau or on a spike is not known. Try more",
     }[choice["verdict"]]
     return (
         "## Plateau or spike\n\n"
-        f"The single best trial stands on {verdict}. Its {choice['neighbours'] - 1} nearest "
+        f"The single best trial {verdict}. Its {choice['neighbours'] - 1} nearest "
         f"neighbours keep {share} of its lead over the median trial (1: as good as it, 0: "
         f"ordinary; a plateau from 0.50). Chosen is the medoid of the best tenth by the mean of "
         f"{choice['neighbours']} neighbours (trials {', '.join(map(str, choice['plateau']))}): "

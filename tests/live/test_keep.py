@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,14 @@ from adapters.synthetic import SyntheticConfig
 from catalog.errors import ConfigError, DataError
 from live.cli import app
 from live.report import RunSummary
-from live.runs import PREDICTIONS_FILE
+from live.runs import PREDICTIONS_FILE, code_version
 from live.synthesis import make_market
+from live.trial_records import LEDGER_VARIABLE
 from research import fold_runs
 from research.fold_store import held_alone
+from research.trial_ledger import TrialLedger
 
+ROOT = Path(__file__).resolve().parents[2]
 BTC = "BTCUSDT-PERP.BINANCE"
 END = "2024-02-04"
 
@@ -30,7 +36,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def walkforward(catalog: Path, out: Path, *more: str) -> Result:
+def arguments(catalog: Path, out: Path, *more: str) -> list[str]:
     settings = (
         f'data.instruments=["{BTC}"]',
         "features.ratios=[]",
@@ -44,7 +50,11 @@ def walkforward(catalog: Path, out: Path, *more: str) -> Result:
     )
     words = [f"--set={setting}" for setting in settings]
     fixed = ["walkforward", "-p", "synthetic", "-c", str(catalog), "-o", str(out)]
-    return CliRunner().invoke(app, [*fixed, *words, *more])
+    return [*fixed, *words, *more]
+
+
+def walkforward(catalog: Path, out: Path, *more: str) -> Result:
+    return CliRunner().invoke(app, arguments(catalog, out, *more))
 
 
 def test_an_interrupted_run_goes_on_and_writes_the_same_predictions(
@@ -76,6 +86,63 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_predictions(
     assert other.exit_code == 0
     assert "fold 0 must be made anew: expert lightgbm changed" in other.stderr
     assert len(fitted) == 7
+
+
+DIES_ONCE = """
+import os, signal, sys
+from pathlib import Path
+from live import trial_records
+from live.cli import app
+from research.fold_store import FoldStore
+from research.trial_ledger import TrialLedger
+
+# Whoever works on the sources meanwhile would make it another trial.
+trial_records.code_version = lambda: sys.argv[2]
+kind, mark = {"fold": (FoldStore, "save"), "ledger": (TrialLedger, "append")}[sys.argv[1]]
+honest = getattr(kind, mark)
+
+def deadly(self, *arguments):
+    found = honest(self, *arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(kind, mark, deadly)
+app(sys.argv[3:])
+"""
+"""A command that is killed right after its first fold is kept, or its trial is recorded."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "kept", "recorded"), [("fold", 1, 0), ("ledger", 3, 1)])
+def test_a_killed_run_goes_on_and_counts_once(
+    catalog: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    kept: int,
+    recorded: int,
+) -> None:
+    own = tmp_path / "own.jsonl"
+    monkeypatch.setenv(LEDGER_VARIABLE, str(own))
+    words = arguments(catalog, tmp_path / "run", f"--keep={tmp_path / 'kept'}")
+    killed = subprocess.run(
+        [sys.executable, "-c", DIES_ONCE, where, code_version(), *words],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    folds = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").glob("fold-*.parquet")}
+    assert len(folds) == kept
+    assert not (tmp_path / "run").exists()
+    assert len(TrialLedger(own).read().trials) == recorded
+    assert walkforward(catalog, tmp_path / "run", words[-1]).exit_code == 0
+    assert all(path.stat().st_mtime_ns == then for path, then in folds.items())
+    assert len(TrialLedger(own).read().trials) == 1
+    assert not list(tmp_path.glob(".run.*"))  # what the killed one had begun is gone
+    monkeypatch.setenv(LEDGER_VARIABLE, str(tmp_path / "other.jsonl"))
+    assert walkforward(catalog, tmp_path / "whole").exit_code == 0
+    ours, theirs = (tmp_path / name / PREDICTIONS_FILE for name in ("run", "whole"))
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_a_run_says_who_was_left_out_and_who_started_cold() -> None:

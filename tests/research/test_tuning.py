@@ -150,6 +150,7 @@ def test_one_trial_alone_is_chosen_and_nothing_is_claimed() -> None:
     choice = choose([tried(0, 0.5, 1.0)], SPACE)
     assert choice.chosen == 0
     assert np.isnan(choice.firmness)
+    assert choice.as_dict()["verdict"] == "unknown"
     assert not choice.is_plateau
 
 

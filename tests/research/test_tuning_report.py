@@ -101,7 +101,7 @@ def test_the_page_says_what_was_chosen_and_that_it_proves_nothing(record: Any) -
     assert "did no worse" not in page
     better = record["baseline"] | {"running": [[9.9, 9.9]]}
     assert "did no worse than what was chosen" in tuning_markdown(record | {"baseline": better})
-    spike = record | {"choice": record["choice"] | {"verdict": "spike", "firmness": None}}
+    spike = record | {"choice": record["choice"] | {"verdict": "unknown", "firmness": None}}
     assert "neighbours keep an unknown part of its lead" in tuning_markdown(spike)
 
 

@@ -35,8 +35,14 @@ def run(
     replay: Annotated[
         str | None, typer.Option(help="Recorded data instead, such as 2025-01-01..2025-02-01.")
     ] = None,
-    speed: Annotated[str, typer.Option(help="Of a replay: seconds a second, or max.")] = "max",
+    speed: Annotated[
+        str | None,
+        typer.Option(help="Of recorded data, here or on --exchange: seconds a second, or max."),
+    ] = None,
     equity: Annotated[float | None, typer.Option(help="USDT it may count as its own.")] = None,
+    claim: Annotated[
+        bool, typer.Option("--claim", help="Take over positions that the account already holds.")
+    ] = False,
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -49,6 +55,7 @@ def run(
             chosen_instruments,
             engine_name,
             parse_replay,
+            parse_speed,
         )
         from live.profile import load_profile
 
@@ -65,8 +72,10 @@ def run(
             name=name or engine_name(traded, settings),
             catalog=catalog,
             exchange=exchange,
-            replay=None if replay is None else parse_replay(replay, speed),
+            replay=None if replay is None else parse_replay(replay, speed or "max"),
             equity=equity,
+            speed=parse_speed(speed or "1"),
+            claims=claim,
         )
         _warn(request)
         try:

@@ -73,6 +73,7 @@ class Engine:
         self._reason = ""
         self.each_look: list[Callable[[int], None]] = []
         self.stop: Callable[[], None] = lambda: None
+        self.before_exit: Callable[[], None] = lambda: None
 
     def watch(self) -> EngineWatch:
         """Return the actor that looks after the engine."""
@@ -139,6 +140,7 @@ class Engine:
     def _stopping(self) -> None:
         if self.view.state != "failed":
             self.say("stopping")
+        self.before_exit()
 
 
 def run_engine(request: EngineRequest, teller: Teller | None = None) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from catalog.errors import ConfigError
 from catalog.instruments import definition, known_spec
@@ -14,11 +14,13 @@ from live.engine_status import ModelStatus
 from live.kill_switch import kill_file
 from live.live_guard import GuardFiles, LiveGuard, Traded, live_guard
 from live.question import require_same_question
+from live.state_store import StateStore
 from research.bundle import Bundle, load_bundle
 from research.predictor import BundlePredictor
 from strategies.backtest import expected_costs
 from strategies.execution import ExecutionConfig
-from strategies.fusion import FusionStrategy, StrategySettings
+from strategies.fusion import StrategySettings
+from strategies.kept import KeptStrategy
 from strategies.limit_orders import LimitStyle
 from strategies.policy_config import FusionPolicy
 from strategies.predictor_actor import PredictorActor, PredictorActorConfig
@@ -27,6 +29,7 @@ from strategies.settings_check import check_settings
 from strategies.throttle import require_room
 
 GUARD_FILE = "guard.json"
+STATE_FILE = "engine.db"
 _PATIENCE_MS = 5_000
 """How long bars of one time are waited for where nobody else does: milliseconds."""
 
@@ -133,18 +136,21 @@ class EngineParts:
         Orders, fills, ledger, errors.
     actor : PredictorActor
         Who predicts.
-    strategy : FusionStrategy
-        Who trades.
+    strategy : KeptStrategy
+        Who trades, and survives its process.
     guard : LiveGuard
         Claimed.
+    store : StateStore
+        Journal and state.
     """
 
     prepared: Prepared
     instruments: tuple[Any, ...]
     recorder: RunRecorder
     actor: PredictorActor
-    strategy: FusionStrategy
+    strategy: KeptStrategy
     guard: LiveGuard
+    store: StateStore
 
     @property
     def request(self) -> EngineRequest:
@@ -168,8 +174,29 @@ def claim_guard(prepared: Prepared) -> LiveGuard:
     return live_guard(prepared.policy, prepared.execution, traded, files)
 
 
+class Setting(NamedTuple):
+    """Where an engine's components live.
+
+    Parameters
+    ----------
+    instruments : tuple of Nautilus instruments
+        Of everything that is predicted, as the exchange defines it.
+    fed : bool
+        Whether a market feed hands over the records; else the components subscribe themselves.
+    claims : bool
+        Whether what the exchange holds of the traded instruments is the engine's.
+    balance : float or None
+        USDT of the account; None for the profile's.
+    """
+
+    instruments: tuple[Any, ...]
+    fed: bool
+    claims: bool = False
+    balance: float | None = None
+
+
 def assemble(
-    prepared: Prepared, guard: LiveGuard, instruments: tuple[Any, ...], *, fed: bool
+    prepared: Prepared, guard: LiveGuard, store: StateStore, setting: Setting
 ) -> EngineParts:
     """Make the components of an engine.
 
@@ -179,10 +206,10 @@ def assemble(
         Checked.
     guard : LiveGuard
         Claimed.
-    instruments : tuple of Nautilus instruments
-        Of everything that is predicted, as the exchange defines it.
-    fed : bool
-        Whether a market feed hands over the records; else the components subscribe themselves.
+    store : StateStore
+        The engine's journal and state.
+    setting : Setting
+        Where they live.
 
     Raises
     ------
@@ -190,7 +217,7 @@ def assemble(
         If an instrument that is traded has no definition.
     """
     request, execution = prepared.request, prepared.execution
-    known = {str(one.id): one for one in instruments}
+    known = {str(one.id): one for one in setting.instruments}
     missing = [name for name in request.traded if name not in known]
     if missing:
         raise ConfigError(
@@ -198,7 +225,8 @@ def assemble(
             f"{', '.join(missing)}; it may have been delisted: take another --symbols"
         )
     traded = tuple(known[name] for name in request.traded)
-    recorder = RunRecorder(prepared.instruments, execution.starting_balance)
+    balance = execution.starting_balance if setting.balance is None else setting.balance
+    recorder = RunRecorder(prepared.instruments, balance)
     settings = StrategySettings(
         instruments=traded,
         interval_ns=prepared.interval_ns,
@@ -206,9 +234,10 @@ def assemble(
         books_funding=execution.funding == "recorded",
         costs=expected_costs(execution, prepared.interval_ns),
         limits=LimitStyle.of(execution),
-        fed=fed,
+        fed=setting.fed,
+        claims=setting.claims,
     )
-    waits = PredictorActorConfig(_PATIENCE_MS, data_client=request.venue.venue, fed=fed)
+    waits = PredictorActorConfig(_PATIENCE_MS, data_client=request.venue.venue, fed=setting.fed)
     actor = PredictorActor(prepared.predictor, recorder, waits)
-    strategy = FusionStrategy(prepared.policy, settings, recorder, guard.guard)
-    return EngineParts(prepared, traded, recorder, actor, strategy, guard)
+    strategy = KeptStrategy(prepared.policy, settings, recorder, guard.guard, store)
+    return EngineParts(prepared, traded, recorder, actor, strategy, guard, store)

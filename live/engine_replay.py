@@ -14,12 +14,13 @@ from catalog.errors import LeviBotError, RunFailedError
 from catalog.progress import Progress, no_progress
 from catalog.store import Catalog
 from live.engine import Engine, Outcome, Teller
-from live.engine_parts import EngineParts, Prepared, assemble
+from live.engine_parts import STATE_FILE, EngineParts, Prepared, Setting, assemble
 from live.engine_request import ReplaySpan
 from live.live_guard import LiveGuard
 from live.live_replay import sorted_records
 from live.node import fence_answer, run_node
 from live.paper import PaperWiring, leveraged
+from live.state_store import StateStore
 from live.warm_start import feed_history, slow_inputs
 from research.features import panel_needs
 from research.panel import Panel, load_panel
@@ -54,8 +55,12 @@ def run_replay(
         slow=slow_inputs(panel, replay.start),
         progress=progress,
     )
-    parts = assemble(prepared, guard, inputs.instruments, fed=False)
-    return ReplayEngine(parts, inputs, teller).run(progress)
+    store = StateStore(prepared.request.folder / STATE_FILE)
+    try:
+        parts = assemble(prepared, guard, store, Setting(inputs.instruments, fed=False))
+        return ReplayEngine(parts, inputs, teller).run(progress)
+    finally:
+        store.close()
 
 
 class ReplayEngine:

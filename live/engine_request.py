@@ -61,6 +61,11 @@ class EngineRequest:
         USDT that the engine may count as its own; else all of the account.
     tag : str
         In its orders' identifiers; "" for one that follows from its name.
+    speed : float or None
+        Of an exchange that plays recorded data: seconds of data a second of the clock; None where
+        time passes with the data only.
+    claims : bool
+        Whether positions that the exchange holds beyond the engine's books become its own.
     """
 
     profile: Profile
@@ -74,6 +79,8 @@ class EngineRequest:
     replay: ReplaySpan | None = None
     equity: float | None = None
     tag: str = ""
+    speed: float | None = 1.0
+    claims: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -109,8 +116,6 @@ class EngineRequest:
                 f"--replay must end after it begins, was {format_time(replay.start)} to "
                 f"{format_time(replay.end)}"
             )
-        if replay.speed is not None and not 0.0 < replay.speed <= 1e9:
-            raise ConfigError(f"--speed must be positive or max, was {replay.speed:g}")
 
     @property
     def venue(self) -> Venue:
@@ -221,8 +226,23 @@ def parse_replay(text: str, speed: str) -> ReplaySpan:
     start, dots, end = text.partition("..")
     if not dots:
         raise ConfigError(f"--replay must look like 2025-01-01..2025-02-01, was {text!r}")
+    return ReplaySpan(parse_time(start), parse_time(end), parse_speed(speed))
+
+
+def parse_speed(text: str) -> float | None:
+    """Return seconds of data in a second of the clock; None for ``max``.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither a positive number nor ``max``.
+    """
+    if text == "max":
+        return None
     try:
-        pace = None if speed == "max" else float(speed)
+        pace = float(text)
     except ValueError:
-        raise ConfigError(f"--speed must be a number or max, was {speed!r}") from None
-    return ReplaySpan(parse_time(start), parse_time(end), pace)
+        pace = 0.0
+    if not 0.0 < pace <= 1e9:
+        raise ConfigError(f"--speed must be a positive number or max, was {text!r}")
+    return pace

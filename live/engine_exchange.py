@@ -1,0 +1,283 @@
+"""An engine on the feed of an exchange: on paper, on its testnet, or with money.
+
+The start is in this order, and nothing is sent before all of it is known: the exchange says what
+time it has and how it defines its instruments; the account says what it holds; the strategy is
+restored and told what became of each order that an earlier process journalled; our books are
+brought to what the exchange holds. Then the node starts, the feed warms up, and the outbox opens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from adapters.accounts import AccountReader, BinanceAccount
+from adapters.venue_queries import load_definitions, market_time_ns
+from adapters.venues import BINANCE, Connection
+from catalog.errors import ConfigError, LeviBotError
+from live.account_watch import AccountWatch
+from live.bar_gate import BarSet
+from live.engine import Engine, Outcome, Teller
+from live.engine_parts import STATE_FILE, Prepared, Setting, assemble
+from live.engine_process import SHARED_ACCOUNT_VARIABLE
+from live.feed_delivery import Receivers
+from live.history import first_needed, stored_history
+from live.live_guard import LiveGuard
+from live.market_clock import MarketClock, clock_for, wall_clock
+from live.market_feed import FeedConfig, FeedWiring, MarketFeed
+from live.node import NodeClients, exchange_node_config, run_clients
+from live.paper import PaperExecutionClient, PaperWiring, paper_factory
+from live.paper_quotes import LatePaper, PaperQuotes
+from live.recovery import Recovered, RecoveryConfig, recover
+from live.start_books import Start, balance_of, begin_books
+from live.state_store import StateStore
+from strategies.risk_guard import RiskGuard, RiskGuardConfig
+
+_LOOK_MS = 1_000
+NS_PER_MS = 1_000_000
+
+
+def run_exchange(prepared: Prepared, guard: LiveGuard, teller: Teller) -> Outcome:
+    """Run an engine on an exchange's feed until it is stopped or fails.
+
+    Raises
+    ------
+    ConfigError, DataError
+        Before anything is started, if the exchange or the account cannot be worked with.
+    """
+    request = prepared.request
+    store = StateStore(request.folder / STATE_FILE)
+    try:
+        return ExchangeEngine(prepared, guard, store, teller).run()
+    finally:
+        store.close()
+
+
+class ExchangeEngine:
+    """One engine on one exchange, from the first question to the last status.
+
+    Parameters
+    ----------
+    prepared : Prepared
+        Loaded and checked.
+    guard : LiveGuard
+        Claimed.
+    store : StateStore
+        Claimed: journal and state.
+    teller : Teller
+        Takes what is worth a line in the log.
+    """
+
+    def __init__(
+        self, prepared: Prepared, guard: LiveGuard, store: StateStore, teller: Teller
+    ) -> None:
+        request = prepared.request
+        self._prepared = prepared
+        self._request = request
+        self._teller = teller
+        self._store = store
+        self._data = request.data_connection()
+        self._account = self._reader()
+        self.clock = self._market_clock()
+        self.now: Callable[[], int] = self.clock or wall_clock
+        definitions = self._definitions()
+        start = begin_books(prepared, self._account) if self._account is not None else None
+        balance = None if start is None else balance_of(prepared, start)
+        setting = Setting(definitions, fed=True, claims=self._is_real, balance=balance)
+        self.parts = assemble(prepared, guard, store, setting)
+        self.engine = Engine(self.parts, self.now, teller)
+        self._definitions_of_all = definitions
+        self._paper = LatePaper()
+        self.feed = self._feed(self._recover(start))
+        self._held = True
+
+    @property
+    def _is_real(self) -> bool:
+        """Whether orders reach an exchange."""
+        return self._request.mode != "paper"
+
+    # ---- before the node
+
+    def _reader(self) -> AccountReader | None:
+        if not self._is_real:
+            return None
+        if self._request.venue.name != BINANCE.name:
+            raise ConfigError(
+                f"orders must go to {BINANCE.title} so far, was {self._request.venue.title}: its "
+                "account cannot be asked what became of orders after a restart (docs/live.md); "
+                "trade it on paper"
+            )
+        return BinanceAccount(self._request.order_connection())
+
+    def _market_clock(self) -> MarketClock | None:
+        """Return the clock of an exchange that plays recorded data, None for the wall clock."""
+        first = self._request.profile.data.instruments[0]
+        found = market_time_ns(self._request.venue, self._data, first)
+        return None if found is None else clock_for(found, self._request.speed)
+
+    def _definitions(self) -> tuple[Any, ...]:
+        names = self._prepared.instruments
+        found = load_definitions(self._request.venue, self._data, names)
+        return self._prepared.definitions() if found is None else found
+
+    def _recover(self, start: Start | None) -> Recovered:
+        """Restore the strategy, and learn what became of its orders."""
+        if self._account is None or start is None:
+            return recover(self._store, self.parts.strategy, self._nothing_known, self.now, _PAPER)
+        found = recover(self._store, self.parts.strategy, start.lookup(self.parts), self.now)
+        start.adjust(self.parts, found, self.now(), self._teller)
+        return found
+
+    def _nothing_known(self, client_order_id: str) -> None:
+        return None
+
+    def _feed(self, found: Recovered) -> MarketFeed:
+        prepared, parts, request = self._prepared, self.parts, self._request
+        now = self.now()
+        stored = stored_history(
+            request.catalog,
+            prepared.predictor.spec,
+            first_needed(prepared.predictor.spec, now),
+            until=now,
+        )
+        receivers = Receivers(
+            actor=parts.actor,
+            strategy=parts.strategy,
+            traded=frozenset(request.traded),
+            books_funding=prepared.execution.funding == "recorded",
+            exchange=None if self._is_real else self._paper,
+            known_until=found.ts,
+        )
+        config = FeedConfig()
+        if self.clock is not None:
+            config = config.at_speed(self.clock.speed or 1.0)
+        wiring = FeedWiring(
+            receivers=receivers,
+            client=request.venue.venue,
+            instruments=self._definitions_of_all,
+            stored=stored,
+            now=self.clock,
+            on_handled=self._handled,
+            on_error=lambda error: self.engine.fail(f"market feed: {error!r}"),
+        )
+        return MarketFeed(wiring, config)
+
+    # ---- the node
+
+    def run(self) -> Outcome:
+        """Run the node; one may exist in a process."""
+        engine, parts = self.engine, self.parts
+        engine.view.feed_counters = self._counters
+        engine.view.input_ages = lambda: self.feed.status().input_ages_s
+        engine.each_look.append(self._look)
+        watcher = self._watch_account()
+        engine.before_exit = self._leave
+        actors = [self.feed, self._guard_actor(), *self._quotes(), engine.watch()]
+        config = exchange_node_config(reconciles=self._is_real, instruments=self._request.traded)
+        engine.start("starting")
+        error: BaseException | None = None
+        try:
+            run_clients(self._clients(), config, self._ready, actors, [parts.strategy])
+        except LeviBotError as raised:
+            error = raised
+        finally:
+            if watcher is not None:
+                watcher.close()
+        return engine.ended(error)
+
+    def _clients(self) -> NodeClients:
+        venue = self._request.venue
+        if not self._is_real:
+            return NodeClients(venue.venue, venue.data(self._data), self._paper_client())
+        order = self._request.order_connection()
+        return NodeClients(venue.venue, venue.data(self._data), venue.execution(order))
+
+    def _paper_client(self) -> tuple[Any, Any]:
+        from nautilus_trader.config import ExecutionClientConfig
+
+        connection = Connection()
+        wiring = PaperWiring(
+            venue=self._request.venue.venue,
+            account_id=self._request.venue.account_id(connection),
+            instruments=self._definitions_of_all,
+            execution=self._prepared.execution,
+            # With recorded data an order is sent at the close that it was decided on.
+            now=self.now if self.clock is None else self.clock.newest,
+            note_reference=self.parts.recorder.reference,
+            on_error=self._paper_failed,
+            on_account_query=lambda parameters: None,
+        )
+        return paper_factory(wiring, self._paper_made), ExecutionClientConfig()
+
+    def _paper_made(self, client: PaperExecutionClient) -> None:
+        self._paper.client = client
+
+    def _quotes(self) -> list[PaperQuotes]:
+        if self._is_real:
+            return []
+        seen = None if self.clock is None else self._seen
+        failed = self._paper_failed
+        return [PaperQuotes(self.parts.instruments, self._paper, self.now, seen, failed)]
+
+    def _paper_failed(self, error: BaseException) -> None:
+        self.engine.fail(f"paper exchange: {type(error).__name__}: {error}")
+
+    def _seen(self, ts: int) -> None:
+        if self.clock is not None:
+            self.clock.seen(ts)
+
+    def _guard_actor(self) -> RiskGuard:
+        speed = 1.0 if self.clock is None else self.clock.speed or 1e6
+        config = RiskGuardConfig(_LOOK_MS, self.parts.guard.watch, self.clock, speed)
+        return RiskGuard(self.parts.strategy, config)
+
+    def _watch_account(self) -> AccountWatch | None:
+        if self._account is None:
+            return None
+        watcher = AccountWatch(self.parts, self._account, self.now, self._teller)
+        self.engine.each_look.append(watcher.look)
+        watcher.start()
+        return watcher
+
+    def _ready(self, stop: Callable[[], None]) -> None:
+        self.engine.stop = stop
+
+    # ---- while it runs
+
+    def _handled(self, found: BarSet, latency_ns: int) -> None:
+        view = self.engine.view
+        view.last_bar_ns = found.ts
+        self._seen(found.ts)
+        before = view.measured.seen_orders
+        view.notice()
+        if found.fresh and view.measured.seen_orders > before:
+            view.measured.latency(latency_ns / NS_PER_MS)
+
+    def _look(self, wall_ns: int) -> None:
+        """Open the outbox once everything has started, and say what the feed says."""
+        if self._held:
+            self._held = False
+            self.parts.strategy.outbox.release()
+        status = self.feed.status()
+        if self.engine.view.state != "stopping" and status.state != "failed":
+            self.engine.say(status.state)
+
+    def _counters(self) -> dict[str, int]:
+        shown = ("bars", "late", "duplicate", "unfinished", "out_of_order", "gaps", "backfilled")
+        counters = self.feed.status().counters
+        return {name: counters[name] for name in (*shown, "reconnects") if name in counters}
+
+    def _leave(self) -> None:
+        """End at once where others trade on the account.
+
+        A node that stops in order ends the listen key, which is that of the account, and would
+        silence all of them.
+        """
+        if self._is_real and os.environ.get(SHARED_ACCOUNT_VARIABLE) == "1":
+            outcome = self.engine.ended()
+            self._store.close()
+            os._exit(outcome.code)
+
+
+_PAPER = RecoveryConfig(in_flight_secs=0.0)

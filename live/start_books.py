@@ -1,0 +1,198 @@
+"""How our books begin on an exchange's account: what it holds, what of it is ours, what is not.
+
+An account of one-way positions holds one position for each instrument, whoever traded it. What the
+exchange holds beyond our own books is somebody else's, unless the engine was told to claim it: its
+size is remembered, and left out of every later comparison. What the exchange holds less than our
+books say is gone, and our books follow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from adapters.accounts import AccountOrder, AccountReader, AccountState
+from catalog.errors import ConfigError
+from live.engine_parts import EngineParts, Prepared
+from live.reconcile import Books, Discrepancy, Resting, compare_books
+from live.recovery import Lookup, Recovered
+from strategies.order_reports import OrderReport, TradeReport
+from strategies.recorder import MAKER, TAKER
+
+FOREIGN = "foreign"
+"""Section of the engine's database with what is somebody else's, by instrument."""
+_DECIMALS = 9
+
+
+def report_of(account: AccountReader, order: AccountOrder) -> OrderReport:
+    """Return an exchange's order in our words, its trades included.
+
+    Raises
+    ------
+    AdapterError
+        If its trades cannot be asked for.
+    """
+    fills = account.fills(order) if order.filled > 0.0 else ()
+    trades = tuple(
+        TradeReport(
+            one.trade_id,
+            one.ts_ns,
+            one.quantity,
+            one.price,
+            one.commission,
+            MAKER if one.maker else TAKER,
+        )
+        for one in fills
+    )
+    return OrderReport(order.client_order_id, order.status, trades, order.ts_ns)
+
+
+def own_books(parts: EngineParts, foreign: dict[str, float]) -> Books:
+    """Return what the exchange should hold by our books, somebody else's positions included."""
+    positions = dict(foreign)
+    for name, one in parts.recorder.ledger.positions.items():
+        positions[name] = round(positions.get(name, 0.0) + one.quantity, _DECIMALS)
+    orders = tuple(
+        Resting(row.client_order_id, row.instrument_id, row.side, row.quantity, row.type)
+        for row in parts.strategy.alive()
+        if row.status in ("ACCEPTED", "PARTIALLY_FILLED")
+    )
+    return Books({name: held for name, held in positions.items() if held}, orders)
+
+
+def their_books(state: AccountState, instruments: Iterable[str]) -> Books:
+    """Return what the exchange says of the instruments that are traded."""
+    mine = set(instruments)
+    positions = {
+        one.instrument_id: one.quantity for one in state.positions if one.instrument_id in mine
+    }
+    orders = tuple(
+        Resting(one.client_order_id, one.instrument_id, one.side, one.quantity, one.type)
+        for one in state.orders
+        if one.instrument_id in mine
+    )
+    return Books(positions, orders)
+
+
+def follow(parts: EngineParts, foreign: dict[str, float], state: AccountState, ts: int) -> None:
+    """Bring our positions to the exchange's, where it holds less than they say.
+
+    `foreign` is brought to what it holds beyond them.
+
+    Parameters
+    ----------
+    parts : EngineParts
+        Whose books.
+    foreign : dict of str to float
+        What is somebody else's, by instrument; changed here.
+    state : AccountState
+        What the exchange says.
+    ts : int
+        At which our books change, UTC nanoseconds.
+    """
+    held = {one.instrument_id: one for one in state.positions}
+    for name in parts.request.traded:
+        theirs = held[name].quantity if name in held else 0.0
+        ours = parts.recorder.ledger.quantity(name)
+        rest = round(theirs - foreign.get(name, 0.0), _DECIMALS)
+        if rest == ours:
+            continue
+        # Between nothing and what we think we hold.
+        left = min(max(rest, min(ours, 0.0)), max(ours, 0.0))
+        mine = theirs if parts.request.claims else left
+        if mine != ours:
+            entry = held[name].entry_price if name in held else 0.0
+            price = parts.recorder.ledger.marks.get(name) or entry
+            parts.strategy.reconciled(name, mine, price or entry, ts)
+        foreign[name] = round(theirs - mine, _DECIMALS)
+
+
+@dataclass(slots=True)
+class Start:
+    """What an account holds when an engine starts.
+
+    Parameters
+    ----------
+    account : AccountReader
+        Who is asked.
+    state : AccountState
+        What it said.
+    """
+
+    account: AccountReader
+    state: AccountState
+
+    def lookup(self, parts: EngineParts) -> Lookup:
+        """Return who asks the exchange for an order of ours."""
+
+        def ask(client_order_id: str) -> OrderReport | None:
+            row = parts.recorder.orders[client_order_id]
+            found = self.account.lookup(client_order_id, row.instrument_id)
+            return None if found is None else report_of(self.account, found)
+
+        return ask
+
+    def adjust(self, parts: EngineParts, found: Recovered, ts: int, teller: Any) -> None:
+        """Let our books follow the exchange's, and tell every difference."""
+        # Asked again: settling may have taken seconds.
+        self.state = self.account.state()
+        foreign = read_foreign(parts)
+        for one in differences(parts, foreign, self.state):
+            teller.event("reconcile", str(one), difference=one.kind, what=one.what)
+        follow(parts, foreign, self.state, max(ts, found.ts))
+        write_foreign(parts, foreign)
+        for name, held in sorted(foreign.items()):
+            if held:
+                teller.event("foreign", f"{held:g} {name} is not ours and is left alone")
+
+
+def differences(
+    parts: EngineParts, foreign: dict[str, float], state: AccountState
+) -> tuple[Discrepancy, ...]:
+    """Return what our books and the exchange's say differently."""
+    traded = parts.request.traded
+    mark = f"{parts.request.order_tag}-"
+    return compare_books(own_books(parts, foreign), their_books(state, traded), traded, mark)
+
+
+def begin_books(prepared: Prepared, account: AccountReader) -> Start:
+    """Ask an account what it holds.
+
+    Raises
+    ------
+    AdapterError
+        If it cannot be asked.
+    ConfigError
+        If there is nothing to trade with.
+    """
+    state = account.state()
+    equity = prepared.request.equity
+    if equity is not None and equity > state.balance * 1.000001:
+        raise ConfigError(
+            f"--equity must be at most the balance of the account ({state.balance:,.2f} USDT), "
+            f"was {equity:,.2f}"
+        )
+    if state.balance <= 0.0:
+        raise ConfigError(
+            f"the account must have a balance in USDT to trade with, had {state.balance:,.2f}"
+        )
+    return Start(account, state)
+
+
+def balance_of(prepared: Prepared, start: Start) -> float:
+    """Return what the engine may count as its own when its books are new, USDT."""
+    equity = prepared.request.equity
+    return start.state.balance if equity is None else equity
+
+
+def read_foreign(parts: EngineParts) -> dict[str, float]:
+    """Return what is remembered as somebody else's."""
+    text = parts.store.read(FOREIGN)
+    return {} if text is None else {str(k): float(v) for k, v in json.loads(text).items()}
+
+
+def write_foreign(parts: EngineParts, foreign: dict[str, float]) -> None:
+    """Remember what is somebody else's."""
+    parts.store.write(FOREIGN, foreign)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from live import cli_run
+from live import cli_logs, cli_run, cli_supervise
 from live.console import emit, out, tell, user_errors
 from live.options import JsonOption
 
@@ -22,6 +22,12 @@ StateOption = Annotated[Path, typer.Option("--state", help="State folder of the 
 DEFAULT_STATE = Path("state")
 
 app.command()(cli_run.run)
+app.command()(cli_supervise.supervise)
+app.command()(cli_supervise.start)
+app.command()(cli_supervise.stop)
+app.command()(cli_supervise.restart)
+app.command()(cli_logs.logs)
+app.command()(cli_logs.events)
 
 
 @app.command()

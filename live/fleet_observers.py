@@ -1,0 +1,80 @@
+"""Who is told of a fleet: its log, the people, and the risk of all engines together."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from catalog.errors import ConfigError
+from catalog.timestamps import NS_PER_SECOND, interval_ns
+from live.alerts import AlertSender, channels_from, masked
+from live.engine_log import EngineLog
+from live.engine_plan import FleetPlan
+from live.engine_process import EngineEvent
+from live.engine_status import EngineStatus
+from live.fleet_alerts import FleetAlerts
+from live.global_risk import GlobalRisk
+from live.profile import Profile, load_profile
+from live.registry import EngineRecord
+from live.state_folder import StateFolder
+from live.supervisor import Observer
+
+_STALE_BARS = 2.0
+_STALE_MARGIN_SECS = 90.0
+
+
+class FleetLog:
+    """An observer that writes what happens to processes into the supervisor's log.
+
+    Parameters
+    ----------
+    log : EngineLog
+        Takes the lines.
+    """
+
+    def __init__(self, log: EngineLog) -> None:
+        self._log = log
+
+    def on_event(self, event: EngineEvent) -> None:
+        """Write a line."""
+        self._log.event(event.kind, masked(event.detail), about=event.engine)
+
+    def on_look(self, statuses: dict[str, EngineStatus], records: dict[str, EngineRecord]) -> None:
+        """Write nothing: statuses are the registry's."""
+
+
+def observers_of(state: Path, plan: FleetPlan) -> tuple[Observer, ...]:
+    """Return log, alerts and global risk of a fleet.
+
+    Raises
+    ------
+    ConfigError
+        If an address for alerts is wrong, or no profile has a risk policy.
+    DataError
+        If the state folder cannot be used.
+    """
+    folder = StateFolder(state)
+    profiles = [load_profile(plan.profile_of(one)) for one in plan.engines]
+    sender = AlertSender(channels_from(), where=socket.gethostname())
+    return (
+        FleetLog(EngineLog(folder.logs, "supervisor", stem="supervisor")),
+        FleetAlerts(state, sender.tell, stale_secs(profiles)),
+        GlobalRisk(folder, _daily_loss(profiles), sender.tell),
+    )
+
+
+def stale_secs(profiles: list[Profile]) -> float:
+    """Return how long an engine may be without a bar: two of the longest, and a margin."""
+    longest = max(interval_ns(one.data.interval) for one in profiles) / NS_PER_SECOND
+    return _STALE_BARS * longest + _STALE_MARGIN_SECS
+
+
+def _daily_loss(profiles: list[Profile]) -> float:
+    """Return the smallest daily loss that any profile allows."""
+    found = [one.strategy.risk.max_daily_loss for one in profiles if one.strategy.risk is not None]
+    if not found:
+        raise ConfigError(
+            "live engines must have a risk policy, no profile has one: name its file as risk: in "
+            "the profile's strategy"
+        )
+    return min(found)

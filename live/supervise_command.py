@@ -1,0 +1,188 @@
+"""What `levibot live supervise` and the commands to engines do."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from catalog.errors import ConfigError, RunFailedError
+from live.engine_health import HealthLimits
+from live.engine_plan import FleetPlan, check_profiles, load_plan, plan_of
+from live.engine_process import ProcessRules
+from live.fleet_observers import observers_of, stale_secs
+from live.profile import load_profile
+from live.registry import CommandName, Registry
+from live.restarts import RestartPolicy
+from live.state_folder import StateFolder
+from live.supervisor import Supervisor, SupervisorConfig
+
+ANSWER_SECS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuperviseRequest:
+    """What to supervise.
+
+    Parameters
+    ----------
+    state : Path
+        State folder.
+    symbols : str
+        Such as ``BTCUSDT,ETHUSDT``: one engine each; or
+    plan : Path or None
+        a file that describes the engines (`live.engine_plan`).
+    profile, bundle : str
+        Of the engines that name none themselves.
+    mode : str
+        ``paper``, ``testnet`` or ``live``.
+    equity : float or None
+        USDT that the engines share.
+    options : tuple of str
+        Further options of `levibot live run`, handed to every engine.
+    healthy_secs : float
+        See `RestartPolicy`.
+    grace_secs : float
+        See `ProcessRules`.
+    starts_at_once : int
+        See `SupervisorConfig`.
+    """
+
+    state: Path
+    symbols: str = ""
+    plan: Path | None = None
+    profile: str = ""
+    bundle: str = ""
+    mode: str = "paper"
+    equity: float | None = None
+    options: tuple[str, ...] = ()
+    healthy_secs: float = 3_600.0
+    grace_secs: float = 15.0
+    starts_at_once: int = 2
+
+
+def fleet_of(request: SuperviseRequest) -> FleetPlan:
+    """Return the plan of a request, every profile in it checked.
+
+    Raises
+    ------
+    ConfigError
+        If there are neither symbols nor a plan, or both, or a profile or the plan is wrong.
+    """
+    if bool(request.symbols) == (request.plan is not None):
+        raise ConfigError(
+            "engines must be named either by --symbols or by --engines, were "
+            + ("by both" if request.plan is not None else "not named at all")
+        )
+    settings: dict[str, Any] = {
+        "profile": request.profile,
+        "bundle": request.bundle,
+        "mode": request.mode,
+        "equity": request.equity,
+    }
+    if request.plan is not None:
+        plan = load_plan(request.plan, **settings)
+    else:
+        symbols = [one.strip() for one in request.symbols.split(",") if one.strip()]
+        plan = plan_of(symbols, **settings)
+    check_profiles(plan)
+    for name in plan.engines:
+        if not plan.bundle_of(name):
+            raise ConfigError(f"engine {name} must have a bundle, had none: give --bundle")
+    return plan
+
+
+def run_command(
+    state: Path, options: tuple[str, ...] = ()
+) -> Callable[[str, FleetPlan], tuple[str, ...]]:
+    """Return what makes the command line of an engine: `levibot live run` with its settings.
+
+    Parameters
+    ----------
+    state : Path
+        State folder.
+    options : tuple of str
+        Further options for every engine.
+    """
+
+    def command(name: str, plan: FleetPlan) -> tuple[str, ...]:
+        equity = plan.equity_of(name)
+        overrides = [part for one in plan.engines[name].set for part in ("--set", one)]
+        return (
+            *(sys.executable, "-m", "live.cli", "live", "run", "--name", name),
+            *("--profile", plan.profile_of(name), "--bundle", plan.bundle_of(name)),
+            *("--mode", plan.mode, "--symbols", ",".join(plan.symbols_of(name))),
+            *("--state", str(state)),
+            *(() if equity is None else ("--equity", f"{equity:.8f}")),
+            *overrides,
+            *options,
+        )
+
+    return command
+
+
+def supervise(request: SuperviseRequest) -> None:
+    """Supervise until SIGTERM or Ctrl-C, then end every engine in order.
+
+    Raises
+    ------
+    ConfigError
+        If the request is wrong or another supervisor has the folder.
+    """
+    plan = fleet_of(request)
+    folder = StateFolder(request.state)
+    supervisor = Supervisor(
+        folder,
+        plan,
+        run_command(request.state, request.options),
+        supervisor_config(request, plan),
+        observers_of(request.state, plan),
+    )
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        supervisor.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    supervisor.run()
+
+
+def supervisor_config(request: SuperviseRequest, plan: FleetPlan) -> SupervisorConfig:
+    """Return how the engines of a plan are supervised; bars may be late by two of the longest."""
+    profiles = [load_profile(plan.profile_of(one)) for one in plan.engines]
+    rules = ProcessRules(
+        restarts=RestartPolicy(healthy_secs=request.healthy_secs),
+        health=HealthLimits(data_age_secs=stale_secs(profiles)),
+        grace_secs=request.grace_secs,
+    )
+    return SupervisorConfig(rules, starts_at_once=request.starts_at_once)
+
+
+def ask_engine(state: Path, command: CommandName, engine: str, who: str) -> str:
+    """Ask the supervisor for something, wait, and return what came of it.
+
+    Raises
+    ------
+    DataError
+        If there is no registry.
+    RunFailedError
+        If it was refused, or nobody answered.
+    """
+    registry = Registry(StateFolder(state).registry, create=False)
+    try:
+        number = registry.ask(command, engine, who)
+        outcome = registry.wait_for(number, ANSWER_SECS)
+    finally:
+        registry.close()
+    if outcome is None:
+        raise RunFailedError(
+            f"the supervisor of {state} must answer within {ANSWER_SECS:g} s, did not: look "
+            "whether `levibot live supervise` runs; the request lapses after a minute"
+        )
+    if outcome != "done":
+        raise RunFailedError(f"{command} {engine}: {outcome}")
+    return f"{command} {engine}: done"

@@ -326,10 +326,10 @@ class PollService:
     def _scored(self, row: Polled) -> Polled:
         if row.kind != "news" or self._scorer is None or not math.isnan(row.value):
             return row
-        score = float(self._scorer(row.values["headline"]))
+        score = float(self._scorer(row.fields["headline"]))
         if abs(score) > 1.0:
             raise DataError(f"a scorer must answer from -1 to 1, was {score:g}")
-        return replace(row, values={**row.values, "score": score})
+        return replace(row, fields={**row.fields, "score": score})
 
     def _publish(self, rows: Sequence[Polled], earliest_ns: int) -> None:
         """Stamp what is new and hand it on, in order."""
@@ -354,7 +354,7 @@ class PollService:
     def _measured(self, row: Polled) -> Polled:
         if row.kind != "news" or self._novelty is None:
             return row
-        return replace(row, novelty=self._novelty(row.ts_init, row.values["headline"]))
+        return replace(row, novelty=self._novelty(row.ts_init, row.fields["headline"]))
 
     def _patiently(self, poller: _Poller, since_ns: int) -> list[Batch]:
         """Read history, with a few repetitions."""

@@ -86,7 +86,7 @@ class SeriesMemory:
 def _key(row: Polled) -> Hashable:
     if row.kind != "news":
         return row.ts_event
-    values: Mapping[str, Any] = row.values
+    values: Mapping[str, Any] = row.fields
     return row.ts_event, values["source"], values["asset"], values["headline"]
 
 
@@ -94,7 +94,7 @@ def _content(row: Polled) -> tuple[Any, ...]:
     if row.kind == "news":
         # A score may be our own, made anew at each poll.
         return ()
-    return tuple(value for name, value in row.values.items() if name not in _NOT_CONTENT)
+    return tuple(value for name, value in row.fields.items() if name not in _NOT_CONTENT)
 
 
 def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:

@@ -36,7 +36,7 @@ class Polled:
         ``funding.BTCUSDT-PERP.BINANCE``.
     ts_event, ts_init : int
         When it happened, and when it came, UTC nanoseconds.
-    values : mapping
+    fields : mapping
         The columns of its kind (`catalog.records.COLUMNS`).
     novelty : float
         Of a headline; NaN where nobody measures it.
@@ -47,13 +47,13 @@ class Polled:
     name: str
     ts_event: int
     ts_init: int
-    values: Mapping[str, Any]
+    fields: Mapping[str, Any]
     novelty: float = math.nan
 
     @property
     def value(self) -> float:
         """The number that counts: rate, close, value or score."""
-        return float(self.values[_NUMBER[self.kind]])
+        return float(self.fields[_NUMBER[self.kind]])
 
     @property
     def data_type(self) -> DataType | None:
@@ -66,7 +66,7 @@ class Polled:
 
         Call it on the node's thread: the engine's objects belong there.
         """
-        times, values = (self.ts_event, self.ts_init), self.values
+        times, values = (self.ts_event, self.ts_init), self.fields
         if self.kind == "funding":
             # As in the replay: the settlement that the rate is of is the one that is due.
             return FundingRateUpdate(
@@ -91,7 +91,7 @@ class Polled:
     def sentiment(self) -> CustomData:
         """Return a headline as the catalog stores it, text included."""
         names = ("asset", "source", "headline", "score", "ts_published")
-        record = _sentiment(self.ts_event, self.ts_init, *(self.values[name] for name in names))
+        record = _sentiment(self.ts_event, self.ts_init, *(self.fields[name] for name in names))
         return CustomData(DataType("NewsSentiment", None, self.series), record)
 
 
@@ -193,7 +193,7 @@ def _batch(kind: Kind, series: str, rows: list[Polled]) -> Batch:
         "ts_init": np.array([row.ts_init for row in rows], dtype=np.int64),
     }
     for column in COLUMNS[kind]:
-        values = [row.values[column.name] for row in rows]
+        values = [row.fields[column.name] for row in rows]
         columns[column.name] = np.array(values, dtype=types[column.dtype])
     # The times tell one such batch from the next: a catalog knows a source by its name.
     source = f"polled-{series}-{rows[0].ts_init}-{rows[-1].ts_init}"

@@ -116,7 +116,7 @@ def _build(
 ) -> LiveNode:
     try:
         return (
-            LiveNodeBuilder.from_config("levibot", _node_config())
+            LiveNodeBuilder.from_config("levibot", _node_config(wiring.store is not None))
             .add_data_client(wiring.venue, data_factory, DataClientConfig())
             .add_exec_client(wiring.venue, execution_factory, ExecutionClientConfig())
             .build()
@@ -140,7 +140,8 @@ def _release(error: BaseException | None) -> None:
     gc.collect()
 
 
-def _node_config() -> LiveNodeConfig:
+def _node_config(keeps: bool) -> LiveNodeConfig:
+    """Return the settings of a paper node; one that keeps its account asks at its start for it."""
     return LiveNodeConfig(
         environment=Environment.SANDBOX,
         trader_id=TraderId(TRADER_ID),
@@ -149,7 +150,11 @@ def _node_config() -> LiveNodeConfig:
         logging=LoggerConfig(stdout_level=LogLevel.ERROR),
         delay_post_stop_secs=0.0,
         timeout_shutdown_secs=1.0,
-        exec_engine=LiveExecutionEngineConfig(reconciliation=False, inflight_check_interval_ms=0),
+        exec_engine=LiveExecutionEngineConfig(
+            reconciliation=keeps,
+            reconciliation_startup_delay_secs=0.0,
+            inflight_check_interval_ms=0,
+        ),
         # The limit counts wall-clock seconds, of which a replayed day takes a few hundredths.
         risk_engine=LiveRiskEngineConfig(max_order_submit_rate=engine_rate()),
     )

@@ -24,6 +24,7 @@ from nautilus_trader.model import (
     AccountId,
     AccountType,
     Bar,
+    ClientOrderId,
     Currency,
     FundingRateUpdate,
     LiquiditySide,
@@ -39,11 +40,13 @@ from nautilus_trader.model import (
     TradeId,
     TraderId,
     Venue,
-    VenueOrderId,
 )
 
 from catalog.errors import RunFailedError
 from live.paper_book import PaperAccept, PaperBook, PaperCancel, PaperEvent, PaperFill, PaperOrder
+from live.paper_reports import PaperAccount, mass_status, venue_order_id
+from live.paper_state import SCHEMA, DueFunding, PaperSnapshot
+from live.paper_store import NamedEvent, PaperStore
 from strategies.execution import ExecutionConfig, InstrumentTerms
 from strategies.limit_orders import QUANTITY_DECIMALS
 from strategies.market_data import price_number
@@ -80,6 +83,9 @@ class PaperWiring:
         Told an exception in a hook, which the node would only log.
     on_account_query : callable
         Told the parameters of each account query.
+    store : PaperStore, optional
+        Where the account outlives its process; None for one that begins and ends with it. With a
+        store the node must reconcile at its start: it is told there what is open.
     """
 
     venue: str
@@ -90,6 +96,7 @@ class PaperWiring:
     note_reference: Callable[[str, float], None]
     on_error: Callable[[BaseException], None]
     on_account_query: Callable[[dict[str, Any]], None]
+    store: PaperStore | None = None
 
 
 class PaperExecutionClient(ExecutionClient):
@@ -108,11 +115,14 @@ class PaperExecutionClient(ExecutionClient):
         self._instruments = {str(one.id): one for one in wiring.instruments}
         terms = {name: InstrumentTerms.of(one) for name, one in self._instruments.items()}
         self._orders: dict[str, Any] = {}
-        self._due: list[FundingRateUpdate] = []
+        self._due: list[DueFunding] = []
         self._quoted = _NEVER
         self._currency = Currency.from_str(_CURRENCY)
         self.book = PaperBook(terms, wiring.execution)
         self._fills = 0
+        self._shown: dict[str, int] = {}
+        self._shown_before: dict[str, int] = {}
+        self._restore()
         self.received = 0
         """Orders taken in."""
         self.emitted = 0
@@ -134,7 +144,12 @@ class PaperExecutionClient(ExecutionClient):
         return False
 
     def on_record(self, record: Any) -> None:
-        """Take a record of market data; fills are emitted at once, settlements a time later."""
+        """Take a record of market data; fills are emitted at once, settlements a time later.
+
+        What an earlier process has taken already is left out.
+        """
+        if self._shown_before and record.ts_init <= self._shown_before.get(_stream(record), -1):
+            return
         if record.ts_init > self._quoted:
             self.require_solvent()
         self.settle(record.ts_init)
@@ -145,6 +160,7 @@ class PaperExecutionClient(ExecutionClient):
             self.on_bar(record)
         elif isinstance(record, MarkPriceUpdate):
             self.book.on_mark(str(record.instrument_id), price_number(record.value))
+            self._note(record)
         elif isinstance(record, FundingRateUpdate):
             self.on_funding(record)
 
@@ -160,8 +176,10 @@ class PaperExecutionClient(ExecutionClient):
         """Fill what a quote fills (bid and ask are the open in replay)."""
         price = price_number(quote.bid_price)
         name = str(quote.instrument_id)
-        self._publish(self.book.on_quote(name, price, quote.ts_init))
+        events = self.book.on_quote(name, price, quote.ts_init)
         self._quoted = quote.ts_init
+        self._note(quote)
+        self._publish(events)
 
     def on_bar(self, bar: Bar) -> None:
         """Fill the stops and targets that a complete bar reached."""
@@ -172,8 +190,12 @@ class PaperExecutionClient(ExecutionClient):
             price_number(bar.close),
         )
         name = str(bar.bar_type.instrument_id)
-        self._publish(self.book.on_bar(name, prices, bar.ts_init))
+        events = self.book.on_bar(name, prices, bar.ts_init)
         self.book.on_volume(name, price_number(bar.volume))
+        self._note(bar)
+        if not events:
+            self._keep()
+        self._publish(events)
 
     def on_funding(self, funding: FundingRateUpdate) -> None:
         """Take a settlement, where the execution settings say so.
@@ -182,7 +204,10 @@ class PaperExecutionClient(ExecutionClient):
         hit before it, and nothing is held any more. The backtest engine has the same order.
         """
         if self._books_funding:
-            self._due.append(funding)
+            name, rate = str(funding.instrument_id), str(funding.rate)
+            self._due.append(DueFunding(name, rate, funding.ts_event, funding.ts_init))
+            self._note(funding)
+            self._keep()
 
     def require_solvent(self) -> None:
         """Stop when the exchange would take the positions away, after the quotes of a time.
@@ -209,26 +234,70 @@ class PaperExecutionClient(ExecutionClient):
         """Pay the settlements of times before `now`."""
         while self._due and self._due[0].ts_init < now:
             funding = self._due.pop(0)
-            name = str(funding.instrument_id)
+            name = funding.instrument_id
             row = self.book.on_funding(name, float(funding.rate), funding.ts_event)
             if row is not None:
+                self._keep()
                 self._publish_account(row.ts_event)
 
     @property
     def _books_funding(self) -> bool:
         return self._wiring.execution.funding == "recorded"
 
+    def _note(self, record: Any) -> None:
+        """Take note of up to where a stream of records was taken."""
+        if self._wiring.store is not None:
+            self._shown[_stream(record)] = record.ts_init
+
+    def _keep(self, events: list[NamedEvent] | None = None) -> None:
+        """Write the account down, where it outlives the process."""
+        if self._wiring.store is not None:
+            self._wiring.store.keep(self._snapshot(), events or ())
+
+    def _snapshot(self) -> PaperSnapshot:
+        shown, due = dict(self._shown), tuple(self._due)
+        return PaperSnapshot(SCHEMA, self.book.snapshot(), due, self._quoted, self._fills, shown)
+
+    def _restore(self) -> None:
+        found = None if self._wiring.store is None else self._wiring.store.snapshot()
+        if found is None:
+            return
+        self.book.restore(found.book)
+        self._due, self._quoted, self._fills = list(found.due), found.quoted, found.fills
+        self._shown, self._shown_before = dict(found.shown), dict(found.shown)
+
+    def _named(self, event: PaperEvent) -> NamedEvent:
+        if not isinstance(event, PaperFill):
+            return NamedEvent(event)
+        self._fills += 1
+        return NamedEvent(event, f"T{self._fills}-{event.order.client_order_id}")
+
+    def _order(self, name: str) -> Any:
+        """Return the engine's order, which an earlier process may have sent."""
+        order = self._orders.get(name) or self.cache.order(ClientOrderId(name))
+        if order is None:
+            raise RunFailedError(
+                f"order {name} of an earlier process must be known to the node, was not: switch "
+                f"reconciliation on where the paper account has a store"
+            )
+        return order
+
     def _publish(self, events: list[PaperEvent]) -> None:
-        for event in events:
+        if not events:
+            return
+        named = [self._named(one) for one in events]
+        # Written before it is told: who starts again can ask for it.
+        self._keep(named)
+        for event, trade_id in named:
             name = event.order.client_order_id
-            order = self._orders[name]
+            order = self._order(name)
             self.emitted += 1
             if isinstance(event, PaperFill):
-                self._publish_fill(order, event)
+                self._publish_fill(order, event, trade_id)
             elif isinstance(event, PaperAccept):
-                self.generate_order_accepted(order, _venue_order_id(name), event.ts_event)
+                self.generate_order_accepted(order, venue_order_id(name), event.ts_event)
             elif isinstance(event, PaperCancel):
-                self.generate_order_canceled(order, _venue_order_id(name), event.ts_event)
+                self.generate_order_canceled(order, venue_order_id(name), event.ts_event)
             else:
                 self.generate_order_rejected(order, event.reason, event.ts_event, event.would_take)
         # Whatever else an event is about has ended: the rest of a partial fill goes with it.
@@ -237,21 +306,20 @@ class PaperExecutionClient(ExecutionClient):
             if not waits and not isinstance(event, PaperAccept):
                 self._orders.pop(event.order.client_order_id, None)
 
-    def _publish_fill(self, order: Any, fill: PaperFill) -> None:
+    def _publish_fill(self, order: Any, fill: PaperFill, trade_id: str) -> None:
         name = fill.order.client_order_id
-        self._fills += 1
         instrument = self._instruments[fill.order.instrument_id]
         self._wiring.note_reference(name, fill.reference)
         if fill.order.trigger is None and fill.order.limit is None:
-            self.generate_order_accepted(order, _venue_order_id(name), fill.ts_event)
+            self.generate_order_accepted(order, venue_order_id(name), fill.ts_event)
         elif fill.order.reduce_only:
             self._resize(order, fill)
         self._publish_account(fill.ts_event)
         self.generate_order_filled(
             order,
-            _venue_order_id(name),
+            venue_order_id(name),
             None,
-            TradeId(f"T{self._fills}-{name}"),
+            TradeId(trade_id),
             Quantity(fill.quantity, instrument.size_precision),
             Price(fill.price, instrument.price_precision),
             self._currency,
@@ -270,7 +338,7 @@ class PaperExecutionClient(ExecutionClient):
         decimals = instrument.price_precision
         self.generate_order_updated(
             order,
-            _venue_order_id(name),
+            venue_order_id(name),
             Quantity(covered, instrument.size_precision),
             None if paper.limit is None else Price(paper.limit, decimals),
             None if paper.trigger is None else Price(paper.trigger, decimals),
@@ -327,6 +395,8 @@ class PaperExecutionClient(ExecutionClient):
         )
         self._orders[name] = order
         self.book.submit(paper_order, now)
+        if self._wiring.store is not None:
+            self._wiring.store.keep(self._snapshot(), received=(paper_order, now))
 
     async def _cancel_order(self, command: Any) -> None:
         try:
@@ -338,7 +408,9 @@ class PaperExecutionClient(ExecutionClient):
     def _take_cancel(self, client_order_id: Any) -> None:
         now = self._wiring.now()
         name = str(client_order_id)
-        if not self.book.cancel(name, now):
+        if self.book.cancel(name, now):
+            self._keep()
+        else:
             order = self.cache.order(client_order_id)
             if order is not None and order.is_closed:
                 # It ended while the cancel was on its way, such as a stop with its position.
@@ -351,13 +423,19 @@ class PaperExecutionClient(ExecutionClient):
         for order in self.book.open_orders():
             if order.instrument_id == str(command.instrument_id):
                 self.book.cancel(order.client_order_id, self._wiring.now())
+        self._keep()
 
     async def _query_account(self, command: Any) -> None:
         self._wiring.on_account_query(dict(command.params or {}))
 
-    async def _generate_mass_status(self, lookback_mins: int | None) -> None:
-        # A paper account starts empty: there is nothing to reconcile.
-        return None
+    async def _generate_mass_status(self, lookback_mins: int | None) -> Any:
+        try:
+            account = PaperAccount(self._wiring.venue, self._wiring.account_id, self._instruments)
+            # A new account has nothing to tell.
+            return mass_status(account, self.book, self._wiring.now())
+        except BaseException as error:
+            self._wiring.on_error(error)
+            raise
 
     async def _generate_order_status_reports(self, command: Any) -> list[Any]:
         return []
@@ -367,6 +445,11 @@ class PaperExecutionClient(ExecutionClient):
 
     async def _generate_position_status_reports(self, command: Any) -> list[Any]:
         return []
+
+
+def _stream(record: Any) -> str:
+    of = record.bar_type.instrument_id if isinstance(record, Bar) else record.instrument_id
+    return f"{type(record).__name__} {of}"
 
 
 def leveraged(instruments: tuple[Any, ...], leverage: float) -> tuple[Any, ...]:
@@ -381,10 +464,6 @@ def leveraged(instruments: tuple[Any, ...], leverage: float) -> tuple[Any, ...]:
         )
         for one in instruments
     )
-
-
-def _venue_order_id(client_order_id: str) -> VenueOrderId:
-    return VenueOrderId(f"P-{client_order_id}")
 
 
 def paper_factory(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+from catalog.errors import ConfigError
 from live.paper_orders import (
     PaperAccept,
     PaperCancel,
@@ -27,6 +28,7 @@ from live.paper_orders import (
     reached,
     would_increase,
 )
+from live.paper_state import BookSnapshot, TravellingCommand
 from strategies.execution import (
     ExecutionConfig,
     InstrumentTerms,
@@ -101,6 +103,60 @@ class PaperBook:
         self._due = _NEVER
         self.ledger = Ledger(execution.starting_balance)
         self.filled: dict[str, float] = {}
+
+    def snapshot(self) -> BookSnapshot:
+        """Return orders, positions and cash; of orders that have ended nothing is kept."""
+        orders = dict(self._known)
+        for row in self._travelling.values():
+            orders |= {one.order.client_order_id: one.order for one in row}
+        return BookSnapshot(
+            ledger=self.ledger.snapshot(),
+            orders=orders,
+            known=tuple(self._known),
+            travelling={
+                name: tuple(TravellingCommand(*one[:3], one.order.client_order_id) for one in row)
+                for name, row in self._travelling.items()
+            },
+            markets=_named(self._markets),
+            resting=_named(self._resting),
+            taken={name: dict(one) for name, one in self._taken.items()},
+            volumes=dict(self._volumes),
+            quotes=dict(self._quotes),
+            prices=dict(self._prices),
+            commands=self._commands,
+            filled={name: one for name, one in self.filled.items() if name in orders},
+        )
+
+    def restore(self, snapshot: BookSnapshot) -> None:
+        """Go on where an earlier process ended.
+
+        Raises
+        ------
+        ConfigError
+            If an instrument that has orders or a position is not traded any more.
+        """
+        orders, terms = snapshot.orders, self._terms
+        gone = {*snapshot.ledger.positions, *(one.instrument_id for one in orders.values())}
+        if not gone <= set(terms):
+            raise ConfigError(
+                f"instruments with positions or orders must be traded, "
+                f"{', '.join(sorted(gone - set(terms)))} are not any more: close them with the old "
+                f"profile first"
+            )
+        self.ledger.restore(snapshot.ledger)
+        self._known = {name: orders[name] for name in snapshot.known}
+        for name in terms:
+            self._travelling[name] = [
+                _Command(one.ts_arrival, one.number, one.action, orders[one.client_order_id])
+                for one in snapshot.travelling.get(name, ())
+            ]
+            self._markets[name] = [orders[one] for one in snapshot.markets.get(name, ())]
+            self._resting[name] = [orders[one] for one in snapshot.resting.get(name, ())]
+            self._taken[name] = dict(snapshot.taken.get(name, {}))
+            self._volumes[name] = snapshot.volumes.get(name, math.nan)
+        self._quotes, self._prices = dict(snapshot.quotes), dict(snapshot.prices)
+        self._commands, self.filled = snapshot.commands, dict(snapshot.filled)
+        self._set_due()
 
     def submit(self, order: PaperOrder, ts_sent: int) -> None:
         """Send an order at `ts_sent`; it takes effect one latency later."""
@@ -410,3 +466,7 @@ class PaperBook:
         self._book(order, quantity, price, fee, ts_event)
         fill = PaperFill(order, quantity, price, reference, fee, ts_event)
         return [fill, *cancelled, *self._end_with_position(order.instrument_id, ts_event)]
+
+
+def _named(orders: dict[str, list[PaperOrder]]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(one.client_order_id for one in row) for name, row in orders.items()}

@@ -13,17 +13,13 @@ had it).
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
-from catalog.errors import ConfigError, DataError
+from live.sqlite_file import SqliteFile
 from strategies.kept import LOST
 from strategies.outbox import JournalEntry
 from strategies.recorder import FINAL_STATUSES, FillRow, OrderRow
@@ -38,7 +34,6 @@ PLANNED, SENT, ACKNOWLEDGED, CLOSED, LOST_STATE = (
     "lost",
 )
 _TABLES = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS state (
     section TEXT PRIMARY KEY, content TEXT NOT NULL, written_ns INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS orders (
@@ -161,27 +156,17 @@ class StateStore:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._synchronous = ""
-        with self._named_errors():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = _claimed(self.path)
-            self._db = sqlite3.connect(self.path, isolation_level=None, timeout=5.0)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._be_durable(True)
-            self._db.executescript(_TABLES)
-            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA),))
-            (found,) = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-        if found != str(SCHEMA):
-            raise DataError(
-                f"schema of {self.path} must be {SCHEMA}, was {found}: go on with the version that "
-                f"wrote it, or give another state folder"
-            )
+        self._file = SqliteFile(path, _TABLES, SCHEMA)
+        self._db = self._file.db
+
+    @property
+    def path(self) -> Path:
+        """Return where it lies."""
+        return self._file.path
 
     def close(self) -> None:
         """Let other processes have it."""
-        self._db.close()
-        self._lock.close()
+        self._file.close()
 
     # ---- what a strategy's outbox asks for
 
@@ -194,7 +179,7 @@ class StateStore:
             If it cannot be written, or an order was planned before.
         """
         now = time.time_ns()
-        with self._transaction(durable=bool(entry.planned)):
+        with self._file.transaction(durable=bool(entry.planned)):
             run = self._db.executemany
             run(_PLAN, [_planned(row, now) for row in entry.planned])
             run(_CHANGE, [_changed(row) for row in entry.changed])
@@ -205,7 +190,7 @@ class StateStore:
 
     def sending(self, client_order_id: str) -> None:
         """Note that an order is about to leave, by the wall clock."""
-        with self._transaction(durable=False):
+        with self._file.transaction(durable=False):
             self._db.execute(
                 "UPDATE orders SET state = 'sent', sent_ns = ? WHERE client_order_id = ?",
                 (time.time_ns(), client_order_id),
@@ -242,7 +227,7 @@ class StateStore:
 
     def read(self, section: str) -> str | None:
         """Return a section's text, None if there is none."""
-        with self._named_errors():
+        with self._file.named_errors():
             query = "SELECT content FROM state WHERE section = ?"
             row = self._db.execute(query, (section,)).fetchone()
         return None if row is None else str(row[0])
@@ -250,12 +235,12 @@ class StateStore:
     def write(self, section: str, content: object, *, durable: bool = False) -> None:
         """Write a section of its own, as JSON, at once."""
         text = content if isinstance(content, str) else json.dumps(content)
-        with self._transaction(durable=durable):
+        with self._file.transaction(durable=durable):
             self._db.execute(_STATE, (section, text, time.time_ns()))
 
     def prune(self, before_ns: int) -> int:
         """Drop decisions, and orders that have ended, from before a time; return how many rows."""
-        with self._transaction(durable=False):
+        with self._file.transaction(durable=False):
             run = self._db.execute
             count = run("DELETE FROM decisions WHERE ts_init < ?", (before_ns,)).rowcount
             count += run(_PRUNE_FILLS, (before_ns,)).rowcount
@@ -265,39 +250,10 @@ class StateStore:
     # ---- how
 
     def _orders(self, where: str, *values: object) -> list[JournalledOrder]:
-        with self._named_errors():
+        with self._file.named_errors():
             rows = self._db.execute(f"{_SELECT} {where}", values).fetchall()
         found = map(JournalledOrder._make, rows)
         return [one._replace(reduce_only=bool(one.reduce_only)) for one in found]
-
-    def _be_durable(self, durable: bool) -> None:
-        wanted = "FULL" if durable else "NORMAL"
-        if wanted != self._synchronous:
-            self._db.execute(f"PRAGMA synchronous={wanted}")
-            self._synchronous = wanted
-
-    @contextmanager
-    def _transaction(self, *, durable: bool) -> Iterator[None]:
-        with self._named_errors():
-            self._be_durable(durable)
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise DataError(
-                f"the state of an engine must be stored, {self.path} could not be used ({error}): "
-                f"make room, restore it from a copy or give another state folder"
-            ) from error
 
 
 def _planned(row: OrderRow, now: int) -> tuple[object, ...]:
@@ -358,27 +314,3 @@ def _state(row: OrderRow) -> str:
     if row.status == "INITIALIZED":
         return PLANNED
     return SENT if row.status == "SUBMITTED" else ACKNOWLEDGED
-
-
-def _claimed(path: Path) -> IO[str]:
-    """Return the lock of a database, which ends with the process."""
-    handle = path.with_name(f"{path.name}.lock").open("a+", encoding="utf-8")
-    deadline = time.monotonic() + 2.0
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < deadline:
-                time.sleep(0.02)
-                continue
-            handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            handle.close()
-            raise ConfigError(
-                f"the state {path} must belong to one process, process {holder} has it: stop that "
-                f"one or give another state folder"
-            ) from None
-        handle.truncate(0)
-        handle.write(f"{os.getpid()}\n")
-        handle.flush()
-        return handle

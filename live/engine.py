@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from catalog.errors import LeviBotError, RunFailedError
+from live.engine_log import EngineLog
 from live.engine_parts import EngineParts, Prepared, assemble, claim_guard, prepare
 from live.engine_request import EngineRequest
 from live.engine_status import EngineStatus, State
 from live.engine_view import EngineView
 from live.engine_watch import EngineWatch, WatchHooks
+from live.global_risk import GlobalGate
+from live.live_guard import LiveGuard
 from live.naked_watch import Naked
+from live.run_tap import RunTap
 from live.state_folder import StateFolder
 from live.status_thread import StatusThread
 
@@ -71,9 +75,19 @@ class Engine:
         self._published = StatusThread(StateFolder(parts.request.state).registry)
         self._now = now
         self._reason = ""
-        self.each_look: list[Callable[[int], None]] = []
+        self._tap = RunTap(parts.recorder, lambda: self.view.predictions, teller)
+        self.each_look: list[Callable[[int], None]] = [self._tap.look]
+        self._gate = self._global_gate()
         self.stop: Callable[[], None] = lambda: None
         self.before_exit: Callable[[], None] = lambda: None
+
+    def _global_gate(self) -> GlobalGate | None:
+        """Have the limits over all engines of the account kept; a replay is alone in its time."""
+        request, desk = self.parts.request, self.parts.strategy.guard
+        if request.replay is not None or desk is None:
+            return None
+        desk.gate = gate = GlobalGate(StateFolder(request.state), request.name)
+        return gate
 
     def watch(self) -> EngineWatch:
         """Return the actor that looks after the engine."""
@@ -119,6 +133,9 @@ class Engine:
         self._published.close()
         self.parts.guard.watch.save()
         self.parts.guard.store.give_up()
+        self._tap.look()
+        if self._gate is not None:
+            self._gate.close()
         reason = self._reason or "stopped in order"
         self.teller.event("end", reason)
         return Outcome(FAILED if failed else DONE, reason, status)
@@ -153,7 +170,7 @@ def run_engine(request: EngineRequest, teller: Teller | None = None) -> Outcome:
     request : EngineRequest
         What to run.
     teller : Teller, optional
-        Takes what is worth a line in the log.
+        Takes what is worth a line in the log; else the engine's log in the state folder.
 
     Raises
     ------
@@ -165,14 +182,23 @@ def run_engine(request: EngineRequest, teller: Teller | None = None) -> Outcome:
         # Refused before the state folder is touched.
         request.order_connection()
     guard = claim_guard(prepared)
-    told = teller or Silent()
-    if request.replay is not None:
+    if teller is not None:
+        return _run(prepared, guard, teller)
+    log = EngineLog(StateFolder(request.state).logs, request.name)
+    try:
+        return _run(prepared, guard, log)
+    finally:
+        log.close()
+
+
+def _run(prepared: Prepared, guard: LiveGuard, teller: Teller) -> Outcome:
+    if prepared.request.replay is not None:
         from live.engine_replay import run_replay
 
-        return run_replay(prepared, guard, told)
+        return run_replay(prepared, guard, teller)
     from live.engine_exchange import run_exchange
 
-    return run_exchange(prepared, guard, told)
+    return run_exchange(prepared, guard, teller)
 
 
 def publish_failure(request: EngineRequest, error: BaseException) -> None:

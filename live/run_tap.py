@@ -37,6 +37,7 @@ class RunTap:
     def __init__(
         self, recorder: RunRecorder, predictions: Callable[[], Mapping[str, Any]], log: Tells
     ) -> None:
+        self.failures = 0
         self._recorder = recorder
         self._predictions = predictions
         self._log = log
@@ -51,13 +52,18 @@ class RunTap:
         self._parts: dict[str, int] = {}
 
     def look(self, now: int = 0) -> None:
-        """Tell what is new; `now` is not used, so that it may be called by a clock."""
-        self._tell_predictions()
-        self._tell_decisions()
-        self._tell_orders()
-        self._tell_fills()
-        self._tell_statuses()
-        self._tell_rest()
+        """Tell what is new; `now` is not used, so that it may be called by a clock. Never raises."""
+        try:
+            self._tell_predictions()
+            self._tell_decisions()
+            self._tell_orders()
+            self._tell_fills()
+            self._tell_statuses()
+            self._tell_rest()
+        except Exception as error:
+            # Nothing that is only told may reach the engine.
+            self.failures += 1
+            self._log.event("error", f"the log of the strategy failed: {error!r}")
 
     def _tell_predictions(self) -> None:
         for name, one in self._predictions().items():

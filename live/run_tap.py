@@ -17,7 +17,7 @@ from strategies.recorder import FINAL_STATUSES, OrderRow, RunRecorder
 class Tells(Protocol):
     """An `EngineLog`, or whoever else takes events; never raises."""
 
-    def event(self, kind: str, text: str = "", **fields: object) -> None:
+    def event(self, kind: str, text: str, **fields: object) -> None:
         """Tell one thing."""
 
 
@@ -52,7 +52,7 @@ class RunTap:
         self._parts: dict[str, int] = {}
 
     def look(self, now: int = 0) -> None:
-        """Tell what is new; `now` is not used, so that it may be called by a clock. Never raises."""
+        """Tell what is new; a clock may call it, `now` is not used. Never raises."""
         try:
             self._tell_predictions()
             self._tell_decisions()

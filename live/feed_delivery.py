@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import islice
 from typing import Any, Protocol
 
 from nautilus_trader.model import Bar, FundingRateUpdate, InstrumentId, MarkPriceUpdate, Price
@@ -20,6 +21,10 @@ from live.bar_gate import BarSet, RawBar
 from live.settlements import Settlement
 from research.predictor import Predictor
 from strategies.market_data import price_number
+from strategies.recorder import RunRecorder
+
+_LATEST = 64
+"""Fills that can be on their way at once: a stop and a target of each of 16 instruments, twice."""
 
 
 class Answers(Protocol):
@@ -37,6 +42,8 @@ class Answers(Protocol):
 class Trades(Protocol):
     """Who trades; `strategies.fusion.FusionStrategy`, fed."""
 
+    recorder: RunRecorder
+
     def on_bar(self, bar: Any) -> None:
         """Take a bar; the last of its time lets it decide on the predictions that it has."""
 
@@ -47,8 +54,18 @@ class Trades(Protocol):
         """Take a settlement."""
 
 
+class Book(Protocol):
+    """What a paper exchange knows of its orders; `live.paper_book.PaperBook`."""
+
+    filled: dict[str, float]
+
+
 class Exchange(Protocol):
     """A paper exchange, which is shown everything first; `live.paper.PaperExecutionClient`."""
+
+    @property
+    def book(self) -> Book:
+        """Its orders."""
 
     @property
     def emitted(self) -> int:
@@ -158,6 +175,18 @@ class Delivery:
             if self._trades(bar.bar_type.instrument_id):
                 exchange.on_record(bar)
         return exchange.emitted != before
+
+    def heard(self) -> bool:
+        """Return whether the strategy has heard of every fill of the paper exchange.
+
+        Events travel through the engine; neither a clock's alert nor anything else that an actor
+        can send is sure to come behind them.
+        """
+        if self._exchange is None:
+            return True
+        filled, rows = self._exchange.book.filled, self._to.strategy.recorder.orders
+        latest = islice(reversed(filled.items()), _LATEST)
+        return all(name not in rows or rows[name].filled_quantity == one for name, one in latest)
 
     def hand_on(self, close: Close) -> None:
         """Hand a close to predictor and strategy; a fresh one lets them predict and decide."""

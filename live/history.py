@@ -59,8 +59,8 @@ class HistoryConfig(Config):
     requests_per_second : float
         Requests sent in a second, over all instruments.
     funding_days : float
-        How far back settled funding rates are asked for where no catalog has them, days; features
-        look back four days.
+        How long before the first bar that is needed settled funding rates are asked for, days:
+        features look back four days.
     """
 
     page_bars: int = Field(default=1_000, ge=1, le=MAX_PAGE_BARS - _EARLIER)
@@ -68,7 +68,7 @@ class HistoryConfig(Config):
     retry_secs: float = Field(default=1.0, gt=0.0)
     max_retry_secs: float = Field(default=60.0, gt=0.0)
     requests_per_second: float = Field(default=5.0, gt=0.0)
-    funding_days: float = Field(default=40.0, gt=0.0)
+    funding_days: float = Field(default=5.0, gt=0.0)
 
 
 class Ask(NamedTuple):

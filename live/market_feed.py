@@ -20,6 +20,9 @@ What was tried of the engine (2.0.0rc6), in a node with Python clients:
 - ``on_historical_bars`` is not told which request it answers, and of an empty answer not even the
   bar type. A request that fails is not answered at all, and where a Python client raises the node
   stops (`shutdown_on_error`).
+- Events of an execution client may reach the strategy after a clock's alert that was set behind
+  them. So a paper exchange is shown a close first, and the close is handed on once the strategy has
+  heard of every fill.
 - Components start in the order in which they were added, actors before strategies: bars that are
   handed to a strategy that has not started are lost to nobody but its orders. So the feed hands on
   from its first timer on, not from ``on_start``.
@@ -37,7 +40,7 @@ from nautilus_trader.model import ActorId, BarType, ClientId, InstrumentId
 from pydantic import Field
 
 from catalog.config import Config
-from catalog.errors import ConfigError
+from catalog.errors import ConfigError, RunFailedError
 from catalog.instruments import bar_type
 from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR, NS_PER_SECOND, format_time, interval_name
 from live.bar_gate import BarGate, BarSet, GateConfig
@@ -51,6 +54,8 @@ _TIMER, _GO_ON = "market-feed", "market-feed-go-on"
 _SETS_AT_ONCE = 64
 """Closes of history handed on in one go: the node's loop must not stand still for seconds."""
 
+_POLL_NS = 1_000_000
+_DEAF_NS = 5 * NS_PER_SECOND
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 type FeedState = Literal["starting", "warming", "trading", "waiting", "failed"]
@@ -205,6 +210,7 @@ class MarketFeed(DataActor):
         self._gate: BarGate | None = None
         self._settlements: Settlements | None = None
         self._held: Close | None = None
+        self._held_at = 0
         self._failure = ""
         self._ready = False
         self._warm = False
@@ -277,7 +283,7 @@ class MarketFeed(DataActor):
             self._to, known or now // interval * interval - interval, self.exchange
         )
         if spec.uses_funding or self._to.books_funding:
-            self._settlements = self._make_settlements(now)
+            self._settlements = self._make_settlements(first, now)
         self._take_stored(now)
         for kind in self._types.values():
             self.subscribe_bars(kind, client_id=self._client)
@@ -290,8 +296,8 @@ class MarketFeed(DataActor):
         every = self._config.look_interval_ms * 1_000_000
         self.clock.set_timer_ns(_TIMER, every, callback=self._on_timer)
 
-    def _make_settlements(self, now: int) -> Settlements:
-        since = now - round(self._config.history.funding_days * NS_PER_DAY)
+    def _make_settlements(self, first: int, now: int) -> Settlements:
+        since = first - round(self._config.history.funding_days * NS_PER_DAY)
         found = Settlements(
             self._spec.instruments,
             since,
@@ -412,23 +418,35 @@ class MarketFeed(DataActor):
             close = self._delivery.close(found, settled)
             if self._delivery.show(close):
                 # The exchange's events first: they are on their way to the strategy.
-                self._held = close
+                self._held, self._held_at = close, self.clock.timestamp_ns()
                 self._go_on_later()
                 return
             self._hand_on(close)
         self._go_on_later()
 
-    def _go_on_later(self) -> None:
-        self.clock.set_time_alert_ns(_GO_ON, self.clock.timestamp_ns(), self._on_go_on)
+    def _go_on_later(self, after_ns: int = 0) -> None:
+        self.clock.set_time_alert_ns(_GO_ON, self.clock.timestamp_ns() + after_ns, self._on_go_on)
 
     def _on_go_on(self, event: Any) -> None:
         self._guarded(self._go_on)
 
     def _go_on(self) -> None:
         if self._held is not None:
+            if not self._delivery.heard():
+                self._wait_for_events()
+                return
             close, self._held = self._held, None
             self._hand_on(close)
         self._advance()
+
+    def _wait_for_events(self) -> None:
+        waited = self.clock.timestamp_ns() - self._held_at
+        if waited > _DEAF_NS:
+            raise RunFailedError(
+                f"the strategy must hear of a fill within {_DEAF_NS // NS_PER_SECOND} s, but has "
+                f"not in {waited / NS_PER_SECOND:.1f} s: an event was lost, or its callback raised"
+            )
+        self._go_on_later(_POLL_NS)
 
     def _hand_on(self, close: Close) -> None:
         self._last_bar = self._known["bars"] = close.ts

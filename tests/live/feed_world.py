@@ -19,7 +19,6 @@ from nautilus_trader.live import BarsResponse, ClientCache, FundingRatesResponse
 from nautilus_trader.live.clients import DataClientFactory, MarketDataClient
 from nautilus_trader.model import (
     Bar,
-    BarType,
     FundingRateUpdate,
     InstrumentId,
     Price,
@@ -78,6 +77,7 @@ class World:
     funding: Mapping[str, SeriesArrays]
     now: int
     page: int = 1_500
+    latency_ns: int = 50 * MILLISECOND
     silent: bool = False
     deaf: bool = False
     hidden: set[tuple[str, int]] = field(default_factory=set)
@@ -118,7 +118,7 @@ class World:
 
     def send_all(self, close: int) -> None:
         """Stream the bars of a close, and what funding is expected next."""
-        self.now = max(self.now, close + 50 * MILLISECOND)
+        self.now = max(self.now, close)
         for name, records in self.records.items():
             if close in records and (name, close) not in self.hidden:
                 self.send(name, close)
@@ -156,6 +156,42 @@ class World:
             self.send_all(close)
             self.expect_funding()
             await self.until(lambda close=close: self.done(close), f"close {close}")
+
+    async def trade(self, first: int, last: int) -> None:
+        """Stream all that happens, and let orders arrive and fill as they would in a replay."""
+        for close in range(first, last + 1, self.interval):
+            self.send_all(close)
+            self.expect_funding()
+            await self.until(lambda close=close: self.done(close), f"close {close}")
+            await self.until(self.settled, "orders to arrive")
+            await self.open_next(close)
+
+    async def open_next(self, close: int) -> None:
+        """Quote the open of the next bar, and wait until what follows has been heard of."""
+        assert self.exchange is not None
+        self.now = close + self.latency_ns
+        for one in self.instruments:
+            following = self.records[str(one.id)].get(close + self.interval)
+            if following is not None:
+                size = Quantity(1_000_000.0, one.size_precision)
+                price = following.open
+                self.exchange.on_record(
+                    QuoteTick(one.id, price, price, size, size, self.now, self.now)
+                )
+        await self.until(self.settled, "fills to be heard of")
+        # What was sent on a fill arrives after the latency.
+        self.now += self.latency_ns
+        self.exchange.on_clock(self.now)
+        await self.until(self.settled, "stops to be heard of")
+
+    def settled(self) -> bool:
+        """Nothing is on its way between strategy and exchange."""
+        assert self.exchange is not None
+        rows = self.recorder.orders
+        filled = {name: row.filled_quantity for name, row in rows.items()}
+        theirs = {name: self.exchange.book.filled.get(name, 0.0) for name in rows}
+        waits = any(row.status == "INITIALIZED" for row in rows.values())
+        return self.exchange.received == len(rows) and filled == theirs and not waits
 
     def done(self, close: int) -> bool:
         return bool(self.handled) and self.handled[-1][0] >= close

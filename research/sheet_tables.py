@@ -13,7 +13,7 @@ from research.metrics import PREDICTION_METRICS
 from research.performance import TRADING_METRICS, TradingSpan, Waterfall, undefined_reasons
 from research.report import GroupRow, MonthRow, estimate_of, number_text
 from research.run_sheet import RunSheet, TradedSheet
-from research.sheet_numbers import ExpertShare, Luck, difference
+from research.sheet_numbers import ExpertShare, difference
 from research.trading_details import trading_details
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -111,22 +111,37 @@ def luck_rows(sheets: Sequence[RunSheet]) -> list[Row]:
     """Return how much of each result may be luck."""
     rows = []
     for key, (label, unit, percent) in _LUCK.items():
-        cells = tuple(_luck_cell(one.luck, key, percent) for one in sheets)
+        cells = tuple(_luck_cell(one, key, percent) for one in sheets)
         rows.append(Row(label, unit, cells))
     return rows
 
 
-def _luck_cell(luck: Luck, key: str, percent: bool) -> Cell:
+def _luck_cell(sheet: RunSheet, key: str, percent: bool) -> Cell:
+    luck = sheet.luck
     value = getattr(luck, key)
     if value is None:
-        return Cell("n/a", "", _UNKNOWN.get(key, "not validated"))
+        return Cell("n/a", "", _why_unknown(sheet, key))
+    if key == "trials":
+        # Later trials take from the ratio, which this page does not know of.
+        then = "run" if sheet.data.validation is None else "validated"
+        return Cell(f"{value:,.0f}", f"when it was {then}")
     if percent:
         return Cell(f"{100.0 * value:.1f} %")
     if isinstance(value, Estimate):
         return Cell(f"{value.value:.2f}", f"{value.low:.2f} to {value.high:.2f}")
-    told = f"{value:,.0f}" if key == "trials" else f"{value:.3f}"
     runs = luck.null_runs if key.startswith("null") else None
-    return Cell(told, "" if runs is None else f"{runs:,.0f} runs")
+    return Cell(f"{value:.3f}", "" if runs is None else f"{runs:,.0f} runs")
+
+
+def _why_unknown(sheet: RunSheet, key: str) -> str:
+    """Return why a number is missing; what `levibot validate` makes has no key in `_UNKNOWN`."""
+    if key == "dsr" and sheet.luck.trials is not None:
+        return "no Sharpe ratio"
+    traded = sheet.trading
+    if key == "shuffled_p" and traded is not None and len(traded.span.frames.positions) == 0:
+        return "no trades"
+    made = "not validated" if sheet.data.validation is None else "not to be had"
+    return _UNKNOWN.get(key, made)
 
 
 def difference_rows(sheets: Sequence[RunSheet]) -> list[tuple[str, str, Cell, Cell]]:

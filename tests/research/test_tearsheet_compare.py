@@ -12,10 +12,11 @@ import pytest
 from catalog.errors import ConfigError
 from research.market_view import ViewedRun, market_view
 from research.metrics import BootstrapConfig
-from research.performance import daily_equity
-from research.run_sheet import TearsheetData
+from research.performance import TradingFrames, daily_equity
+from research.run_sheet import TearsheetData, named_sheets
 from research.sheet_pages import PAGE_NAME, page_pictures, write_pdf
 from research.sheet_plots import MAX_RUNS
+from research.sheet_tables import luck_rows
 from research.tearsheet import render_tearsheets
 from tests.research.test_sheet_numbers import made_bars
 from tests.research.test_tearsheet import BALANCE, sheet
@@ -58,11 +59,32 @@ def test_both_runs_stand_side_by_side(page: str) -> None:
         *("Against one", "Days in common", "Trades on the prices", "How long does the signal last"),
         *("Is it right where it is sure", "Exposure, leverage and turnover", "by random lengths"),
         *("<b>42</b>", "<b>87.5 %</b>", "<b>0.375</b>", "<b>0.062</b>", "<b>0.031</b>"),
-        *("100 runs", "not validated", "before the ledger"),
+        *("100 runs", "not validated", "before the ledger", "when it was validated"),
     ):
         assert text in page, text
     # Both have pictures of their trades beside the joint ones.
     assert page.count("<img") == 10
+
+
+def test_what_is_missing_says_why() -> None:
+    data = viewed("one")
+    frames, metrics = data.frames, {**data.metrics, "trials": {"count": 3, "dsr": None}}
+    assert frames is not None
+    idle = replace(
+        data,
+        metrics=metrics,
+        frames=TradingFrames(
+            frames.fills[:0], frames.positions[:0], frames.funding[:0], frames.equity
+        ),
+        view=None,
+    )
+    validated = replace(idle, validation={"variants": {"tables": {"pbo": None}}})
+    rows = luck_rows(named_sheets([idle, validated]))
+    told = {row.label: [cell.reason or cell.interval for cell in row.cells] for row in rows}
+    assert told["Trials on these data"] == ["when it was run", "when it was validated"]
+    assert told["Deflated Sharpe ratio"] == ["no Sharpe ratio"] * 2
+    assert told["Same trades at other times"] == ["no trades"] * 2
+    assert told["Probability of backtest overfitting"] == ["not validated", "not to be had"]
 
 
 def test_a_page_of_several_needs_no_network_and_no_script(page: str) -> None:

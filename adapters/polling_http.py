@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from adapters.errors import AdapterError, NotFoundError, RefusedError, RetryableError
 from adapters.http import PASSING_STATUSES, USER_AGENT, plain_reason, retry_after_secs
@@ -101,6 +102,7 @@ class PollHttp:
         self._unconfirmed: dict[str, dict[str, str]] = {}
         self._hidden: tuple[str, ...] = ()
         self.skew_ns: int | None = None
+        self._says_time = False
 
     def close(self) -> None:
         """Close the connections; a later request opens new ones."""
@@ -153,7 +155,7 @@ class PollHttp:
             requests.exceptions.MissingSchema,
         ) as error:
             raise RefusedError(f"{name}: address must be a full http(s) address") from error
-        except requests.exceptions.RequestException as error:
+        except (requests.exceptions.RequestException, HTTPError) as error:
             reason = self.hide(plain_reason(error))
             # The error's own text would show the query.
             raise RetryableError(f"{name}: the connection failed: {reason}") from None
@@ -173,7 +175,7 @@ class PollHttp:
 
     def note_server_time(self, server_ns: int) -> None:
         """Take what a body says of the server's clock, which is finer than a header."""
-        self.skew_ns = server_ns - self._clock_ns()
+        self.skew_ns, self._says_time = server_ns - self._clock_ns(), True
 
     def _open(self) -> requests.Session:
         if self._session is None:
@@ -190,7 +192,7 @@ class PollHttp:
         body = b"" if unchanged else self._body(name, response)
         arrived = self._clock_ns()
         server = _server_ns(response.headers.get("Date"))
-        if server is not None:
+        if server is not None and not self._says_time:
             # The header is cut to the second: its middle is the best guess.
             self.skew_ns = server + NS_PER_SECOND // 2 - arrived
         self._unconfirmed[url] = {
@@ -205,7 +207,8 @@ class PollHttp:
         give_up = time.monotonic() + limits.deadline_secs
         parts: list[bytes] = []
         size = 0
-        for chunk in response.iter_content(_CHUNK_BYTES):
+        # What is there and not a full chunk, or a body that drips would be waited for.
+        while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
             size += len(chunk)
             if size > limits.max_bytes:
                 raise RefusedError(
@@ -218,12 +221,7 @@ class PollHttp:
                     f"{size:,} bytes by then"
                 )
             parts.append(chunk)
-        body = b"".join(parts)
-        stated = response.headers.get("Content-Length")
-        packed = "Content-Encoding" in response.headers
-        if stated is not None and stated.isdecimal() and not packed and size < int(stated):
-            raise RetryableError(f"{name}: a body must have {stated} bytes, was cut at {size}")
-        return body
+        return b"".join(parts)
 
     def _refusal(self, name: str, response: requests.Response) -> AdapterError:
         status = response.status_code
@@ -235,7 +233,7 @@ class PollHttp:
             return RetryableError(text, max(wait or 0.0, self._limits.max_backoff_secs))
         try:
             excerpt = self._body(name, response)[:_EXCERPT].decode("utf-8", errors="replace")
-        except (AdapterError, requests.exceptions.RequestException):
+        except (AdapterError, HTTPError):
             excerpt = ""
         said = f": {self.hide(' '.join(excerpt.split()))}" if excerpt.strip() else ""
         text = f"{name}: the server answered {status} {response.reason}{said}"

@@ -146,7 +146,6 @@ class ExchangeEngine:
             strategy=parts.strategy,
             traded=frozenset(request.traded),
             books_funding=prepared.execution.funding == "recorded",
-            exchange=None if self._is_real else self._paper,
             known_until=found.ts,
         )
         config = FeedConfig()
@@ -173,7 +172,7 @@ class ExchangeEngine:
         engine.each_look.append(self._look)
         watcher = self._watch_account()
         engine.before_exit = self._leave
-        actors = [self.feed, self._guard_actor(), *self._quotes(), engine.watch()]
+        actors = [parts.actor, self.feed, self._guard_actor(), *self._quotes(), engine.watch()]
         config = exchange_node_config(reconciles=self._is_real, instruments=self._request.traded)
         engine.start("starting")
         error: BaseException | None = None
@@ -211,7 +210,7 @@ class ExchangeEngine:
         return paper_factory(wiring, self._paper_made), ExecutionClientConfig()
 
     def _paper_made(self, client: PaperExecutionClient) -> None:
-        self._paper.client = client
+        self._paper.client = self.feed.exchange = client
 
     def _quotes(self) -> list[PaperQuotes]:
         if self._is_real:
@@ -249,9 +248,9 @@ class ExchangeEngine:
         view = self.engine.view
         view.last_bar_ns = found.ts
         self._seen(found.ts)
-        before = view.measured.seen_orders
+        before = view.measured.orders.count
         view.notice()
-        if found.fresh and view.measured.seen_orders > before:
+        if found.fresh and view.measured.orders.count > before:
             view.measured.latency(latency_ns / NS_PER_MS)
 
     def _look(self, wall_ns: int) -> None:

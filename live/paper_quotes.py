@@ -26,11 +26,6 @@ class LatePaper:
     def __init__(self) -> None:
         self.client: PaperExecutionClient | None = None
 
-    @property
-    def emitted(self) -> int:
-        """A number that grows with every event that it sends."""
-        return 0 if self.client is None else self.client.emitted
-
     def on_record(self, record: Any) -> None:
         """Show it a record."""
         assert self.client is not None, "records come after the node is built"

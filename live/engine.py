@@ -103,6 +103,7 @@ class Engine:
     def start(self, state: State) -> None:
         """Begin to publish."""
         self.view.state = state
+        self._tap.begin()
         self._published.offer(self.view.status())
         self._published.start()
         self.teller.event("start", f"engine {self.parts.request.name} starts")

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from catalog.timestamps import NS_PER_SECOND
@@ -28,9 +27,11 @@ from live.engine_status import (
     PredictionStatus,
     State,
 )
+from live.news import NewEntries, NewRows
 from live.processes import ProcessId
 from live.runs import code_version
-from strategies.recorder import EXIT_TYPES, FINAL_STATUSES, OrderRow
+from strategies.ledger import PositionRow
+from strategies.recorder import EXIT_TYPES, FINAL_STATUSES, FillRow, OrderRow
 
 STOP = "STOP_MARKET"
 
@@ -62,10 +63,10 @@ class Measured:
     slippage_count: int = 0
     decision_prices: dict[str, float] = field(default_factory=dict)
     alive: dict[str, OrderRow] = field(default_factory=dict)
-    seen_fills: int = 0
-    seen_orders: int = 0
+    orders: NewEntries[OrderRow] = field(default_factory=lambda: NewEntries({}))
+    fills: NewRows[FillRow] = field(default_factory=NewRows)
+    closed: NewRows[PositionRow] = field(default_factory=NewRows)
     realized: float = 0.0
-    seen_closed: int = 0
     rejects: int = 0
     last_trade_ns: int = 0
 
@@ -74,6 +75,11 @@ class Measured:
         self.latency_counts[bisect.bisect_left(LATENCY_BUCKETS_MS, milliseconds)] += 1
         self.latency_sum += milliseconds
         self.latency_count += 1
+
+    @property
+    def seen_orders(self) -> int:
+        """Return how many orders there were."""
+        return self.orders.count
 
     def histogram(self) -> LatencyHistogram:
         """Return the latencies."""
@@ -112,23 +118,19 @@ class EngineView:
     def notice(self) -> None:
         """Take note of orders and fills since the last call, while closes are those decided at."""
         recorder, measured = self._parts.recorder, self.measured
-        new = len(recorder.orders) - measured.seen_orders
-        measured.seen_orders += new
-        for row in islice(reversed(recorder.orders.values()), new):
+        for row in measured.orders.of(recorder.orders):
             measured.alive[row.client_order_id] = row
             if row.type not in EXIT_TYPES:
                 price = recorder.ledger.marks.get(row.instrument_id, math.nan)
                 measured.decision_prices[row.client_order_id] = price
-        for fill in recorder.fills[measured.seen_fills :]:
+        for fill in measured.fills.of(recorder.fills):
             measured.last_trade_ns = max(measured.last_trade_ns, fill.ts_event)
             price = measured.decision_prices.get(fill.client_order_id, math.nan)
             if price > 0.0:
                 measured.slippage_sum += fill.side * (fill.price / price - 1.0) * _BPS
                 measured.slippage_count += 1
-        measured.seen_fills = len(recorder.fills)
-        for closed in recorder.ledger.closed[measured.seen_closed :]:
+        for closed in measured.closed.of(recorder.ledger.closed):
             measured.realized += closed.realized_pnl - closed.commission + closed.funding
-        measured.seen_closed = len(recorder.ledger.closed)
         for name, row in list(measured.alive.items()):
             if row.status in FINAL_STATUSES:
                 measured.rejects += row.status in ("REJECTED", "DENIED")
@@ -216,8 +218,8 @@ class EngineView:
             "late": recorder.late_bars,
             "predictions": recorder.published,
             "decisions": recorder.decision_count,
-            "orders": len(recorder.orders),
-            "fills": len(recorder.fills),
+            "orders": self.measured.orders.count,
+            "fills": self.measured.fills.count,
             "rejects": self.measured.rejects,
             "naked_alarms": self.naked_alarms,
             "errors": len(recorder.errors),

@@ -7,10 +7,10 @@ and sending take no notice of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import islice
 from typing import Any, Protocol
 
 from live.engine_log import bar_id
+from live.news import NewEntries, NewRows
 from strategies.recorder import FINAL_STATUSES, OrderRow, RunRecorder
 
 
@@ -41,10 +41,14 @@ class RunTap:
         self._recorder = recorder
         self._predictions = predictions
         self._log = log
-        # What a restored recorder brings along was told by the process before.
+        self.begin()
+
+    def begin(self) -> None:
+        """Take what is there for known: the process before has told what a restart restored."""
+        recorder = self._recorder
         self._decisions = recorder.decision_count
-        self._orders = len(recorder.orders)
-        self._fills = len(recorder.fills)
+        self._orders = NewEntries(recorder.orders)
+        self._fills = NewRows(recorder.fills)
         self._guard_events = len(recorder.guard_events)
         self._errors = len(recorder.errors)
         self._predicted: dict[str, int] = {}
@@ -102,12 +106,7 @@ class RunTap:
             )
 
     def _tell_orders(self) -> None:
-        orders = self._recorder.orders
-        new = len(orders) - self._orders
-        if new <= 0:
-            return
-        self._orders = len(orders)
-        for row in reversed(list(islice(reversed(orders.values()), new))):
+        for row in self._orders.of(self._recorder.orders):
             self._alive[row.client_order_id] = (row, row.status)
             self._log.event(
                 "order",
@@ -124,8 +123,7 @@ class RunTap:
             )
 
     def _tell_fills(self) -> None:
-        for fill in self._recorder.fills[self._fills :]:
-            self._fills += 1
+        for fill in self._fills.of(self._recorder.fills):
             part = self._parts.get(fill.client_order_id, 0) + 1
             self._parts[fill.client_order_id] = part
             row = self._recorder.orders[fill.client_order_id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from tests.exchange.orders import NO_EXECUTION, NS_PER_MS, Execution, Order
 from tests.exchange.settings import AccountKeys
 
 _MONEY = 8
+_NEVER = 1 << 62
+_FORCED = re.compile(r"(^|^x-[A-Za-z0-9]+-R)[A-Za-z0-9]{1,6}-F[0-9a-z]{7}-[0-9a-z]{7}$")
 
 
 class Due(NamedTuple):
@@ -57,8 +60,8 @@ class Account:
         What the book refused when it arrived, by the order's name there, until it is asked for.
     ledger : Ledger
         Cash and positions after each event that was told.
-    received : int
-        Orders and cancels that came in and were well formed.
+    requests : int
+        Orders, amendments and cancels that were asked for, refused ones too.
     """
 
     def __init__(
@@ -76,24 +79,31 @@ class Account:
         self.income: list[dict[str, Any]] = []
         self.refusals: dict[str, ExchangeError] = {}
         self.leverage: dict[str, int] = {}
-        self.received = 0
+        self.requests = 0
         self._market = market
         self._execution = execution
         self._parts = fill_parts
         self._due: list[Due] = []
-        self._quoted = 1 << 62
+        self._quoted = _NEVER
         self._events: list[dict[str, Any]] = []
         self._next_id: Iterator[int] = iter(())
         self._wanted: dict[str, tuple[float, float]] = {}
         self._renamed: dict[str, str] = {}
         """By the name in the book of an amended order: the name that it was sent under."""
         self._current: dict[str, str] = {}
+        self._by_client: dict[tuple[bool, str], str] = {}
+        self._by_number: dict[int, str] = {}
+        self._opens: dict[str, float] = {}
+        self.changed: set[str] = set()
+        """Orders of which something new is to be told to control."""
 
     # ---- what the market does
 
     def acts_on(self, record: Record) -> bool:
         """Return whether a record could make the account be told something."""
         if self._due and record.ts > self._due[0].ts and self.book.ledger.positions:
+            return True
+        if record.ts > self._quoted and self.book.liquidation() is not None:
             return True
         if self.book.next_arrival() < record.ts:
             return True
@@ -109,12 +119,17 @@ class Account:
         """Take a record as the paper client does; return what the account is told."""
         self._next_id = ids
         book, symbol, ts = self.book, record.symbol, record.ts
+        if ts > self._quoted:
+            self._quoted = _NEVER
+            self._liquidate(ts)
         self._settle(ts)
         self._tell(book.on_time(ts))
         listing = self._market.listings[symbol]
         bars, row = listing.bars, record.row
         if record.kind is Kind.QUOTE:
-            self._tell(book.on_quote(symbol, float(bars.open[row]), ts))
+            price = float(bars.open[row])
+            self._tell(book.on_quote(symbol, price, ts))
+            self._quoted, self._opens[symbol] = ts, price
         elif record.kind is Kind.BAR:
             prices = tuple(float(getattr(bars, one)[row]) for one in ("open", "high", "low"))
             close = float(bars.close[row])
@@ -168,11 +183,38 @@ class Account:
         )
         self._events.append(account_update(self, "FUNDING_FEE", (), ts_ms))
 
+    def _liquidate(self, ts: int) -> None:
+        """Take every position away where the equity at the opens no longer carries them."""
+        if self.book.liquidation() is None:
+            return
+        for symbol, held in list(self.book.ledger.positions.items()):
+            number = next(self._next_id)
+            order = Order(
+                order_id=number,
+                algo_id=0,
+                client_id=f"autoclose-{ts // NS_PER_MS}{number}",
+                symbol=symbol,
+                side=-1 if held.quantity > 0.0 else 1,
+                kind="LIQUIDATION",
+                quantity=abs(held.quantity),
+                price=None,
+                trigger=None,
+                time_in_force="IOC",
+                reduce_only=True,
+                time_ms=ts // NS_PER_MS,
+                accepted=True,
+            )
+            self.submit(f"O{number}", order, ts - self._execution.latency_ns)
+            self._tell(self.book.on_quote(symbol, self._opens[symbol], ts))
+
     # ---- what the client does
 
     def submit(self, name: str, order: Order, ts: int) -> None:
         """Send an order to the book; it arrives one latency later."""
         self.orders[name] = order
+        self._by_client[(order.is_algo, order.client_id)] = name
+        self._by_number[order.algo_id or order.order_id] = name
+        self.changed.add(name)
         self._send(name, order, ts)
 
     def _send(self, name: str, order: Order, ts: int) -> None:
@@ -185,13 +227,18 @@ class Account:
                 quantity=round(order.quantity - order.executed, 9),
                 trigger=order.trigger,
                 reduce_only=order.reduce_only or order.close_position,
-                immediate=order.kind == "MARKET",
+                immediate=order.kind == "MARKET" and not is_forced(order.client_id),
                 is_target=order.kind == "TAKE_PROFIT_MARKET",
                 limit=order.price if resting else None,
                 post_only=resting and order.time_in_force == "GTX",
             ),
             ts,
         )
+
+    def is_taken(self, client_id: str, *, algo: bool) -> bool:
+        """Return whether an open order has a name; names of ended orders are free again."""
+        name = self._by_client.get((algo, client_id))
+        return name is not None and self.orders[name].is_open
 
     def cancel(self, name: str, ts: int) -> None:
         """Ask the book for an order's end; it takes effect one latency later."""
@@ -213,21 +260,23 @@ class Account:
     def find(
         self, symbol: str, *, order_id: int = 0, client_id: str = "", algo: bool
     ) -> str | None:
-        """Return the name in the book of the newest order that is meant; None for none."""
-        for name, order in reversed(self.orders.items()):
-            if order.symbol != symbol and symbol:
-                continue
-            if algo and order.is_algo:
-                if (order_id and order.algo_id == order_id) or (
-                    client_id and order.client_id == client_id
-                ):
-                    return name
-            elif not algo and (order.order_id or not order.is_algo):
-                if (order_id and order.order_id == order_id) or (
-                    client_id and order.client_id == client_id
-                ):
-                    return name
-        return None
+        """Return the name in the book of the newest order that is meant; None for none.
+
+        A stop that was triggered is an order of the matching engine, too.
+        """
+        name = self._by_number.get(order_id) if order_id else None
+        if name is None and client_id:
+            name = self._by_client.get((algo, client_id))
+            if name is None and not algo:
+                name = self._by_client.get((True, client_id))
+        if name is None:
+            return None
+        order = self.orders[name]
+        fits = _number(order, algo=algo) in (
+            (order_id,) if order_id else (order.algo_id, order.order_id)
+        )
+        known = order.is_algo if algo else bool(order.order_id)
+        return name if fits and known and symbol in ("", order.symbol) else None
 
     # ---- what the book says
 
@@ -242,6 +291,7 @@ class Account:
             order = self.orders[name]
             ts_ms = event.ts_event // NS_PER_MS
             order.update_ms = ts_ms
+            self.changed.add(name)
             listing = self._market.listings[order.symbol]
             if isinstance(event, PaperFill):
                 self._fill(order, event, listing)
@@ -290,6 +340,7 @@ class Account:
             self._accept(order, listing, ts_ms)
         if order.is_algo and not order.order_id:
             order.order_id, order.trigger_ms = next(self._next_id), ts_ms
+            self._by_number[order.order_id] = self._by_number[order.algo_id]
             self._events.append(algo_update(order, listing, "TRIGGERED", ts_ms))
         if order.reduce_only or order.close_position:
             # What reduces covers what is held: the venue changes the quantity of the order.
@@ -363,6 +414,21 @@ class Account:
     def has_event(self) -> bool:
         """Return whether a settlement is still to be paid."""
         return bool(self._due)
+
+
+def _number(order: Order, *, algo: bool) -> int:
+    return order.algo_id if algo else order.order_id
+
+
+def is_forced(client_id: str) -> bool:
+    """Return whether a market order must get out whole, however thin the market is.
+
+    The compiled adapter does not send the time in force of a market order, so a venue cannot tell
+    what may be left undone (immediate or cancel) from what may not. Ours are told apart by the
+    kind in their names (`strategies.order_ids`); any other market order takes no more than
+    `max_participation`, and the rest of it expires.
+    """
+    return _FORCED.match(client_id) is not None
 
 
 def _refusal(event: PaperReject) -> ExchangeError:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from catalog.errors import ConfigError
 from tests.exchange.core import Step
-from tests.exchange.orders import algo_status
+from tests.exchange.orders import Order, algo_status
 
 if TYPE_CHECKING:
     from tests.exchange.server import ExchangeServer
@@ -48,20 +48,25 @@ class Control:
         return web.json_response(state)
 
     async def _accounts(self, request: web.Request) -> web.Response:
-        return web.json_response(self.accounts())
+        changed = request.query.get("changed") == "true"
+        return web.json_response(self.accounts(changed=changed))
 
-    def accounts(self) -> dict[str, Any]:
-        """Return each account: money, positions, every order's state, what it received."""
+    def accounts(self, *, changed: bool = False) -> dict[str, Any]:
+        """Return each account: money, positions, orders, how much was asked of it.
+
+        Parameters
+        ----------
+        changed : bool
+            Whether only the orders are wanted that changed since this was last asked for.
+        """
         found = {}
         for account in self._server.exchange.accounts.values():
+            names = account.changed if changed else account.orders
             orders = {
-                one.client_id: {
-                    "status": algo_status(one) if one.is_algo else one.status,
-                    "executed": one.executed,
-                    "algo": one.is_algo,
-                }
-                for one in account.orders.values()
+                account.orders[name].client_id: _order(account.orders[name]) for name in names
             }
+            if changed:
+                account.changed = set()
             positions = {
                 name: [one.quantity, one.average_open]
                 for name, one in account.ledger.positions.items()
@@ -70,14 +75,15 @@ class Control:
                 "cash": account.ledger.cash,
                 "positions": positions,
                 "orders": orders,
-                "received": account.received,
+                "requests": account.requests,
                 "in_flight": self._server.exchange.in_flight(account),
             }
         return found
 
     async def _advance(self, request: web.Request) -> web.Response:
         step = await self._server.advance()
-        return web.json_response({"step": _told(step), "accounts": self.accounts()})
+        accounts = self.accounts(changed=True)
+        return web.json_response({"step": _told(step), "accounts": accounts})
 
     async def _pause(self, request: web.Request) -> web.Response:
         self._server.running.clear()
@@ -114,6 +120,18 @@ class Control:
     async def _clear(self, request: web.Request) -> web.Response:
         self._server.faults.clear()
         return web.json_response({})
+
+
+def _order(order: Order) -> dict[str, Any]:
+    return {
+        "status": algo_status(order) if order.is_algo else order.status,
+        "executed": order.executed,
+        "algo": order.is_algo,
+        "open": order.is_open,
+        "accepted": order.accepted,
+        "price": order.average,
+        "reason": order.reason,
+    }
 
 
 def _told(step: Step | None) -> dict[str, Any] | None:

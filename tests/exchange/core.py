@@ -103,6 +103,8 @@ class Exchange:
         self.clock = settings.start
         self.steps = 0
         self.prices: dict[str, float] = {}
+        self.listen_keys: dict[str, str] = {}
+        """By account; an exchange that was restarted still knows them."""
         self._position = 0
         self._ids: Iterator[int] = count(_FIRST_ID)
         self._flights: list[Flight] = []
@@ -280,15 +282,11 @@ class Exchange:
             order.order_id, name = number, f"O{number}"
         order.client_id = order.client_id or f"web_{number}"
         account.submit(name, order, self.clock)
-        account.received += 1
         return self._fly(account, name, "place")
 
     def _check_name(self, account: Account, order: Order, *, algo: bool) -> None:
-        if not order.client_id:
-            return
-        for one in account.orders.values():
-            if one.client_id == order.client_id and one.is_open and one.is_algo == algo:
-                raise ExchangeError(-4116, "ClientOrderId is duplicated.")
+        if order.client_id and account.is_taken(order.client_id, algo=algo):
+            raise ExchangeError(-4116, "ClientOrderId is duplicated.")
 
     def _check_margin(self, account: Account, order: Order, price: float) -> None:
         if order.reduce_only:
@@ -316,7 +314,6 @@ class Exchange:
         if name is None or not account.orders[name].is_open:
             raise unknown_order()
         account.cancel(name, self.clock)
-        account.received += 1
         return self._fly(account, name, "cancel")
 
     def amend(self, account: Account, name: str, wanted: tuple[float, float]) -> Flight:
@@ -338,7 +335,6 @@ class Exchange:
 
     def _amend(self, account: Account, name: str, wanted: tuple[float, float]) -> Flight:
         account.amend(name, wanted, self.clock)
-        account.received += 1
         return self._fly(account, name, "place")
 
     def _fly(self, account: Account, name: str, what: Literal["place", "cancel"]) -> Flight:
@@ -376,6 +372,16 @@ class Exchange:
     def _greet(self, account: Account, order: Order) -> None:
         # A market order that waits for an open is in the book, and known as new.
         order.accepted = True
+
+    def listen(self, account: Account, key: str) -> None:
+        """Give an account a listen key; an empty one takes it away."""
+        self._listen(account.keys.key, key)
+        self._log.command(self.steps, {"do": "listen", "key": account.keys.key, "listen": key})
+
+    def _listen(self, name: str, key: str) -> None:
+        self.listen_keys.pop(name, None)
+        if key:
+            self.listen_keys[name] = key
 
     # ---- questions
 
@@ -442,6 +448,8 @@ class Exchange:
         elif what == "amend":
             quantity, price = line["to"]
             self._amend(self.accounts[line["key"]], line["name"], (quantity, price))
+        elif what == "listen":
+            self._listen(line["key"], line["listen"])
         elif what == "price":
             self.meet_price()
 

@@ -156,6 +156,7 @@ class Rest:
 
     async def _place(self, account: Account, params: Params, *, algo: bool) -> dict[str, Any]:
         server = self._server
+        account.requests += 1
         server.limits.use_order()
         exchange = server.exchange
         listing = listing_of(exchange.market, params)
@@ -174,11 +175,13 @@ class Rest:
 
     async def cancel_order(self, account: Account, params: Params) -> dict[str, Any]:
         """Take an order back."""
+        account.requests += 1
         name = self._found(account, params, algo=False)
         return rest_order(*await self._cancel(account, name, params))
 
     async def cancel_algo(self, account: Account, params: Params) -> dict[str, Any]:
         """Take a stop or target back."""
+        account.requests += 1
         name = self._found(account, params, algo=True)
         order, _ = await self._cancel(account, name, {"symbol": _symbol_of(account, name)})
         return {
@@ -223,6 +226,7 @@ class Rest:
 
     async def modify_order(self, account: Account, params: Params) -> dict[str, Any]:
         """Change price and quantity of a limit order."""
+        account.requests += 1
         exchange = self._server.exchange
         listing = listing_of(exchange.market, params)
         name = self._found(account, params, algo=False)

@@ -65,7 +65,8 @@ class Remote:
         except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
             detail = error.read().decode() if isinstance(error, urllib.error.HTTPError) else ""
             raise RunFailedError(
-                f"the test exchange at {self.url} must answer /control/{path}, but: {error} {detail}"
+                f"the test exchange at {self.url} must answer /control/{path}, but: "
+                f"{error} {detail}"
             ) from error
 
     def state(self) -> dict[str, Any]:

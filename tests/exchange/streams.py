@@ -42,12 +42,6 @@ class _Socket:
         return "user" if self.user else "market"
 
 
-@dataclass(slots=True)
-class _Key:
-    account: str
-    until: float
-
-
 class Streams:
     """The sockets that listen, and the listen keys.
 
@@ -60,7 +54,7 @@ class Streams:
     def __init__(self, server: ExchangeServer) -> None:
         self._server = server
         self._sockets: set[_Socket] = set()
-        self._keys: dict[str, _Key] = {}
+        self._until: dict[str, float] = {}
         self.accepted = 0
         """Connections that were taken in, all in all."""
 
@@ -84,13 +78,11 @@ class Streams:
 
     def open_key(self, account: Account) -> str:
         """Return the account's listen key, extended; a new one where it has none."""
-        for key, one in self._keys.items():
-            if one.account == account.keys.key:
-                one.until = time.monotonic() + KEY_LIFE_S
-                return key
-        key = secrets.token_hex(32)
-        self._keys[key] = _Key(account.keys.key, time.monotonic() + KEY_LIFE_S)
-        return key
+        exchange, name = self._server.exchange, account.keys.key
+        if name not in exchange.listen_keys:
+            exchange.listen(account, secrets.token_hex(32))
+        self._until[name] = time.monotonic() + KEY_LIFE_S
+        return exchange.listen_keys[name]
 
     def extend_key(self, account: Account) -> str:
         """Extend the account's listen key.
@@ -100,33 +92,35 @@ class Streams:
         ExchangeError
             -1125 where there is none.
         """
-        if not any(one.account == account.keys.key for one in self._keys.values()):
+        if account.keys.key not in self._server.exchange.listen_keys:
             raise ExchangeError(-1125, "This listenKey does not exist.")
         return self.open_key(account)
 
     def close_key(self, account: Account) -> None:
         """End the account's listen key: nobody on it hears anything any more."""
-        for key in [one for one, held in self._keys.items() if held.account == account.keys.key]:
-            del self._keys[key]
+        self._server.exchange.listen(account, "")
 
     async def expire_all(self) -> None:
         """End every listen key and say so on its streams."""
-        for key in list(self._keys):
-            await self._expire(key)
+        for name in list(self._server.exchange.listen_keys):
+            await self._expire(name)
 
     async def expire_keys(self) -> None:
         """End listen keys that nobody extended."""
         while True:
             await asyncio.sleep(_POLL_S)
             now = time.monotonic()
-            for key in [name for name, one in self._keys.items() if one.until < now]:
-                await self._expire(key)
+            for name in list(self._server.exchange.listen_keys):
+                if self._until.setdefault(name, now + KEY_LIFE_S) < now:
+                    await self._expire(name)
 
-    async def _expire(self, key: str) -> None:
+    async def _expire(self, name: str) -> None:
+        exchange = self._server.exchange
+        key = exchange.listen_keys[name]
         message = {"e": "listenKeyExpired", "E": self._server.now_ms(), "listenKey": key}
         for one in [each for each in self._sockets if each.user == key]:
             await self._write(one, json.dumps(message))
-        self._keys.pop(key, None)
+        exchange.listen(exchange.accounts[name], "")
 
     # ---- sending
 
@@ -139,8 +133,8 @@ class Streams:
 
     def _hears(self, one: _Socket, message: Message) -> bool:
         if message.channel == "user":
-            key = self._keys.get(one.user)
-            return key is not None and key.account == message.name
+            key = self._server.exchange.listen_keys.get(message.name)
+            return key is not None and one.user == key
         return any(_plain(name) == message.name for name in one.streams)
 
     async def _deliver(self, one: _Socket, message: Message) -> None:
@@ -190,7 +184,7 @@ class Streams:
         names = request.match_info.get("names", "") or request.query.get("streams", "")
         one.user = request.query.get("listenKey", "")
         for name in names.split("/") if names else []:
-            if name in self._keys:
+            if name in self._server.exchange.listen_keys.values():
                 one.user = name
             else:
                 one.streams.add(name)

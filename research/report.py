@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from catalog.arrays import Float64Array, Int64Array
 from catalog.errors import DataError
 from catalog.timestamps import NS_PER_DAY
+from research.comparisons import MIN_DAYS
 from research.estimates import Estimate, interval_digits
+from research.overfitting import CONFIDENCE
 from research.performance import DailyEquity, Waterfall
 from research.trading_details import trade_results
 
@@ -211,7 +213,10 @@ def verdict(
     benchmarks : mapping of str to float
         Return of each benchmark over the same span, fractions.
     """
-    prediction = {name: estimate_of(found) for name, found in metrics["prediction"].items()}
+    days = _days(metrics)
+    few = days is not None and days < MIN_DAYS
+    read = _without_interval if few else estimate_of
+    prediction = {name: read(found) for name, found in metrics["prediction"].items()}
     sentences = [_about_auc(prediction["auc"]), _about_skill(prediction)]
     if prediction["auc"].value > SUSPICIOUS_AUC and not metrics["provenance"]["synthetic"]:
         sentences.append(
@@ -222,9 +227,17 @@ def verdict(
             )
         )
     if waterfall is not None:
-        trading = {name: estimate_of(found) for name, found in metrics["trading"].items()}
-        sentences.append(_about_result(trading, waterfall))
+        trading = {name: read(found) for name, found in metrics["trading"].items()}
+        sentences.append(_about_result(trading, waterfall, metrics.get("trials") or {}))
         sentences += [_about_benchmark(name, value) for name, value in benchmarks.items()]
+    if few:
+        sentences.append(
+            Sentence(
+                f"It is a record of {days:.3g} days: with fewer than {MIN_DAYS} no interval means "
+                "anything, and nothing is claimed.",
+                "bad",
+            )
+        )
     sentences.append(
         Sentence(
             "One history, one path: the intervals know nothing of other regimes, nor of how many "
@@ -233,6 +246,16 @@ def verdict(
         )
     )
     return tuple(sentences)
+
+
+def _days(metrics: Mapping[str, Any]) -> float | None:
+    """Return the length of the tested span; None of runs that did not say it."""
+    span = metrics.get("span")
+    return None if span is None else (int(span["end"]) - int(span["start"])) / NS_PER_DAY
+
+
+def _without_interval(found: Mapping[str, float | None]) -> Estimate:
+    return estimate_of(found)._replace(low=math.nan, high=math.nan)
 
 
 def _with_interval(found: Estimate, *, percent: bool = False) -> str:
@@ -270,22 +293,32 @@ def _about_skill(prediction: Mapping[str, Estimate]) -> Sentence:
     )
 
 
-def _about_result(trading: Mapping[str, Estimate], waterfall: Waterfall) -> Sentence:
+def _about_result(
+    trading: Mapping[str, Estimate], waterfall: Waterfall, trials: Mapping[str, Any]
+) -> Sentence:
     if trading["trades"].value == 0.0:
         return Sentence("The strategy never traded: no prediction passed its thresholds.",
                         "neutral")  # fmt: skip
     net = trading["net_return"]
     text = _with_interval(net, percent=True)
     costs = waterfall.fees + waterfall.slippage
+    chance, count = trials.get("dsr"), trials.get("count") or 1
+    if net.low > 0.0 and count > 1 and chance is not None and chance < CONFIDENCE:
+        return Sentence(
+            f"After all costs the strategy earned {text}: more than the luck of the days explains, "
+            f"but not more than that of {count:,.0f} trials (deflated Sharpe ratio "
+            f"{100.0 * chance:.0f} %).",
+            "neutral",
+        )
     if net.low > 0.0:
         return Sentence(
             f"After all costs the strategy earned {text}: more than the luck of the days explains.",
             "good",
         )
     if net.value > 0.0:
+        why = "" if math.isnan(net.low) else " but the interval includes losses:"
         return Sentence(
-            f"After all costs the strategy earned {text}, but the interval includes losses: this "
-            "may be luck.",
+            f"After all costs the strategy earned {text},{why or ' and'} this may be luck.",
             "neutral",
         )
     if waterfall.gross > 0.0:

@@ -488,7 +488,9 @@ def test_numbers_show_what_their_interval_supports(
     assert number_text(found, percent=percent) == expected
 
 
-def _told(auc: Estimate, net: Estimate, *, gross: float = 100.0, synthetic: bool = False) -> str:
+def _told(
+    auc: Estimate, net: Estimate, *, gross: float = 100.0, synthetic: bool = False, **more: object
+) -> str:
     prediction = dict.fromkeys(PREDICTION_METRICS, Estimate(0.01, -0.01, 0.02).as_dict())
     prediction["auc"] = auc.as_dict()
     trading = {"trades": Estimate(10, 5, 15).as_dict(), "net_return": net.as_dict()}
@@ -496,6 +498,7 @@ def _told(auc: Estimate, net: Estimate, *, gross: float = 100.0, synthetic: bool
         "prediction": prediction,
         "trading": trading,
         "provenance": {"synthetic": synthetic},
+        **more,
     }
     steps = Waterfall(gross, 30.0, 20.0, 0.0, gross - 50.0, 0.0, 1000.0)
     return "\n".join(line.text for line in verdict(metrics, steps, {"buy and hold": -0.123}))
@@ -516,6 +519,20 @@ def test_the_verdict_says_what_the_intervals_allow() -> None:
     assert "Before costs it earned 100 USDT; fees and slippage took 50" in _told(good, loss)
     assert "lost, before costs as well" in _told(good, loss, gross=-10.0)
     assert "buy and hold lost 12.3 %" in _told(good, sure)
+
+
+def test_the_verdict_claims_nothing_of_few_days_and_knows_the_trials() -> None:
+    auc, net = Estimate(0.55, 0.54, 0.56), Estimate(0.2, 0.1, 0.3)
+    few = _told(auc, net, span={"start": 0, "end": 4 * NS_PER_DAY})
+    assert "cannot be told from chance: AUC 0.55." in few
+    assert "the strategy earned 20 %, and this may be luck" in few
+    assert "a record of 4 days: with fewer than 8 no interval means anything" in few
+    enough = {"start": 0, "end": 8 * NS_PER_DAY}
+    assert "more than the luck of the days explains." in _told(auc, net, span=enough)
+    tried = _told(auc, net, span=enough, trials={"count": 40, "dsr": 0.62})
+    assert "but not more than that of 40 trials (deflated Sharpe ratio 62 %)" in tried
+    for trials in ({"count": 40, "dsr": 0.97}, {"count": 1, "dsr": 0.9}, None):
+        assert "luck of the days explains." in _told(auc, net, span=enough, trials=trials)
 
 
 def test_a_result_too_good_to_be_true_is_called_that_on_real_data_only() -> None:

@@ -24,7 +24,7 @@ from live.engine_process import SHARED_ACCOUNT_VARIABLE
 from live.feed_delivery import Receivers
 from live.history import first_needed, stored_history
 from live.live_guard import LiveGuard
-from live.market_clock import MarketClock, clock_for, wall_clock
+from live.market_clock import ClockTap, MarketClock, clock_for, wall_clock
 from live.market_feed import FeedConfig, FeedWiring, MarketFeed
 from live.node import NodeClients, exchange_node_config, run_clients
 from live.paper import PaperExecutionClient, PaperWiring, paper_factory
@@ -172,7 +172,14 @@ class ExchangeEngine:
         engine.each_look.append(self._look)
         watcher = self._watch_account()
         engine.before_exit = self._leave
-        actors = [parts.actor, self.feed, self._guard_actor(), *self._quotes(), engine.watch()]
+        actors = [
+            *self._clock_tap(),
+            parts.actor,
+            self.feed,
+            self._guard_actor(),
+            *self._quotes(),
+            engine.watch(),
+        ]
         config = exchange_node_config(reconciles=self._is_real, instruments=self._request.traded)
         engine.start("starting")
         error: BaseException | None = None
@@ -222,6 +229,9 @@ class ExchangeEngine:
     def _paper_failed(self, error: BaseException) -> None:
         self.engine.fail(f"paper exchange: {type(error).__name__}: {error}")
 
+    def _clock_tap(self) -> list[ClockTap]:
+        return [] if self.clock is None else [ClockTap(self.clock, self._prepared.instruments)]
+
     def _seen(self, ts: int) -> None:
         if self.clock is not None:
             self.clock.seen(ts)
@@ -248,9 +258,9 @@ class ExchangeEngine:
         view = self.engine.view
         view.last_bar_ns = found.ts
         self._seen(found.ts)
-        before = view.measured.orders.count
+        before = view.measured.seen_orders
         view.notice()
-        if found.fresh and view.measured.orders.count > before:
+        if found.fresh and view.measured.seen_orders > before:
             view.measured.latency(latency_ns / NS_PER_MS)
 
     def _look(self, wall_ns: int) -> None:

@@ -7,7 +7,11 @@ its own, at a pace of its own: whoever lives by the wall clock would take its ba
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+from nautilus_trader.common import DataActor, DataActorConfig
+from nautilus_trader.model import ActorId, InstrumentId
 
 from catalog.timestamps import NS_PER_SECOND
 
@@ -70,3 +74,38 @@ def clock_for(market_ns: int, speed: float | None) -> MarketClock | None:
     if abs(market_ns - wall_clock()) <= SAME_TIME_NS:
         return None
     return MarketClock(market_ns, speed)
+
+
+class ClockTap(DataActor):
+    """Tell a market's clock the stamps of quotes and mark prices; added before whoever asks it.
+
+    Parameters
+    ----------
+    clock : MarketClock
+        Is told.
+    instruments : sequence of str
+        Whose records.
+    """
+
+    def __new__(cls, clock: MarketClock, instruments: Sequence[str]) -> Self:
+        """Create the native part, whose own constructor refuses our arguments."""
+        return super().__new__(cls)
+
+    def __init__(self, clock: MarketClock, instruments: Sequence[str]) -> None:
+        super().__init__(DataActorConfig(actor_id=ActorId("CLOCK-TAP-001")))
+        self._clock = clock
+        self._instruments = tuple(InstrumentId.from_str(name) for name in instruments)
+
+    def on_start(self) -> None:
+        """Subscribe."""
+        for one in self._instruments:
+            self.subscribe_quotes(one)
+            self.subscribe_mark_prices(one)
+
+    def on_quote(self, quote: Any) -> None:
+        """Take a stamp."""
+        self._clock.seen(quote.ts_event)
+
+    def on_mark_price(self, mark_price: Any) -> None:
+        """Take a stamp."""
+        self._clock.seen(mark_price.ts_event)

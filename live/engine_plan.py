@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -167,5 +167,13 @@ def _parsed(content: object, where: str) -> FleetPlan:
     try:
         return FleetPlan.model_validate(content)
     except ValidationError as error:
-        faults = "\n".join(f"  {explain(one, FleetPlan, 'plan')}" for one in error.errors())
+        faults = "\n".join(f"  {_explained(one)}" for one in error.errors())
         raise ConfigError(f"plan {where} has {error.error_count()} fault(s):\n{faults}") from None
+
+
+def _explained(fault: Any) -> str:
+    place = fault["loc"]
+    if len(place) < 3 or place[0] != "engines":
+        return explain(fault, FleetPlan, "plan")
+    within = explain({**fault, "loc": place[2:]}, EnginePlan, "engine")
+    return f"engines.{place[1]}.{within}"

@@ -278,6 +278,11 @@ class Account:
         known = order.is_algo if algo else bool(order.order_id)
         return name if fits and known and symbol in ("", order.symbol) else None
 
+    def greet(self, order: Order, ts_ms: int) -> list[dict[str, Any]]:
+        """Say that an order is known, which has met no price yet."""
+        self._accept(order, self._market.listings[order.symbol], ts_ms)
+        return self._told()
+
     # ---- what the book says
 
     def _told(self) -> list[dict[str, Any]]:

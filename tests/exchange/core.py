@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from typing import Any, Literal, NamedTuple
 
@@ -154,9 +154,12 @@ class Exchange:
     def step(self) -> Step | None:
         """Let the next thing happen; None at the end of the market."""
         step = self._step()
-        if step is not None:
-            self._log.step(step.number, step.ts, step.messages)
-            self._land()
+        return None if step is None else self._finished(step)
+
+    def _finished(self, step: Step) -> Step:
+        """Answer what has arrived, and take the step down."""
+        step = replace(step, messages=(*step.messages, *self._land(closes=step.closes)))
+        self._log.step(step.number, step.ts, step.messages)
         return step
 
     def _step(self) -> Step | None:
@@ -178,10 +181,7 @@ class Exchange:
         ts, due = self.market.time_of(self._position), self._next_due()
         if due == _NEVER or self._later.messages or (ts is not None and due >= ts):
             return None
-        step = self._arrive(due)
-        self._log.step(step.number, step.ts, step.messages)
-        self._land()
-        return step
+        return self._finished(self._arrive(due))
 
     def _arrive(self, due: int) -> Step:
         self.clock = max(self.clock, due)
@@ -205,9 +205,7 @@ class Exchange:
             return None
         step = self._made("price", told)
         self._log.command(step.number - 1, {"do": "price"})
-        self._log.step(step.number, step.ts, step.messages)
-        self._land()
-        return step
+        return self._finished(step)
 
     def _records(self, ts: int) -> Step | None:
         shown: list[Message] = []
@@ -349,29 +347,39 @@ class Exchange:
         self._flights.append(flight)
         return flight
 
-    def _land(self) -> None:
-        """Answer the commands that have arrived."""
-        landed = [one for one in self._flights if one.arrival <= self.clock]
-        if not landed:
-            return
-        self._flights = [one for one in self._flights if one.arrival > self.clock]
-        for flight in landed:
+    def _land(self, *, closes: bool) -> list[Message]:
+        """Answer the commands that have arrived; return what accounts are told of them.
+
+        What arrives with a record is in the book once its instrument's record was taken.
+        """
+        waiting: list[Flight] = []
+        told: list[Message] = []
+        for flight in self._flights:
             order = flight.account.orders[flight.name]
-            refusal = flight.account.refusals.pop(flight.name, None)
-            if flight.what == "cancel" and order.status not in ("CANCELED", "EXPIRED"):
-                refusal = unknown_order()
-            if flight.what == "place" and refusal is None and not order.accepted:
-                self._greet(flight.account, order)
-            if flight.done is None or flight.done.done():
-                continue
+            known = not order.is_open or (flight.what == "place" and order.accepted)
+            there = flight.arrival < self.clock or (flight.arrival == self.clock and closes)
+            if known or there:
+                told += self._answer(flight, order)
+            else:
+                waiting.append(flight)
+        self._flights = waiting
+        return told
+
+    def _answer(self, flight: Flight, order: Order) -> list[Message]:
+        account = flight.account
+        told: list[Message] = []
+        refusal = account.refusals.pop(flight.name, None)
+        if flight.what == "cancel" and order.status not in ("CANCELED", "EXPIRED"):
+            refusal = unknown_order()
+        if flight.what == "place" and order.is_open and not order.accepted:
+            # A market order that waits for an open is in the book, and known as new.
+            told = self._user(account, account.greet(order, self.clock_ms))
+        if flight.done is not None and not flight.done.done():
             if refusal is not None:
                 flight.done.set_exception(refusal)
             else:
                 flight.done.set_result(order)
-
-    def _greet(self, account: Account, order: Order) -> None:
-        # A market order that waits for an open is in the book, and known as new.
-        order.accepted = True
+        return told
 
     def listen(self, account: Account, key: str) -> None:
         """Give an account a listen key; an empty one takes it away."""
@@ -432,9 +440,7 @@ class Exchange:
 
     def _replayed_step(self) -> Step | None:
         step = self._step()
-        if step is not None:
-            self._land()
-        return step
+        return None if step is None else self._finished(step)
 
     def _again(self, line: dict[str, Any]) -> None:
         what = line.get("do")

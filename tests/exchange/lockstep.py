@@ -13,7 +13,7 @@ import http.client
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -118,6 +118,27 @@ class LockStep:
         self._base = self._call("GET", "accounts")[account]["requests"]
         self.step: dict[str, Any] | None = None
         self.steps = 0
+
+    def await_client(self, streams: Iterable[str], *, seconds: float = 30.0) -> None:
+        """Wait until the client listens to market streams and to its account's events.
+
+        Raises
+        ------
+        RunFailedError
+            If it does not in time.
+        """
+        wanted, end = set(streams), time.monotonic() + seconds
+        while True:
+            state = self._call("GET", "state")
+            missing = wanted - set(state["subscriptions"])
+            if not missing and state["connections"]["user"]:
+                return
+            if time.monotonic() > end:
+                raise RunFailedError(
+                    f"the client must listen within {seconds:g} s, lacks {sorted(missing)} and "
+                    f"has {state['connections']['user']} user streams"
+                )
+            time.sleep(0.02)
 
     def run(
         self,

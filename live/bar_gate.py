@@ -5,10 +5,14 @@ before their close, and not at all while a connection is down. What comes out of
 a catalog would hold: for each close, in order, the bars of all instruments.
 
 A close is let through once every instrument's bar is there, or once the exchange has said that one
-is not (`BarGate.lacks`), which counts only when the close is `patience_secs` old: its history may
-be a little behind its stream. An exchange that says nothing holds everything back: bars that follow
-a gap wait until the gap is filled. A source without a history (`has_history=False`) is different:
-there a bar counts as missing when the patience is over.
+is not (`BarGate.lacks`). Its word counts when the close is `patience_secs` old, because its history
+may be a little behind its stream, and once its history has shown any bar of the instrument at all
+(`BarGate.proves`), because one that is out of order may answer that there is nothing. A close at
+which no instrument has a bar is passed over once a later bar shows that the exchange goes on.
+
+An exchange that says nothing holds everything back: bars that follow a gap wait until the gap is
+filled. A source without a history (`has_history=False`) is different: there a bar counts as missing
+when the patience is over.
 
 The gate is pure: it is told the time, and it asks for nothing. Times are UTC nanoseconds of the
 data, which need not be those of the wall clock.
@@ -225,6 +229,8 @@ class BarGate:
         self._absent: dict[int, set[str]] = {}
         self._latest = dict.fromkeys(self._instruments, 0)
         self._passed: OrderedDict[int, dict[str, RawBar]] = OrderedDict()
+        self._proved: set[str] = set()
+        self._searched: dict[str, int] = {}
         self._gap_until = 0
         self._begun = False
         self._slack = round(config.stamp_slack_secs * NS_PER_SECOND)
@@ -291,12 +297,28 @@ class BarGate:
     def lacks(self, gap: Gap, asked: int) -> None:
         """Take note that the exchange, asked for these closes at a time, had nothing new.
 
-        Those for which the patience was not over then are asked for again.
+        Those for which the patience was not over then are asked for again, and those after which
+        there is no bar of anything.
         """
-        last = min(gap.last, self.last_close(asked - self._patience))
+        name = gap.instrument_id
+        newest = max(self._waiting, default=0)
+        last = min(gap.last, newest, self.last_close(asked - self._patience))
+        if name not in self._proved:
+            # So that the next page is asked for: an instrument may be younger than the warm-up.
+            self._searched[name] = gap.last
+            return
         for close in range(max(gap.first, self.next_ts), last + 1, self._interval):
-            if gap.instrument_id not in self._waiting.get(close, ()):
-                self._absent.setdefault(close, set()).add(gap.instrument_id)
+            if name not in self._waiting.get(close, ()):
+                self._absent.setdefault(close, set()).add(name)
+
+    def proves(self, instrument_id: str) -> None:
+        """Take note that the exchange's history has shown a bar of an instrument."""
+        self._proved.add(instrument_id)
+        self._searched.pop(instrument_id, None)
+
+    def is_proved(self, instrument_id: str) -> bool:
+        """Return whether the exchange's history has shown a bar of an instrument."""
+        return instrument_id in self._proved
 
     def complete(self, ts: int) -> None:
         """Take note that nothing more will come for closes up to `ts`: recorded data know it."""
@@ -315,11 +337,20 @@ class BarGate:
             until = max(due, min(self._latest[name], self.last_close(now - self._lag)))
             lacking = [ts for ts in self._closes(until) if self._lacking(ts, name)]
             if lacking:
-                found.append(Gap(name, lacking[0], lacking[-1]))
+                first = self._beyond_search(name, lacking)
+                found.append(Gap(name, first, lacking[-1]))
         if found and self._begun and self.next_ts > self._gap_until:
             self.counts.gaps += 1
             self._gap_until = max(gap.last for gap in found)
         return found
+
+    def _beyond_search(self, name: str, lacking: list[int]) -> int:
+        """Return the first close to ask for: behind what was searched in vain, or all again."""
+        searched = self._searched.get(name, 0)
+        if searched >= lacking[-1]:
+            del self._searched[name]
+            return lacking[0]
+        return next(ts for ts in lacking if ts > searched)
 
     def _closes(self, until: int) -> range:
         return range(self.next_ts, until + 1, self._interval)
@@ -338,7 +369,7 @@ class BarGate:
             ts = self.next_ts
             if not self.config.has_history and ts + self._patience <= now:
                 self.complete(ts)
-            if any(self._lacking(ts, name) for name in self._instruments):
+            if any(self._lacking(ts, name) for name in self._instruments) or not self._waiting:
                 return None
             held = self._waiting.pop(ts, {})
             self._absent.pop(ts, None)

@@ -7,8 +7,9 @@ to ask; `live.market_feed` sends it through the engine's ``request_bars``, which
 
 An answer of the engine names no request, and an empty one not even an instrument. So an answer is
 judged by what it brings: the next request is for what is still missing, and an answer with nothing
-new is the exchange's word that there is nothing. Where an empty answer could belong to several
-requests, they are sent again one after the other.
+new is the exchange's word that there is nothing. Each request reaches back to a bar that is known,
+so that the answer of an exchange in good order is never empty; where an empty one could belong to
+several requests, they are sent again one after the other.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 
 MAX_PAGE_BARS = 1_500
 """Bars that the reference venue gives for one request, at most."""
-_EARLIER = 2
-"""Bars beside those asked for that fit into a page: venues differ in which ends they include."""
+_EARLIER = 3
+"""Bars asked for in front of those that are missing: venues differ in which ends they include."""
 
 
 class HistoryConfig(Config):
@@ -63,7 +64,7 @@ class HistoryConfig(Config):
         features look back four days.
     """
 
-    page_bars: int = Field(default=1_000, ge=1, le=MAX_PAGE_BARS - _EARLIER)
+    page_bars: int = Field(default=1_000, ge=1, le=MAX_PAGE_BARS - 2 * _EARLIER)
     timeout_secs: float = Field(default=15.0, gt=0.0)
     retry_secs: float = Field(default=1.0, gt=0.0)
     max_retry_secs: float = Field(default=60.0, gt=0.0)
@@ -79,7 +80,7 @@ class Ask(NamedTuple):
     instrument_id : str
         Whose.
     start, end : int
-        UTC nanoseconds: from the open of the first bar to the close of the last.
+        UTC nanoseconds: from the open of a bar before the first to the close of the last.
     limit : int
         Records, at most.
     gap : Gap
@@ -93,6 +94,24 @@ class Ask(NamedTuple):
     gap: Gap
 
 
+class Answer(NamedTuple):
+    """What came of a request, as far as the answer tells.
+
+    Parameters
+    ----------
+    instrument_id : str
+        Whose records came.
+    new : int
+        How many of them were missing.
+    earliest : int
+        Stamp of the first of them, UTC nanoseconds.
+    """
+
+    instrument_id: str
+    new: int
+    earliest: int
+
+
 @dataclass(slots=True)
 class _Talk:
     """What is going on about one instrument. Times in nanoseconds of the wall clock."""
@@ -101,6 +120,7 @@ class _Talk:
     sent_at: int = 0
     next_at: int = 0
     failures: int = 0
+    doubtful: bool = False
 
 
 @dataclass(slots=True)
@@ -160,33 +180,39 @@ class HistoryDesk:
             if free and wall >= talk.next_at and wall >= self._next_start:
                 yield self._send(talk, gap, wall)
 
-    def answered(self, instrument_id: str | None, new: int, wall: int) -> Gap | None:
+    def answered(self, answer: Answer | None, wall: int) -> Gap | None:
         """Take an answer; return the closes about which the exchange has nothing more, if so.
 
         Parameters
         ----------
-        instrument_id : str, optional
-            Whose records came; None where none came.
-        new : int
-            How many of them were missing.
+        answer : Answer, optional
+            What came; None for an empty one.
         wall : int
             The wall clock, nanoseconds.
         """
-        talk = self._answering(instrument_id)
+        talk = self._answering(answer)
         if talk is None or talk.sent is None:
             return None
+        if answer is not None and answer.earliest < talk.sent.start:
+            # What was asked for earlier and came late says nothing about this request.
+            return None
+        new = 0 if answer is None else answer.new
         asked, talk.sent = talk.sent, None
         # After a request without an answer this one may be its own, come late.
-        doubtful, talk.failures = talk.failures > 0, 0
+        doubtful, talk.doubtful = talk.doubtful, False
         self.counts.answered += 1
-        # Something new is progress: the rest is asked for at once. Nothing new is asked again only
-        # where it is doubtful, or the patience of the gate is not over.
-        talk.next_at = wall if new else wall + self._pause(0)
+        if answer is None:
+            self._pause_after(talk, wall)
+        else:
+            # Something new is progress: the rest is asked for at once. Nothing new is asked again
+            # only where it is doubtful, or the patience of the gate is not over.
+            talk.failures = 0
+            talk.next_at = wall if new else wall + self._pause(0)
         return None if new or doubtful else asked.gap
 
-    def _answering(self, instrument_id: str | None) -> _Talk | None:
-        if instrument_id is not None:
-            return self._talks.get(instrument_id)
+    def _answering(self, answer: Answer | None) -> _Talk | None:
+        if answer is not None:
+            return self._talks.get(answer.instrument_id)
         asked = [talk for talk in self._talks.values() if talk.sent is not None]
         if len(asked) > 1:
             self._serial = True
@@ -210,7 +236,7 @@ class HistoryDesk:
 
     @property
     def failures(self) -> int:
-        """Requests in a row without an answer, of the instrument that fares worst."""
+        """Requests in a row without an answer that says something, of who fares worst."""
         return max((talk.failures for talk in self._talks.values()), default=0)
 
     @property
@@ -227,8 +253,8 @@ class HistoryDesk:
         last = min(gap.last, gap.first + (page - 1) * self._interval)
         count = (last - gap.first) // self._interval + 1
         asked = Gap(gap.instrument_id, gap.first, last)
-        start = gap.first - self._interval
-        talk.sent = Ask(gap.instrument_id, start, last, count + _EARLIER, asked)
+        start = gap.first - (1 + _EARLIER) * self._interval
+        talk.sent = Ask(gap.instrument_id, start, last, count + 2 * _EARLIER, asked)
         talk.sent_at = wall
         self._next_start = wall + round(NS_PER_SECOND / self.config.requests_per_second)
         self.counts.sent += 1
@@ -236,9 +262,13 @@ class HistoryDesk:
 
     def _failed(self, talk: _Talk, wall: int) -> None:
         talk.sent = None
+        talk.doubtful = True
+        self.counts.failed += 1
+        self._pause_after(talk, wall)
+
+    def _pause_after(self, talk: _Talk, wall: int) -> None:
         talk.next_at = wall + self._pause(talk.failures)
         talk.failures += 1
-        self.counts.failed += 1
 
     def _pause(self, failures: int) -> int:
         longest = min(self.config.retry_secs * 2.0 ** min(failures, 30), self.config.max_retry_secs)

@@ -45,7 +45,7 @@ from catalog.instruments import bar_type
 from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR, NS_PER_SECOND, format_time, interval_name
 from live.bar_gate import BarGate, BarSet, GateConfig
 from live.feed_delivery import Close, Delivery, Exchange, Receivers, raw_bar
-from live.history import HistoryConfig, HistoryDesk, StoredHistory, first_needed
+from live.history import Answer, HistoryConfig, HistoryDesk, StoredHistory, first_needed
 from live.settlements import Settlements
 from research.predictor import PredictorSpec
 from strategies.slow_records import pass_on, subscriptions
@@ -143,7 +143,7 @@ class FeedStatus:
     state : str
         See `FeedState`.
     reason : str
-        Why it does not trade; empty where it does.
+        Why it does not trade, or not everything; empty where all is well.
     last_bar_ns : int
         The last close handed on, UTC nanoseconds; 0 for none.
     next_bar_ns : int
@@ -152,7 +152,8 @@ class FeedStatus:
         As `GateCounts`, with ``reconnects``, ``requests``, ``requests_failed``, ``settlements``,
         ``settlements_estimated``.
     input_ages_s : dict of str to float
-        Seconds since the stamp of the last record, by input: ``bars``, ``funding``, series.
+        Seconds since the stamp of the last record, by input: ``bars`` (handed on), ``stream`` (bars
+        that came without being asked for), ``funding``, and each slow series.
     """
 
     state: FeedState
@@ -220,6 +221,7 @@ class MarketFeed(DataActor):
         self._last_bar = 0
         self._known: dict[str, int] = {}
         self._asked_at: dict[str, int] = {}
+        self._fed = dict.fromkeys(self._spec.instruments, 0)
 
     def on_start(self) -> None:
         """Subscribe, and begin with what the catalog holds."""
@@ -327,20 +329,26 @@ class MarketFeed(DataActor):
         """Hand on what can be, and ask for what cannot."""
         self._ready = True
         self._advance()
-        now, wall = self._now(), self.clock.timestamp_ns()
-        gate, settlements = self._gate, self._settlements
-        assert gate is not None
-        if not self._config.gate.has_history:
-            return
-        for ask in self._asks_bars.due(gate.gaps(now), wall):
+        if self._config.gate.has_history:
+            self._ask_for_bars()
+            self._ask_for_funding()
+
+    def _ask_for_bars(self) -> None:
+        assert self._gate is not None
+        now = self._now()
+        for ask in self._asks_bars.due(self._gate.gaps(now), self.clock.timestamp_ns()):
             start, end = _moment(ask.start), _moment(ask.end)
             kind = self._types[ask.instrument_id]
             self._asked_at[ask.instrument_id] = now
             self.request_bars(kind, start=start, end=end, limit=ask.limit, client_id=self._client)
-        if settlements is None:
+
+    def _ask_for_funding(self) -> None:
+        if self._settlements is None:
             return
-        for ask in self._asks_funding.due(settlements.gaps(now), wall):
+        gaps = self._settlements.gaps(self._now())
+        for ask in self._asks_funding.due(gaps, self.clock.timestamp_ns()):
             identity = InstrumentId.from_str(ask.instrument_id)
+            # A settlement is stamped some milliseconds after its hour.
             start, end = _moment(ask.start), _moment(ask.end + NS_PER_SECOND)
             self.request_funding_rates(
                 identity, start=start, end=end, limit=ask.limit, client_id=self._client
@@ -350,17 +358,22 @@ class MarketFeed(DataActor):
         if self._gate is None or bar.bar_type not in self._kinds:
             return
         if self._gate.take(raw_bar(bar, streamed=True), self._now()) == "taken":
+            self._known["stream"] = max(self._known.get("stream", 0), bar.ts_event)
             self._advance()
 
     def _take_history(self, bars: Sequence[Any]) -> None:
         gate = self._gate
         assert gate is not None
-        now, wall = self._now(), self.clock.timestamp_ns()
-        name = str(bars[0].bar_type.instrument_id) if bars else None
-        verdicts = [gate.take(raw_bar(bar, streamed=False), now) for bar in bars]
-        nothing_more = self._asks_bars.answered(name, verdicts.count("taken"), wall)
-        if nothing_more is not None:
-            gate.lacks(nothing_more, self._asked_at.get(nothing_more.instrument_id, now))
+        now, answer = self._now(), None
+        if bars:
+            name = str(bars[0].bar_type.instrument_id)
+            verdicts = [gate.take(raw_bar(bar, streamed=False), now) for bar in bars]
+            gate.proves(name)
+            earliest = min(bar.ts_event for bar in bars)
+            answer = Answer(name, verdicts.count("taken"), earliest)
+        gap = self._asks_bars.answered(answer, self.clock.timestamp_ns())
+        if gap is not None and (bars or not gate.is_proved(gap.instrument_id)):
+            gate.lacks(gap, self._asked_at.get(gap.instrument_id, now))
         self._look()
 
     def _take_rate(self, rate: Any) -> None:
@@ -373,10 +386,12 @@ class MarketFeed(DataActor):
     def _take_settled(self, rates: Sequence[Any]) -> None:
         settlements = self._settlements
         assert settlements is not None
-        name = str(rates[0].instrument_id) if rates else None
-        pairs = [(rate.ts_event, float(rate.rate)) for rate in rates]
-        new = 0 if name is None else settlements.answered(name, pairs)
-        gap = self._asks_funding.answered(name, new, self.clock.timestamp_ns())
+        answer = None
+        if rates:
+            name = str(rates[0].instrument_id)
+            pairs = [(rate.ts_event, float(rate.rate)) for rate in rates]
+            answer = Answer(name, settlements.answered(name, pairs), min(pairs)[0])
+        gap = self._asks_funding.answered(answer, self.clock.timestamp_ns())
         if gap is not None:
             settlements.lacks(gap, self._now())
         self._look()
@@ -410,6 +425,7 @@ class MarketFeed(DataActor):
                 return
             now = self._now()
             if settlements is not None and settlements.holds_back(gate.next_ts, now):
+                self._ask_for_funding()
                 return
             found = gate.pop(now)
             if found is None:
@@ -451,6 +467,8 @@ class MarketFeed(DataActor):
     def _hand_on(self, close: Close) -> None:
         self._last_bar = self._known["bars"] = close.ts
         self._warm = self._warm or close.bars.fresh
+        for name in close.bars.bars:
+            self._fed[name] += 1
         self._delivery.hand_on(close)
         latency = max(0, self.clock.timestamp_ns() - self._received)
         self._wiring.on_handled(close.bars, latency)
@@ -464,16 +482,26 @@ class MarketFeed(DataActor):
             return "starting", "the node has not started the feed"
         due = gate.last_close(now - round(self._config.gate.ask_after_secs * NS_PER_SECOND))
         if gate.next_ts > due:
-            return "trading", ""
+            short = self._short_of_history()
+            return ("warming" if len(short) == len(self._fed) else "trading"), "; ".join(short)
         state: FeedState = "waiting" if self._warm else "warming"
         late = (due - gate.next_ts) // self._spec.interval_ns + 1
         reason = f"{late} closes are missing from {format_time(gate.next_ts)} on"
         failures = self._asks_bars.failures
         if failures:
-            reason += f"; the exchange did not answer {failures} times in a row"
+            reason += f"; its history failed {failures} times in a row"
         if settlements is not None and settlements.holds_back(gate.next_ts, now):
             reason += "; a settled funding rate is waited for"
         return state, reason
+
+    def _short_of_history(self) -> list[str]:
+        """Say of which instruments there are fewer bars than their features look back."""
+        needed = self._spec.warmup_bars
+        return [
+            f"{name} has {count} of the {needed} bars that its features need"
+            for name, count in self._fed.items()
+            if count < needed
+        ]
 
     def _now(self) -> int:
         now = self._wiring.now

@@ -126,11 +126,17 @@ class Settlements:
     def lacks(self, gap: Gap, now: int) -> None:
         """Take note that the history has nothing more in a span.
 
-        Where that reaches to the present, the warm-up need not wait for it any longer.
+        Where that reaches to the present, the warm-up need not wait for it any longer, unless no
+        settlement is known at all: then all is asked for again.
         """
-        self._searched[gap.instrument_id] = gap.last
-        if gap.last >= now // NS_PER_HOUR * NS_PER_HOUR:
-            self._unasked.discard(gap.instrument_id)
+        name = gap.instrument_id
+        self._searched[name] = gap.last
+        if gap.last < now // NS_PER_HOUR * NS_PER_HOUR:
+            return
+        if self._last[name]:
+            self._unasked.discard(name)
+        else:
+            del self._searched[name]
 
     def gaps(self, now: int) -> list[Gap]:
         """Return what the history has to be asked for now, at most one span an instrument."""

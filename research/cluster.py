@@ -6,6 +6,7 @@ machine has the project installed, the same sources and libraries, and refuses j
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -19,7 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from catalog.errors import ConfigError, IntegrityError
 from research.code_identity import library_versions
@@ -148,9 +149,55 @@ def cluster_pool(cluster: str, count: int | None, threads: int) -> Iterator[Para
     ConfigError
         As `worker_count`.
     """
+    number = worker_count(cluster, count, threads)
+    connection = connect(cluster).get_runtime_context().get_job_id()
+    pool = _kept_pool(_Key(cluster, number, threads, connection))
+    try:
+        yield pool
+    except BaseException as error:
+        # Whoever stops asking ends the workers and what they do.
+        _end_pool()
+        from ray.exceptions import RayActorError
+
+        if isinstance(error, RayActorError):
+            # By the name that it has on one machine.
+            raise BrokenProcessPool(str(error)) from error
+        raise
+
+
+class _Key(NamedTuple):
+    """What a pool's workers are: those of another stage of a command serve, of another no."""
+
+    cluster: str
+    number: int
+    threads: int
+    connection: str
+
+
+_POOL: dict[_Key, Parallel] = {}
+"""The pool of the last jobs, if they ended well: its workers took seconds to begin and import."""
+
+
+def _kept_pool(key: _Key) -> Parallel:
+    if key not in _POOL:
+        _end_pool()
+        _POOL[key] = _new_pool(key).__enter__()
+    return _POOL[key]
+
+
+def _end_pool() -> None:
+    """End the workers of the last jobs."""
+    while _POOL:
+        _, pool = _POOL.popitem()
+        # Those of a cluster that was left are gone.
+        with contextlib.suppress(Exception):
+            pool.__exit__(None, None, None)
+
+
+def _new_pool(key: _Key) -> Parallel:
     from joblib import Parallel
 
-    number = worker_count(cluster, count, threads)
+    number, threads = key.number, key.threads
     variables = {name: str(threads) for name in _THREAD_VARIABLES}
     settings = {
         # Ray counts none for a worker of a pool, and would put all of them on one machine.
@@ -161,19 +208,13 @@ def cluster_pool(cluster: str, count: int | None, threads: int) -> Iterator[Para
         "max_restarts": _RESTARTS,
         "max_task_retries": _RESTARTS,
     }
-    from ray.exceptions import RayActorError
-
-    try:
-        yield Parallel(
-            n_jobs=number,
-            backend=_backend(settings),
-            return_as="generator_unordered",
-            batch_size=1,
-            pre_dispatch=number,
-        )
-    except RayActorError as error:
-        # By the name that it has on one machine.
-        raise BrokenProcessPool(str(error)) from error
+    return Parallel(
+        n_jobs=number,
+        backend=_backend(settings),
+        return_as="generator_unordered",
+        batch_size=1,
+        pre_dispatch=number,
+    )
 
 
 def share(thing: Any) -> Any:

@@ -37,7 +37,8 @@ class RecoveryConfig(NamedTuple):
     ----------
     in_flight_secs : float
         How long a request may take to reach the exchange, seconds: the age at which it refuses
-        one (Binance: 5 s), and a little. 0 for a paper account, whose orders arrive or die.
+        one (Binance: 5 s), and a little. 0 for a paper account, whose orders arrive or die with
+        the process: what it does not know has never left.
     fresh_secs : float
         Age of the decision up to which an entry that never left is sent, seconds of data time.
     """
@@ -131,14 +132,14 @@ def settle_once(
     ]
     reports = {one.client_order_id: lookup(one.client_order_id) for one in open_}
     known = [one for one in reports.values() if one is not None]
-    strategy.recovered(known)
+    strategy.recovered(*known)
     found.known += [one.client_order_id for one in known]
     found.uncertain = []
     for order in open_:
         name = order.client_order_id
         if reports[name] is not None:
             continue
-        if order.state == PLANNED and _still_right(order, strategy, now, config):
+        if _never_left(order, config) and _still_right(order, strategy, now, config):
             strategy.send_again(name)
             found.again.append(name)
         elif order.state == SENT and _in_flight(order, config):
@@ -185,6 +186,10 @@ def _still_right(
     if order.reduce_only:
         return strategy.recorder.ledger.quantity(order.instrument_id) * order.side < 0.0
     return now - order.ts_init <= config.fresh_secs * NS_PER_SECOND
+
+
+def _never_left(order: JournalledOrder, config: RecoveryConfig) -> bool:
+    return order.state == PLANNED or (order.state == SENT and config.in_flight_secs == 0.0)
 
 
 def _in_flight(order: JournalledOrder, config: RecoveryConfig) -> bool:

@@ -13,7 +13,7 @@ Strongly negative correlation is no link: two such positions of one side offset 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from catalog.timestamps import NS_PER_DAY
 from strategies.returns_window import ReturnsWindow
 from strategies.risk_policy import FoundGroups
+from strategies.snapshots import GroupsSnapshot
 
 
 def correlated_groups(
@@ -132,6 +133,16 @@ class GroupFinder:
         other = GroupFinder(self._names, config)
         other._window = self._window.resized(config.window_bars)
         return other
+
+    def snapshot(self, found: Iterable[frozenset[str]]) -> GroupsSnapshot:
+        """Return the window, and the groups that were found with it."""
+        groups = tuple(tuple(sorted(one)) for one in found)
+        return GroupsSnapshot(self._window.snapshot(), self._day, groups)
+
+    def restore(self, snapshot: GroupsSnapshot) -> None:
+        """Go on where an earlier process ended."""
+        self._window.restore(snapshot.window)
+        self._day = snapshot.day
 
     def update(self, ts: int, closes: Mapping[str, float]) -> tuple[frozenset[str], ...] | None:
         """Take the closes of one bar; return the groups where they were found anew, else None.

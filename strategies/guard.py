@@ -33,7 +33,7 @@ order stamped more than `max_clock_lag_secs` earlier is refused.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import update_wrapper
 from typing import Concatenate, Literal
 
@@ -287,6 +287,20 @@ class Guard:
         """Tell that another policy, or a release, was refused: all stays as it is."""
         self._advance(ts)
         self._holds.tell("refused", what, detail)
+
+    @property
+    def found_groups(self) -> tuple[frozenset[str], ...]:
+        """The groups found from correlation."""
+        return self._found
+
+    @property
+    def newest_data(self) -> dict[str, int]:
+        """When the newest record of each instrument came, UTC nanoseconds."""
+        return dict(self._data)
+
+    def remember_data(self, newest: Mapping[str, int]) -> None:
+        """Take over which data an earlier process has seen; that it was away is no hold."""
+        self._data = dict(newest)
 
     def set_found_groups(self, groups: Iterable[frozenset[str]]) -> None:
         """Replace the groups found from correlation; the named ones of the policy stay."""

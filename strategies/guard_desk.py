@@ -16,11 +16,23 @@ from strategies.correlation import GroupFinder
 from strategies.execution import BUY, SELL
 from strategies.guard import Guard
 from strategies.guard_orders import Allowed, EntryGate, OrderIntent, Refused
-from strategies.guard_state import FlattenAll
+from strategies.guard_state import FlattenAll, Hold
 from strategies.order_desk import OrderDesk
 from strategies.policy import RISK_GUARD
 from strategies.recorder import RunRecorder
 from strategies.risk_policy import RiskPolicy
+from strategies.snapshots import GuardSnapshot
+
+_COUNTED = (
+    "ts",
+    "day",
+    "start_day",
+    "equity",
+    "day_start_equity",
+    "peak_equity",
+    "daily_loss_day",
+    "consecutive_losses",
+)
 
 
 class Mark(NamedTuple):
@@ -85,6 +97,37 @@ class GuardDesk:
                 "it with the policy of the profile"
             )
         return None if policy is None else cls(guard or Guard(policy), desk, recorder)
+
+    def snapshot(self) -> GuardSnapshot:
+        """Return what the guard counts, and what is known of data and groups."""
+        state, finder = self.guard.state, self._finder
+        counted = {name: getattr(state, name) for name in _COUNTED}
+        return GuardSnapshot(
+            **counted,
+            rejections=tuple(state.rejections),
+            orders=tuple(state.orders),
+            holds=tuple((one.reason, one.ts, one.detail) for one in state.holds.values()),
+            desk_ts=self._ts,
+            data=self.guard.newest_data,
+            groups=None if finder is None else finder.snapshot(self.guard.found_groups),
+        )
+
+    def restore(self, snapshot: GuardSnapshot) -> None:
+        """Go on where an earlier process ended.
+
+        What the guard's own file knows of later times, such as a release, counts more.
+        """
+        state = self.guard.state
+        if snapshot.ts >= state.ts:
+            for name in _COUNTED:
+                setattr(state, name, getattr(snapshot, name))
+            state.rejections, state.orders = list(snapshot.rejections), list(snapshot.orders)
+            state.holds = {one[0]: Hold(*one) for one in snapshot.holds} | state.holds
+        self._ts = snapshot.desk_ts
+        self.guard.remember_data(snapshot.data)
+        if self._finder is not None and snapshot.groups is not None:
+            self._finder.restore(snapshot.groups)
+            self.guard.set_found_groups(frozenset(one) for one in snapshot.groups.found)
 
     def watch(self, ts: int) -> None:
         """Mark the account once a bar, when all its bars are in, and do what the guard says."""

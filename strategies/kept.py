@@ -41,7 +41,6 @@ from strategies.recorder import (
 )
 from strategies.snapshots import (
     SCHEMA,
-    GuardReference,
     InstrumentSnapshot,
     OrderSnapshot,
     StrategySnapshot,
@@ -190,7 +189,7 @@ class KeptStrategy(FusionStrategy):
             limits=self.limits.snapshot(),
             portfolio=None if portfolio is None else portfolio.snapshot(),
             due=tuple(self._due),
-            guard=None if self.guard is None else _reference(self.guard.guard),
+            guard=None if self.guard is None else self.guard.snapshot(),
         )
 
     def restore(self, snapshot: StrategySnapshot) -> None:
@@ -222,12 +221,14 @@ class KeptStrategy(FusionStrategy):
         self.limits.restore(snapshot.limits)
         if self.portfolio_desk is not None and snapshot.portfolio is not None:
             self.portfolio_desk.restore(snapshot.portfolio)
+        if self.guard is not None and snapshot.guard is not None:
+            self.guard.restore(snapshot.guard)
 
     def alive(self) -> list[OrderRow]:
         """Return our orders that have not ended, in the order in which they were decided."""
         return [row for row in self.recorder.orders.values() if row.status not in FINAL_STATUSES]
 
-    def recovered(self, reports: Sequence[OrderReport]) -> None:
+    def recovered(self, *reports: OrderReport) -> None:
         """Take what the exchange says of orders, as if it were told now for the first time.
 
         What it tells again changes nothing. Trades of all orders are booked in the order of time,
@@ -458,10 +459,6 @@ class KeptStrategy(FusionStrategy):
         ledger.settlements = [one for one in ledger.settlements if one.ts_event >= before]
         ledger.closed = [one for one in ledger.closed if one.ts_closed >= before]
         ledger.history = [one for one in ledger.history if one.ts_event >= before]
-
-
-def _reference(guard: Guard) -> GuardReference:
-    return GuardReference(guard.state.ts, guard.level, guard.reasons)
 
 
 def _event(report: OrderReport) -> Any:

@@ -180,12 +180,38 @@ class PortfolioSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class GuardReference:
-    """Which state of the risk guard belongs to it, whose own file has the state itself."""
+class GroupsSnapshot:
+    """What correlates: the returns, the UTC day on which groups were found, and those."""
+
+    window: WindowSnapshot
+    day: int | None
+    found: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSnapshot:
+    """What a risk guard remembers, as `GuardState`, but for its history.
+
+    Its own file is what people change, and is written when the guard has something to say, and now
+    and then: what it counts may be a little older there. `holds` are (reason, since, detail),
+    `desk_ts` is the last close at which the account was marked, `data` when each instrument's
+    newest record came.
+    """
 
     ts: int
-    level: str
-    reasons: str
+    day: int | None
+    start_day: int | None
+    equity: float | None
+    day_start_equity: float | None
+    peak_equity: float | None
+    daily_loss_day: int | None
+    consecutive_losses: int
+    rejections: tuple[int, ...]
+    orders: tuple[int, ...]
+    holds: tuple[tuple[str, int, str], ...]
+    desk_ts: int
+    data: dict[str, int]
+    groups: GroupsSnapshot | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +237,7 @@ class StrategySnapshot:
         Of the parts of those names.
     due : tuple of (str, float, int)
         Settlements that are not booked yet: instrument, rate, time.
-    guard : GuardReference or None
+    guard : GuardSnapshot or None
         None without a risk guard.
     """
 
@@ -228,7 +254,7 @@ class StrategySnapshot:
     limits: LimitsSnapshot
     portfolio: PortfolioSnapshot | None = None
     due: tuple[tuple[str, float, int], ...] = ()
-    guard: GuardReference | None = None
+    guard: GuardSnapshot | None = None
 
     def to_json(self) -> str:
         """Return the snapshot as one line of JSON."""

@@ -279,8 +279,15 @@ class OnchainReader:
         source = self.source
         metrics = (*source.metrics, *((COMPLETION,) if source.completion else ()))
         rows, answer = self._rows(http, metrics, max(0, since_ns - NS_PER_DAY))
-        # A day without any value is one that is not computed yet.
-        kept = [row for row in rows if any(row.get(name) is not None for name in source.metrics)]
+        # A day without any value is one that is not computed yet, and a metric that the vendor
+        # stamps at a day's start may be there before the day is over.
+        today = format_time(options.clock_ns())[:10]
+        kept = [
+            row
+            for row in rows
+            if any(row.get(name) is not None for name in source.metrics)
+            and _text(answer, row, "time")[:10] != today
+        ]
         if not kept:
             return []
         columns = {"time": [_text(answer, row, "time") for row in kept]}

@@ -272,11 +272,9 @@ class Account:
         if name is None:
             return None
         order = self.orders[name]
-        fits = _number(order, algo=algo) in (
-            (order_id,) if order_id else (order.algo_id, order.order_id)
-        )
+        meant = not order_id or _number(order, algo=algo) == order_id
         known = order.is_algo if algo else bool(order.order_id)
-        return name if fits and known and symbol in ("", order.symbol) else None
+        return name if meant and known and symbol in ("", order.symbol) else None
 
     def greet(self, order: Order, ts_ms: int) -> list[dict[str, Any]]:
         """Say that an order is known, which has met no price yet."""
@@ -370,7 +368,8 @@ class Account:
             )
             self.trades.append(_trade(order, part, ts_ms))
             self._events.append(account_update(self, "ORDER", (order.symbol,), ts_ms))
-            self._events.append(order_update(order, listing, "TRADE", ts_ms, part))
+            what = "CALCULATED" if order.kind == "LIQUIDATION" else "TRADE"
+            self._events.append(order_update(order, listing, what, ts_ms, part))
         if order.is_algo and order.status == "FILLED":
             self._events.append(algo_update(order, listing, "FINISHED", ts_ms))
 
@@ -416,9 +415,10 @@ class Account:
         """Return what taking costs, USDT."""
         return commission(quantity, price, self._execution.taker_fee_bps)
 
-    def has_event(self) -> bool:
-        """Return whether a settlement is still to be paid."""
-        return bool(self._due)
+    def finish(self, ts: int) -> list[dict[str, Any]]:
+        """Pay the settlements that are still due: no further record follows."""
+        self._settle(ts + 1)
+        return self._told()
 
 
 def _number(order: Order, *, algo: bool) -> int:

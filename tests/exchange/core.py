@@ -19,7 +19,7 @@ from tests.exchange.account import Account
 from tests.exchange.errors import ExchangeError, no_such_order, unknown_order
 from tests.exchange.feed import Kind, Market
 from tests.exchange.filters import check_notional
-from tests.exchange.messages import market_messages
+from tests.exchange.messages import market_messages, unfinished
 from tests.exchange.orders import NS_PER_MS, Order
 from tests.exchange.settings import ExchangeSettings
 from tests.exchange.truth import TruthLog
@@ -174,7 +174,10 @@ class Exchange:
             found = self._records(ts)
             if found is not None:
                 return found
-        return None
+        told: list[Message] = []
+        for account in self.accounts.values():
+            told += self._user(account, account.finish(self.clock))
+        return self._made("events", told) if told else None
 
     def arrive(self) -> Step | None:
         """Let only orders arrive that do so before the next record; None if there are none."""
@@ -246,6 +249,17 @@ class Exchange:
         ahead = self.market.time_of(self._position) == self.clock
         closes = not ahead and not self._later.messages
         return Step(self.steps, self.clock, kind, tuple(messages), closes)
+
+    def unfinished(self) -> list[Message]:
+        """Return the klines of the bars that are being traded."""
+        told = []
+        for symbol, listing in self.market.listings.items():
+            row, bars = self.market.known_bars(symbol, self.clock), listing.bars
+            if row < len(bars) and int(bars.ts_init[row]) - bars.interval_ns <= self.clock:
+                interval = self.settings.interval
+                name = f"{symbol.lower()}@kline_{interval}"
+                told.append(Message("market", name, unfinished(listing, row, interval, self.clock)))
+        return told
 
     # ---- commands
 
@@ -440,6 +454,9 @@ class Exchange:
 
     def _replayed_step(self) -> Step | None:
         step = self._step()
+        if step is None and self._next_due() != _NEVER:
+            # The last commands arrived after the last record.
+            step = self._arrive(self._next_due())
         return None if step is None else self._finished(step)
 
     def _again(self, line: dict[str, Any]) -> None:

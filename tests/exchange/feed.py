@@ -16,7 +16,8 @@ import numpy as np
 
 from catalog.arrays import BarArrays, Int64Array, SeriesArrays
 from catalog.errors import DataError
-from catalog.store import Catalog
+from catalog.instruments import bar_type
+from catalog.store import Catalog, FlowArrays
 from catalog.timestamps import format_time
 from strategies.execution import InstrumentTerms
 from strategies.market_data import exact_bars
@@ -62,6 +63,8 @@ class Listing:
         Of the whole catalog, history and what is to come.
     funding : SeriesArrays
         Settlements; none where the catalog has none.
+    flow : FlowArrays, optional
+        The order flow of the bars, where the catalog has it.
     """
 
     symbol: str
@@ -70,10 +73,24 @@ class Listing:
     size_decimals: int
     bars: BarArrays
     funding: SeriesArrays
+    flow: FlowArrays | None = None
 
     def price(self, value: float) -> str:
         """Return a price as the exchange writes it."""
         return f"{value:.{self.terms.price_decimals}f}"
+
+    def volumes(self, row: int) -> tuple[float, int, float, float]:
+        """Return quote volume, trades, and what takers bought in base and quote units."""
+        if self.flow is not None:
+            at = bisect_right(self.flow.ts_init.data, int(self.bars.ts_init[row])) - 1
+            if at >= 0 and self.flow.ts_init[at] == self.bars.ts_init[row]:
+                return (
+                    float(self.flow.quote_volume[at]),
+                    int(self.flow.trade_count[at]),
+                    float(self.flow.taker_buy_volume[at]),
+                    float(self.flow.taker_buy_quote_volume[at]),
+                )
+        return float(self.bars.volume[row] * self.bars.close[row]), 1, 0.0, 0.0
 
     def size(self, value: float) -> str:
         """Return a quantity as the exchange writes it."""
@@ -185,4 +202,8 @@ def _listing(store: Catalog, name: str, settings: ExchangeSettings) -> Listing:
         funding = store.funding(name)
     terms = replace(InstrumentTerms.of(instrument), instrument_id=symbol)
     base = str(instrument.base_currency)
-    return Listing(symbol, base, terms, instrument.size_precision, bars, funding)
+    series = bar_type(name, settings.interval)
+    flow = None
+    if any(one.series == series for one in store.series("bar_flow")):
+        flow = store.bar_flow(name, settings.interval)
+    return Listing(symbol, base, terms, instrument.size_precision, bars, funding, flow)

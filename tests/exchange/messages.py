@@ -127,12 +127,18 @@ def _position(account: Account, symbol: str) -> dict[str, Any]:
 
 def kline(listing: Listing, row: int, interval: str, ts: int) -> dict[str, Any]:
     """Return the kline of a complete bar."""
-    bars = listing.bars
-    volume, close = float(bars.volume[row]), float(bars.close[row])
+    close_ns, volume = int(listing.bars.ts_init[row]), float(listing.bars.volume[row])
+    quote, trades, bought, bought_quote = listing.volumes(row)
+    amounts = {
+        "v": listing.size(volume),
+        "q": f"{quote:.8f}",
+        "n": trades,
+        "V": listing.size(bought),
+        "Q": f"{bought_quote:.8f}",
+        "x": True,
+    }
     return _kline(listing, ts) | {
-        "k": _prices(listing, row)
-        | _span(listing, int(bars.ts_init[row]), interval)
-        | {"v": listing.size(volume), "q": f"{volume * close:.8f}", "x": True}
+        "k": _prices(listing, row) | _span(listing, close_ns, interval) | amounts
     }
 
 

@@ -207,6 +207,7 @@ def _kline(listing: Any, row: int) -> list[Any]:
     bars = listing.bars
     close_ms = int(bars.ts_init[row]) // NS_PER_MS
     volume, close = float(bars.volume[row]), float(bars.close[row])
+    quote, trades, bought, bought_quote = listing.volumes(row)
     prices = [listing.price(float(getattr(bars, one)[row])) for one in ("open", "high", "low")]
     return [
         close_ms - bars.interval_ns // NS_PER_MS,
@@ -215,9 +216,9 @@ def _kline(listing: Any, row: int) -> list[Any]:
         listing.size(volume),
         # The venue's stamp of a close is its last millisecond.
         close_ms - 1,
-        f"{volume * close:.8f}",
-        1,
-        "0",
-        "0",
+        f"{quote:.8f}",
+        trades,
+        listing.size(bought),
+        f"{bought_quote:.8f}",
         "0",
     ]

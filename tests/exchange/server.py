@@ -92,6 +92,8 @@ class ExchangeServer:
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         if self.settings.mode != "lockstep":
             self._tasks.append(asyncio.create_task(self._pace()))
+        if self.settings.mode == "timed" and self.settings.partials:
+            self._tasks.append(asyncio.create_task(self._murmur()))
         self._tasks.append(asyncio.create_task(self.streams.expire_keys()))
         return self.url
 
@@ -151,6 +153,15 @@ class ExchangeServer:
         while True:
             await self._wait_command(3_600.0)
             await self._serve_arrivals()
+
+    async def _murmur(self) -> None:
+        """Send klines of bars that are being traded; nothing follows from them."""
+        exchange, settings = self.exchange, self.settings
+        length = exchange.market.interval_ns / 1e9 / settings.speed
+        while not exchange.over:
+            await asyncio.sleep(length / (settings.partials + 1))
+            if self.running.is_set():
+                await self.streams.send(exchange.unfinished())
 
     def _set_anchor(self) -> None:
         self._anchor = (time.monotonic(), self.exchange.clock)

@@ -195,7 +195,7 @@ class Streams:
                 if message.type is WSMsgType.PING:
                     if silent.find("silence", one.channel) is None:
                         await ws.pong(message.data)
-                elif message.type is WSMsgType.TEXT:
+                elif message.type is WSMsgType.TEXT and silent.find("silence", one.channel) is None:
                     await self._command(one, message.data)
         finally:
             self._sockets.discard(one)

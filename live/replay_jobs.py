@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from catalog.arrays import Float64Array
+from catalog.errors import DataError
 from live.kept_jobs import Job, Result
 from live.pipeline import Market, load_market
 from live.runs import code_version, keep_large_blocks_apart, peak_memory_mb, release_memory
@@ -97,7 +98,7 @@ def replay(request: tuple[Replayed, FusionPolicy]) -> Result:
     keep_large_blocks_apart()
     started = time.perf_counter()
     source, policy = request
-    market = _market(source.profile, source.catalog)
+    market = market_of(source)
     frame = read_predictions(source.predictions, source.spec, source.data_hash)
     outcome = run_backtest(
         market.replay_inputs(source.start, source.end, len(frame)),
@@ -164,10 +165,25 @@ def _annual(returns: Float64Array) -> float:
 _loaded: dict[str, Market] = {}
 
 
-def _market(profile: Profile, catalog: Path) -> Market:
-    """Return a market, which a process reads once for all replays that follow one another."""
-    key = f"{profile.content_hash()} {catalog}"
+def market_of(source: Replayed) -> Market:
+    """Return a market, which a process reads once for all replays that follow one another.
+
+    Raises
+    ------
+    DataError
+        If the catalog holds other data than the replay is asked of: its result is kept under the
+        hash of those.
+    """
+    key = f"{source.profile.content_hash()} {source.catalog} {source.data_hash}"
     if key not in _loaded:
         _loaded.clear()
-        _loaded[key] = load_market(profile, catalog)
+        market = load_market(source.profile, source.catalog)
+        found = market.panel.data_hash
+        if found != source.data_hash:
+            raise DataError(
+                f"catalog {source.catalog} must hold the data that a replay is asked of "
+                f"({source.data_hash[:16]}), holds others ({found[:16]}): it was changed since; "
+                "run the command again"
+            )
+        _loaded[key] = market
     return _loaded[key]

@@ -19,6 +19,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from adapters.synthetic import SyntheticConfig
+from catalog.errors import DataError
 from live import null_runs
 from live.cli import app
 from live.null_runs import (
@@ -31,11 +32,13 @@ from live.null_runs import (
 )
 from live.pipeline import load_market
 from live.profile import load_profile
+from live.replay_jobs import Replayed, market_of
 from live.runs import TEARSHEET_FILE
 from live.synthesis import make_market
 from live.trial_records import LEDGER_VARIABLE
 from live.variants import OWN
 from research.null_test import NullConfig, p_value
+from research.settings import predictor_spec
 from research.trial_ledger import TrialLedger
 
 BTC = "BTCUSDT-PERP.BINANCE"
@@ -232,6 +235,27 @@ def test_null_markets_differ_by_seed_and_can_be_traded(market: Path) -> None:
     for close in closes[1:]:
         np.testing.assert_allclose(np.diff(close).std(), np.diff(closes[0]).std(), rtol=0.1)
     one.replay_inputs(profile.validation.test_start, profile.data.end, None)  # exact on the grid
+
+
+def test_a_replay_reads_the_data_that_it_is_asked_of(market: Path, tmp_path: Path) -> None:
+    """A process that stays, such as a notebook's, sees the catalog change under it."""
+    profile, catalog = load_profile("synthetic", KEYS), tmp_path / "catalog"
+    config = profile.walk_forward_config()
+    shutil.copytree(market, catalog)
+
+    def asked(data_hash: str) -> Replayed:
+        spec = predictor_spec(config, (BTC,), 1)
+        return Replayed(profile, catalog, tmp_path / "x", "digest", spec, data_hash, 0, 1)
+
+    before = load_market(profile, catalog).panel.data_hash
+    assert market_of(asked(before)).panel.data_hash == before
+    shutil.rmtree(catalog)
+    other = SyntheticConfig(instruments=(BTC,), end=END, news_per_day=0.0, seed=8)
+    make_market(catalog, other)
+    after = load_market(profile, catalog).panel.data_hash
+    assert market_of(asked(after)).panel.data_hash == after
+    with pytest.raises(DataError, match="it was changed since"):
+        market_of(asked(before))
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from research.predictor import PrecomputedPredictions
 from strategies import protection
 from strategies.backtest import FusionPolicy, Replay, run_backtest
 from strategies.execution import stop_trigger
+from strategies.guard_orders import Refused
 from strategies.risk_policy import RiskPolicy
 from strategies.sizing_config import SizingConfig
 from strategies.stops import StopConfig
@@ -242,3 +243,65 @@ def test_what_is_unknown_is_nan(market):
     entry = out.orders.iloc[0]
     assert entry.bound_by == "position_frac"
     assert math.isnan(entry.stop_frac)
+
+
+class Gate:
+    """Limits over all engines, as an engine's guard sees them."""
+
+    def __init__(self, open_after=0):
+        self.asked = []
+        self.held = []
+        self.open_after = open_after
+
+    def admit(self, policy, intent):
+        self.asked.append((policy, intent))
+        closed = len(self.asked) <= self.open_after
+        return Refused("global_positions", "another engine has it") if closed else None
+
+    def hold(self, occupied):
+        if not self.held or self.held[-1] != occupied:
+            self.held.append(occupied)
+
+
+class GatedReplay(Replay):
+    gate = None
+
+    def watchers(self, strategy):
+        strategy.guard.gate = self.gate
+        return ()
+
+
+def test_what_other_engines_hold_refuses_an_entry_and_no_exit(market):
+    bars = market.bars([flat(30_000)] * 8)
+    guarded = policy(risk=risk())
+    signals = {0: 0.9, 1: 0.9, 2: 0.9, 3: 0.1}
+    replay = GatedReplay(
+        market.inputs(bars), market.predictor(signals), guarded, market.execution()
+    )
+    replay.gate = gate = Gate(open_after=1)
+    out = replay.run(no_progress)
+    assert out.decisions.reason.tolist()[0] == "risk_guard"
+    assert out.decisions.quantity.iloc[0] == 0.0
+    # The second is let pass, then held; the exit is not asked for, the entry that follows is.
+    entries = out.orders[~out.orders.reduce_only]
+    assert len(gate.asked) == 1 + len(entries)
+    assert {intent.side for _, intent in gate.asked} == {1, -1}
+    assert all(asked == guarded.risk for asked, _ in gate.asked)
+    assert gate.held[0] == {}
+    assert {market.BTC: (True, False)} in gate.held
+
+
+def test_without_other_engines_a_gate_changes_nothing(market):
+    bars, signals = crash(market, total=20)
+    guarded = policy(risk=risk())
+    replay = GatedReplay(
+        market.inputs(bars), market.predictor(signals), guarded, market.execution()
+    )
+    replay.gate = Gate()
+    plain = run_backtest(
+        market.inputs(bars), market.predictor(signals), guarded, market.execution()
+    )
+    out = replay.run(no_progress)
+    assert len(out.fills) > 0
+    pd.testing.assert_frame_equal(out.fills, plain.fills)
+    pd.testing.assert_frame_equal(out.decisions, plain.decisions)

@@ -14,6 +14,7 @@ import os
 import queue
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
@@ -70,13 +71,17 @@ class AppriseChannel:
     """
 
     def __init__(self, url: str, number: int) -> None:
-        # Late: only who alerts pays for it.
-        import apprise
-
         # It would print the address of what it could not reach.
         logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
-        self._apprise = apprise.Apprise()
-        if not self._apprise.add(url):
+        with warnings.catch_warnings():
+            # Its plugins import modules that newer Pythons do not have; it knows.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            # Late: only who alerts pays for it.
+            import apprise
+
+            self._apprise = apprise.Apprise()
+            known = self._apprise.add(url)
+        if not known:
             raise ConfigError(
                 f"address {number} of {ALERT_URLS} must be one that apprise knows, such as "
                 "tgram://token/chat or mailto://..., was not (it is not shown, as it may hold a "

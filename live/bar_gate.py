@@ -145,6 +145,9 @@ class RawBar(NamedTuple):
         What is handed on; the gate does not look at it.
     streamed : bool
         False where it is an answer to a request for history.
+    seen : int, optional
+        When it was sent at the earliest, UTC nanoseconds of the data: a bar that was under way then
+        is unfinished, although its close may have passed until it is looked at. None: now.
     """
 
     instrument_id: str
@@ -152,6 +155,7 @@ class RawBar(NamedTuple):
     numbers: tuple[float, ...]
     bar: Any = None
     streamed: bool = True
+    seen: int | None = None
 
 
 class BarSet(NamedTuple):
@@ -279,7 +283,8 @@ class BarGate:
             return "off_grid"
         if not _sound(raw.numbers):
             return "wrong"
-        if close > now + (self._ahead if raw.streamed else -self._lag):
+        seen = now if raw.seen is None else min(raw.seen, now)
+        if close > seen + (self._ahead if raw.streamed else -self._lag):
             # What a history says of a bar that is not over is no fault of the stream.
             return "unfinished" if raw.streamed else "overlap"
         known = (self._waiting if close >= self.next_ts else self._passed).get(close, {})

@@ -227,10 +227,10 @@ class Delivery:
         return str(identity) in self._to.traded
 
 
-def raw_bar(bar: Any, *, streamed: bool) -> RawBar:
-    """Return an engine's bar as the gate takes it."""
+def raw_bar(bar: Any, *, streamed: bool, seen: int | None = None) -> RawBar:
+    """Return an engine's bar as the gate takes it; `seen` as there."""
     name = str(bar.bar_type.instrument_id)
-    return RawBar(name, bar.ts_event, tuple(_ohlcv(bar)), bar, streamed)
+    return RawBar(name, bar.ts_event, tuple(_ohlcv(bar)), bar, streamed, seen)
 
 
 def _stamped(raw: RawBar, ts: int) -> Bar:

@@ -202,6 +202,7 @@ class MarketFeed(DataActor):
         self._types = {
             name: BarType.from_str(bar_type(name, interval)) for name in self._spec.instruments
         }
+        self._is_wall = wiring.now is None
         self._kinds = frozenset(self._types.values())
         self._slow_client = ClientId(wiring.slow_client or wiring.client)
         self.exchange: Exchange | None = None
@@ -357,7 +358,9 @@ class MarketFeed(DataActor):
     def _take_bar(self, bar: Any) -> None:
         if self._gate is None or bar.bar_type not in self._kinds:
             return
-        if self._gate.take(raw_bar(bar, streamed=True), self._now()) == "taken":
+        # Live, a bar's `ts_init` is when it arrived; recorded data have a time of their own.
+        raw = raw_bar(bar, streamed=True, seen=bar.ts_init if self._is_wall else None)
+        if self._gate.take(raw, self._now()) == "taken":
             self._known["stream"] = max(self._known.get("stream", 0), bar.ts_event)
             self._advance()
 
@@ -367,7 +370,9 @@ class MarketFeed(DataActor):
         now, answer = self._now(), None
         if bars:
             name = str(bars[0].bar_type.instrument_id)
-            verdicts = [gate.take(raw_bar(bar, streamed=False), now) for bar in bars]
+            seen = self._asked_at.get(name, now)
+            raws = [raw_bar(bar, streamed=False, seen=seen) for bar in bars]
+            verdicts = [gate.take(raw, now) for raw in raws]
             gate.proves(name)
             earliest = min(bar.ts_event for bar in bars)
             answer = Answer(name, verdicts.count("taken"), earliest)
@@ -490,7 +495,7 @@ class MarketFeed(DataActor):
         failures = self._asks_bars.failures
         if failures:
             reason += f"; its history failed {failures} times in a row"
-        if settlements is not None and settlements.holds_back(gate.next_ts, now):
+        if settlements is not None and settlements.is_waiting(gate.next_ts):
             reason += "; a settled funding rate is waited for"
         return state, reason
 

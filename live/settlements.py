@@ -163,6 +163,10 @@ class Settlements:
             if expected.due + self._patience <= now or not self._has_history:
                 self.counts.estimated += 1
                 self._settle(name, expected.due, expected.rate)
+        return self.is_waiting(ts)
+
+    def is_waiting(self, ts: int) -> bool:
+        """Return whether a settlement is not known that was due at or before `ts`."""
         return bool(self._unasked) or any(one.due <= ts for one in self._due.values())
 
     def up_to(self, ts: int) -> list[Settlement]:

@@ -34,8 +34,8 @@ def alone(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(
-                f"--out must be no other study's that runs now, {folder} is; wait for its end or "
-                "choose another folder"
+                f"--out must be no folder that another command works in now, {folder} is; wait for "
+                "its end or choose another folder"
             ) from None
         for pattern in (".*.partial", "folds/*/.*.partial"):
             for path in folder.glob(pattern):

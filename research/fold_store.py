@@ -107,7 +107,7 @@ def held_alone(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             handle.seek(0)
             raise ConfigError(
-                f"--keep must be no folder that another walk-forward is using, {folder} is, by "
+                f"--keep must be no folder that another command is using, {folder} is, by "
                 f"process {handle.read().strip() or 'unknown'}; wait for its end or keep the "
                 f"folds elsewhere"
             ) from None

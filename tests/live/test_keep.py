@@ -176,7 +176,7 @@ def test_a_second_process_on_the_same_folder_is_refused(catalog: Path, tmp_path:
         refused = walkforward(catalog, tmp_path / "run", f"--keep={kept}")
     assert refused.exit_code == ConfigError.exit_code
     text = " ".join(refused.stderr.split())
-    assert "no folder that another walk-forward is using" in text
+    assert "no folder that another command is using" in text
     assert f"by process {os.getpid()}" in text
     assert not (tmp_path / "run").exists()
     # It ends with whoever held it.

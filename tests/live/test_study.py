@@ -354,7 +354,7 @@ def test_two_processes_do_not_share_a_folder(catalog: Path, whole: Path, copied:
     with alone(copied):
         done = study(catalog, copied)
         assert done.exit_code == 2
-        assert "must be no other study's that runs now" in done.stderr
+        assert "must be no folder that another command works in now" in done.stderr
         # A look at what is there does no harm.
         assert study(catalog, copied, "--report-only").exit_code == 0
     assert tables(copied) == tables(whole)

@@ -310,7 +310,7 @@ def test_other_folders_and_other_questions_are_refused(
     strange = tune(market, space, tmp_path)
     assert strange.exit_code == 2
     assert "holds strange.txt" in " ".join(strange.output.split())
-    with alone(whole), pytest.raises(ConfigError, match="runs now"), alone(whole):
+    with alone(whole), pytest.raises(ConfigError, match="works in now"), alone(whole):
         pass
 
 

@@ -246,9 +246,9 @@ def exchange_node_config(*, reconciles: bool, instruments: Sequence[str]) -> Liv
         exec_engine=LiveExecutionEngineConfig(
             reconciliation=reconciles,
             reconciliation_instrument_ids=list(instruments) if reconciles else None,
-            # What our books hold is compared by `live.reconcile`: an order that the engine makes
-            # up to explain a position would be one that nobody sent.
-            generate_missing_orders=False if reconciles else None,
+            # The engine must know of every position, or it would deny what reduces one. The orders
+            # that it makes up to explain them are none of ours, and not in our books.
+            generate_missing_orders=reconciles,
             inflight_check_interval_ms=None if reconciles else 0,
             open_check_interval_secs=10.0 if reconciles else None,
             purge_closed_orders_interval_mins=10,

@@ -227,6 +227,20 @@ def load_profile(name_or_path: str, overrides: Sequence[str] = ()) -> Profile:
     return parse_profile(content, path.name)
 
 
+def profile_files(name_or_path: str) -> tuple[Path, ...]:
+    """Return the files that a profile is read from: its own, and its risk policy's if it names one.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such profile.
+    """
+    path = _find(name_or_path)
+    strategy = read_settings(path, "profile").get("strategy")
+    risk = strategy.get("risk") if isinstance(strategy, dict) else None
+    return (path, _beside(path, risk)) if isinstance(risk, str) else (path,)
+
+
 def _beside(profile: Path, name: str) -> Path:
     """Return the file of a risk policy: as named, or in the profile's folder or the one above."""
     places = [Path(name), profile.parent / name, profile.parent.parent / name]

@@ -20,7 +20,7 @@ from catalog.errors import DataError
 from live.engine_status import EngineStatus, check_engine_name
 from live.sqlite_files import open_database, transaction
 
-type CommandName = Literal["start", "stop", "restart", "reload"]
+type CommandName = Literal["start", "stop", "restart"]
 """What the supervisor does when it is asked."""
 
 type Stage = Literal["stopped", "running", "backoff", "given_up"]
@@ -226,7 +226,7 @@ class Registry:
 
         Parameters
         ----------
-        command : {"start", "stop", "restart", "reload"}
+        command : {"start", "stop", "restart"}
             What is to be done.
         engine : str
             Its name, or ``*`` for all.

@@ -14,6 +14,7 @@ from typing import Any, Self
 from nautilus_trader.model import LiquiditySide, StrategyId
 from nautilus_trader.trading import Strategy, StrategyConfig
 
+from catalog.errors import ConfigError
 from catalog.timestamps import NS_PER_HOUR
 from catalog.types import register_types
 from strategies.callbacks import guarded
@@ -127,12 +128,26 @@ class FusionStrategy(Strategy):
         ConfigError
             If it does not fit the strategy; the old one stays.
         """
-        assert self.guard is not None
-        policy = self.policy.with_risk(risk)
+        self.adopt(ts, self.policy.with_risk(risk))
+
+    def adopt(self, ts: int, policy: FusionPolicy) -> None:
+        """Let another policy count from the next decision on; its stops must be those of before.
+
+        Raises
+        ------
+        ConfigError
+            If it does not fit the strategy; the old one stays.
+        """
+        if policy.exit_rules != self.policy.exit_rules:
+            raise ConfigError(
+                "stops of a running strategy must stay as they are, were changed: restart it"
+            )
         portfolio_desk = PortfolioDesk.of(policy, self.settings, self.desk, self.recorder)
         if portfolio_desk is not None and self.portfolio_desk is not None:
             portfolio_desk.follow(self.portfolio_desk)
-        self.guard.adopt(ts, risk)
+        if policy.risk is not None and policy.risk != self.policy.risk:
+            assert self.guard is not None
+            self.guard.adopt(ts, policy.risk)
         self.policy = policy
         self.sizer.adopt(policy)
         self.portfolio_desk = portfolio_desk

@@ -368,21 +368,31 @@ class BarGate:
         while (found := self.pop(now)) is not None:
             yield found
 
-    def pop(self, now: int) -> BarSet | None:
-        """Let the next close through that has bars; None if it must wait."""
-        while self.next_ts <= now + self._ahead:
+    def next_ready(self, now: int) -> int | None:
+        """Return the next close that can be let through, UTC nanoseconds; None if it must wait.
+
+        Closes at which nothing traded anywhere are passed over: a catalog has no row for them.
+        """
+        while self.next_ts <= now + self._ahead and self._waiting:
             ts = self.next_ts
             if not self.config.has_history and ts + self._patience <= now:
                 self.complete(ts)
-            if any(self._lacking(ts, name) for name in self._instruments) or not self._waiting:
+            if any(self._lacking(ts, name) for name in self._instruments):
                 return None
-            held = self._waiting.pop(ts, {})
+            if ts in self._waiting:
+                return ts
             self._absent.pop(ts, None)
             self.next_ts = ts + self._interval
-            if held:
-                return self._passing(ts, held, now)
-            # A time at which nothing traded anywhere is none: a catalog has no row for it.
         return None
+
+    def pop(self, now: int) -> BarSet | None:
+        """Let the next close through; None if it must wait."""
+        ts = self.next_ready(now)
+        if ts is None:
+            return None
+        self._absent.pop(ts, None)
+        self.next_ts = ts + self._interval
+        return self._passing(ts, self._waiting.pop(ts), now)
 
     def _passing(self, ts: int, held: dict[str, RawBar], now: int) -> BarSet:
         bars = {name: held[name] for name in self._instruments if name in held}

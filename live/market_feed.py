@@ -72,7 +72,7 @@ class FeedConfig(Config):
     history : HistoryConfig
         Manners towards the exchange's history.
     funding_patience_secs : float
-        After a settlement, how long its rate is waited for before the expected one counts, seconds.
+        How long bars wait for a settlement's rate before the expected one counts, seconds.
     look_interval_ms : int
         How often it is looked whether something is missing, milliseconds of the wall clock.
     """
@@ -429,12 +429,14 @@ class MarketFeed(DataActor):
             if not self._ready or self._held is not None:
                 return
             now = self._now()
-            if settlements is not None and settlements.holds_back(gate.next_ts, now):
+            ts = gate.next_ready(now)
+            if ts is None:
+                return
+            if settlements is not None and settlements.holds_back(ts, now):
                 self._ask_for_funding()
                 return
             found = gate.pop(now)
-            if found is None:
-                return
+            assert found is not None
             settled = [] if settlements is None else settlements.up_to(found.ts)
             close = self._delivery.close(found, settled)
             if self._delivery.show(close):

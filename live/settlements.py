@@ -58,7 +58,7 @@ class Settlements:
     since : int
         From when on settlements are needed, UTC nanoseconds.
     patience_ns : int
-        After a settlement, how long its rate is waited for, nanoseconds.
+        How long bars wait for the rate of a settlement, nanoseconds.
     has_history : bool
         Whether the source can be asked.
 
@@ -79,6 +79,7 @@ class Settlements:
         self._expected: dict[str, Expected] = {}
         self._due: dict[str, Expected] = {}
         self._unasked = set(instruments) if has_history else set()
+        self._blocking: dict[str, int] = {}
         self._searched: dict[str, int] = {}
         self._ready: list[Settlement] = []
 
@@ -154,15 +155,17 @@ class Settlements:
         return found
 
     def holds_back(self, ts: int, now: int) -> bool:
-        """Return whether bars that close at `ts` have to wait for a settlement.
+        """Return whether the bars of a close, which are all there, have to wait for a settlement.
 
-        One for which the patience is over is settled at the rate that was expected.
+        One for which bars have waited as long as the patience is settled at the expected rate.
         """
         self._look(now)
         for name, expected in list(self._due.items()):
-            if expected.due + self._patience <= now or not self._has_history:
-                self.counts.estimated += 1
-                self._settle(name, expected.due, expected.rate)
+            if expected.due <= ts:
+                since = self._blocking.setdefault(name, now)
+                if now - since >= self._patience or not self._has_history:
+                    self.counts.estimated += 1
+                    self._settle(name, expected.due, expected.rate)
         return self.is_waiting(ts)
 
     def is_waiting(self, ts: int) -> bool:
@@ -194,6 +197,7 @@ class Settlements:
         due = self._due.get(name)
         if due is not None and due.due <= ts:
             del self._due[name]
+            self._blocking.pop(name, None)
         self._ready.append(Settlement(name, ts, rate))
         self.counts.settled += 1
         return True

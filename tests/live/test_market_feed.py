@@ -3,6 +3,7 @@ does."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -265,8 +266,9 @@ def test_a_settlement_that_the_history_does_not_tell_is_taken_as_expected(
         await world.play(last + market.interval, last + market.interval)
         world.funding = {name: one.between(None, due - 1) for name, one in world.funding.items()}
         world.send_all(due)
-        world.now = due + 4 * SECOND
         await world.until(lambda: world.counters["funding_requests"] > 6, "asked")
+        world.now = due + 4 * SECOND
+        await asyncio.sleep(0.05)
         assert not world.done(due)
         world.now = due + 6 * SECOND
         await world.until(lambda: world.done(due), "handed on")

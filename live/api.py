@@ -11,7 +11,7 @@ from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Query, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.types import ASGIApp
 
@@ -19,6 +19,7 @@ from catalog.errors import DataError
 from live.api_door import Door, DoorConfig, RequestMetrics, client_of
 from live.api_schemas import (
     Audited,
+    AuditQuery,
     Automation,
     CommandAnswer,
     Engine,
@@ -30,6 +31,7 @@ from live.api_schemas import (
     ModelState,
     Predicted,
     Prediction,
+    PredictQuery,
     Problem,
 )
 from live.kill_switch import lift_kill, set_kill
@@ -137,10 +139,20 @@ def create_app(state: FilePath, config: DoorConfig) -> ASGIApp:
     """
     metrics = RequestMetrics()
     service = Service(RegistryReader(state), metrics)
+
+    def refused(client: str, what: str, why: str) -> None:
+        service.note(f"api {client}", what[:100], "", f"refused: {why}"[:200])
+
+    return Door(application(service), config, metrics, refused)
+
+
+def application(service: Service) -> FastAPI:
+    """Return the routes over a service, with nothing before them."""
     app = FastAPI(
         title="LeviBot",
         summary="Control and observation of live engines.",
         version="1",
+        # Their pages load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
         responses=_ALWAYS_POSSIBLE,
@@ -148,11 +160,7 @@ def create_app(state: FilePath, config: DoorConfig) -> ASGIApp:
     app.state.service = service
     app.add_exception_handler(DataError, _unusable)
     app.include_router(routes)
-
-    def refused(client: str, what: str, why: str) -> None:
-        service.note(f"api {client}", what[:100], "", f"refused: {why}"[:200])
-
-    return Door(app, config, metrics, refused)
+    return app
 
 
 def _unusable(request: Request, error: Exception) -> JSONResponse:
@@ -184,6 +192,13 @@ _ALWAYS_POSSIBLE: dict[int | str, dict[str, Any]] = {
 _COMMAND: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No such engine."},
     409: {"model": Problem, "description": "No supervisor runs."},
+}
+
+_METRICS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+        "description": "Prometheus's text format.",
+    }
 }
 
 ServiceOf = Annotated[Service, Depends(_service)]
@@ -232,12 +247,9 @@ def restart_engine(engine: EngineName, service: ServiceOf, who: Who) -> CommandA
 
 
 @routes.get("/ml/predict", responses={404: {"model": Problem}}, tags=["model"])
-def predict(
-    service: ServiceOf,
-    symbol: Annotated[str, Query(min_length=1, max_length=64, examples=["BTCUSDT"])],
-) -> Predicted:
+def predict(service: ServiceOf, asked: Annotated[PredictQuery, Query()]) -> Predicted:
     """Return the newest prediction of each engine for a symbol or an instrument's id."""
-    overview = service.folder.overview()
+    overview, symbol = service.folder.overview(), asked.symbol
     found = tuple(Prediction.of(one) for one in overview.predictions(symbol))
     if not found:
         known = sorted({one.instrument for one in overview.predictions()})
@@ -260,7 +272,7 @@ def kill(
     enabled: Annotated[bool, Query(description="true sets the kill switch, false lifts it.")],
     why: Annotated[str, Query(max_length=200, description="For the audit log.")] = "",
 ) -> KillAnswer:
-    """Set or lift the kill switch of all engines."""
+    """Set or lift the kill switch of all engines. Parameters it does not know do not matter."""
     return service.kill(enabled, why, who)
 
 
@@ -301,12 +313,12 @@ def command(
 
 
 @routes.get("/audit", tags=["control"])
-def audit(service: ServiceOf, limit: Annotated[int, Query(ge=1, le=1_000)] = 100) -> list[Audited]:
+def audit(service: ServiceOf, asked: Annotated[AuditQuery, Query()]) -> list[Audited]:
     """Return the newest lines of the audit log, the newest first."""
-    return [Audited.of(one) for one in service.folder.registry().audited(limit)]
+    return [Audited.of(one) for one in service.folder.registry().audited(asked.limit)]
 
 
-@routes.get("/metrics", response_class=PlainTextResponse, tags=["observation"])
+@routes.get("/metrics", response_class=Response, responses=_METRICS, tags=["observation"])
 def metrics(service: ServiceOf) -> Response:
     """Return everything as Prometheus metrics."""
     content = render(Reading.of(service.folder), service.metrics.registry)

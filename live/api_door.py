@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from catalog.errors import ConfigError
@@ -122,6 +122,8 @@ class RequestMetrics:
     """How many requests there were, and how long they took."""
 
     def __init__(self) -> None:
+        # Its time of creation is of no use here and would double the series.
+        disable_created_metrics()
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "levibot_api_requests",

@@ -13,7 +13,7 @@ from live.registry import AuditEntry, Command, EngineRecord
 
 
 class Answer(BaseModel):
-    """What all answers have in common."""
+    """What all answers and questions have in common: nothing unknown."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -268,3 +268,15 @@ class Audited(Answer):
             target=entry.target,
             outcome=entry.outcome,
         )
+
+
+class PredictQuery(Answer):
+    """Which predictions are asked for."""
+
+    symbol: str = Field(min_length=1, max_length=64, examples=["BTCUSDT"])
+
+
+class AuditQuery(Answer):
+    """How many lines of the audit log are asked for."""
+
+    limit: int = Field(default=100, ge=1, le=1_000)

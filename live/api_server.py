@@ -85,6 +85,30 @@ def door_from_environment() -> DoorConfig:
     return DoorConfig(token=os.environ.get(TOKEN_VARIABLE) or None)
 
 
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A server and the socket that it is to serve.
+
+    Parameters
+    ----------
+    server : uvicorn.Server
+        Ends in order where its `should_exit` is set.
+    listening : socket.socket
+        Bound, and taking connections.
+    url : str
+        How it is reached.
+    """
+
+    server: uvicorn.Server
+    listening: socket.socket
+    url: str
+
+    def run(self) -> None:
+        """Serve until SIGTERM, Ctrl-C, or `should_exit`."""
+        with self.listening:
+            self.server.run(sockets=[self.listening])
+
+
 def serve(config: ServerConfig, tell: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
@@ -102,12 +126,25 @@ def serve(config: ServerConfig, tell: Callable[[str], None]) -> None:
     DataError
         If the port is taken.
     """
-    listening = _listen(config.host, config.port)
-    port = listening.getsockname()[1]
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    tell(f"the control service of {config.state} listens on {config.scheme}://{host}:{port}")
+    found = listen(config)
+    tell(f"the control service of {config.state} listens on {found.url}")
     for remark in _remarks(config):
         tell(remark)
+    found.run()
+
+
+def listen(config: ServerConfig) -> Listening:
+    """Bind the socket and make the server.
+
+    Raises
+    ------
+    ConfigError
+        If the host is no address of this machine.
+    DataError
+        If the port is taken.
+    """
+    listening = _bound(config.host, config.port)
+    host = f"[{config.host}]" if ":" in config.host else config.host
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(config.state, config.door),
@@ -128,8 +165,7 @@ def serve(config: ServerConfig, tell: Callable[[str], None]) -> None:
             ssl_keyfile=config.tls_key,
         )
     )
-    with listening:
-        server.run(sockets=[listening])
+    return Listening(server, listening, f"{config.scheme}://{host}:{listening.getsockname()[1]}")
 
 
 def _remarks(config: ServerConfig) -> list[str]:
@@ -148,7 +184,7 @@ def _remarks(config: ServerConfig) -> list[str]:
     return found
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from catalog.timestamps import format_time
-from live.engine_status import EngineStatus
+from live.engine_status import RUNNING, EngineStatus
 from live.overview import EngineView, Overview, Reading, RegistryReader, symbol_of
 
 _UNKNOWN = "-"
@@ -25,10 +26,19 @@ _STATE_STYLES = {
     "failed": "bold red",
     "unknown": "bold red",
     "silent": "bold red",
+    "given up": "bold red",
+    "backoff": "yellow",
 }
 _GUARD_STYLES = {"normal": "green", "reducing": "yellow", "halted": "bold red"}
 _MODE_STYLES = {"live": "bold magenta"}
 _MIB = 1_048_576
+
+_WIDEST = 10_000
+_ENGINE_COLUMNS = (
+    *("engine", "mode", "state", "guard", "heart", "last bar", "pos", "equity", "today"),
+    *("drawdown", "orders", "fills", "rejects", "p95 ms", "restarts", "cpu", "MiB", "up"),
+)
+"""The most important first: the last are left out where they do not fit."""
 
 type Cell = str | Text
 
@@ -43,7 +53,7 @@ def show_once(state: Path, console: Console) -> None:
     """
     reader = RegistryReader(state)
     try:
-        console.print(frame(Reading(reader.overview()), state))
+        console.print(frame(Reading(reader.overview()), state, console.width))
     finally:
         reader.close()
 
@@ -56,7 +66,7 @@ def watch(
     try:
         with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
             while True:
-                live.update(frame(Reading.of(reader), state), refresh=True)
+                live.update(frame(Reading.of(reader), state, console.width), refresh=True)
                 sleep(interval_secs)
     except KeyboardInterrupt:
         return
@@ -64,7 +74,7 @@ def watch(
         reader.close()
 
 
-def frame(reading: Reading, state: Path) -> RenderableType:
+def frame(reading: Reading, state: Path, width: int) -> RenderableType:
     """Return one frame.
 
     Parameters
@@ -73,6 +83,8 @@ def frame(reading: Reading, state: Path) -> RenderableType:
         What the registry says.
     state : Path
         The state folder, for the title.
+    width : int
+        Of the terminal, characters.
     """
     overview = reading.overview
     parts: list[RenderableType] = [_title(overview, state), _kill_line(overview)]
@@ -82,7 +94,7 @@ def frame(reading: Reading, state: Path) -> RenderableType:
     if not overview.engines:
         parts.append(Text("no engine has ever run with this state folder"))
         return Group(*parts)
-    parts += [Text(), _engines(overview), Text(), _markets(overview)]
+    parts += [Text(), _engines(overview, width), Text(), _markets(overview, width)]
     problems = [
         Text.assemble((f"{name}: ", "bold"), text)
         for name, found in overview.problems.items()
@@ -113,20 +125,16 @@ def _kill_line(overview: Overview) -> Text:
     return Text(f"KILL SWITCH {overview.kill}", style="bold white on red")
 
 
-def _engines(overview: Overview) -> Table:
-    columns = (
-        *("engine", "mode", "state", "heart", "last bar", "equity", "today", "drawdown", "guard"),
-        *("pos", "orders", "fills", "rejects", "p95 ms", "restarts", "cpu", "MiB", "up"),
-    )
-    table = _table(columns, left=("engine", "mode", "state", "guard"))
+def _engines(overview: Overview, width: int) -> Table:
+    table = _table(_ENGINE_COLUMNS, left=("engine", "mode", "state", "guard"))
     for view in overview.engines:
         table.add_row(*_engine_cells(view))
-    return table
+    return _fitting(table, width)
 
 
 def _engine_cells(view: EngineView) -> list[Cell]:
     status, record, counters = view.status, view.record, view.status.counters
-    state = status.state if view.running or not view.wanted else _silent(status)
+    state = _state(view)
     level = status.guard.level
     cpu = None if record is None else record.cpu_frac
     memory = None if record is None or record.rss_bytes is None else record.rss_bytes / _MIB
@@ -135,13 +143,13 @@ def _engine_cells(view: EngineView) -> list[Cell]:
         status.engine,
         Text(status.mode, style=_MODE_STYLES.get(status.mode, "")),
         Text(state, style=_STATE_STYLES.get(state, "dim")),
+        Text(level, style=_GUARD_STYLES[level]),
         _age(view.heartbeat_age_secs),
         _age(view.age_secs(status.last_bar_ns)),
+        str(len(status.positions)),
         _money(status.equity),
         _signed(_day_pnl(status)),
         _percent(view.drawdown_frac),
-        Text(level, style=_GUARD_STYLES[level]),
-        str(len(status.positions)),
         f"{counters.orders:,}",
         f"{counters.fills:,}",
         f"{counters.rejects:,}",
@@ -153,7 +161,7 @@ def _engine_cells(view: EngineView) -> list[Cell]:
     ]
 
 
-def _markets(overview: Overview) -> Table:
+def _markets(overview: Overview, width: int) -> Table:
     columns = (
         *("engine", "instrument", "quantity", "entry", "mark", "stop", "PnL", "prob. up"),
         *("confidence", "uncertainty", "predicted"),
@@ -165,7 +173,7 @@ def _markets(overview: Overview) -> Table:
         for number, name in enumerate(names):
             cells = [*_position_cells(status, name), *_prediction_cells(view, name)]
             table.add_row("" if number else status.engine, symbol_of(name), *cells)
-    return table
+    return _fitting(table, width)
 
 
 def _position_cells(status: EngineStatus, name: str) -> list[Cell]:
@@ -188,6 +196,14 @@ def _prediction_cells(view: EngineView, name: str) -> list[Cell]:
     return [_number(one.prob_up), _number(one.confidence), _number(one.epistemic), when]
 
 
+def _fitting(table: Table, width: int) -> Table:
+    """Leave out the last columns as long as there are more than fit."""
+    measuring = Console(width=_WIDEST, file=io.StringIO())
+    while len(table.columns) > 1 and measuring.measure(table).maximum > width:
+        table.columns.pop()
+    return table
+
+
 def _table(columns: tuple[str, ...], left: tuple[str, ...]) -> Table:
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 1))
     for name in columns:
@@ -195,8 +211,12 @@ def _table(columns: tuple[str, ...], left: tuple[str, ...]) -> Table:
     return table
 
 
-def _silent(status: EngineStatus) -> str:
-    return "failed" if status.state == "failed" else "silent"
+def _state(view: EngineView) -> str:
+    """Return what it does; a process that was given up or says nothing does nothing."""
+    if view.record is not None and view.record.stage in ("backoff", "given_up"):
+        return view.record.stage.replace("_", " ")
+    state = view.status.state
+    return "silent" if state in RUNNING and not view.running else state
 
 
 def _day_pnl(status: EngineStatus) -> float | None:

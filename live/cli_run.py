@@ -32,6 +32,9 @@ def run(
     exchange: Annotated[
         str | None, typer.Option(help="Another server of the venue's protocol, such as a test's.")
     ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help="Settings of the slow inputs: news, other addresses.")
+    ] = None,
     replay: Annotated[
         str | None, typer.Option(help="Recorded data instead, such as 2025-01-01..2025-02-01.")
     ] = None,
@@ -72,8 +75,10 @@ def run(
             name=name or engine_name(traded, settings),
             catalog=catalog,
             exchange=exchange,
+            inputs=inputs,
             replay=None if replay is None else parse_replay(replay, speed or "max"),
             equity=equity,
+            source=ProfileSource(profile, tuple(set_ or ())),
             speed=parse_speed(speed or "1"),
             claims=claim,
         )

@@ -19,6 +19,7 @@ from live.engine_request import EngineRequest
 from live.engine_status import EngineStatus, State
 from live.engine_view import EngineView
 from live.engine_watch import EngineWatch, WatchHooks
+from live.followed_profile import FollowedProfile
 from live.global_risk import GlobalGate
 from live.live_guard import LiveGuard
 from live.naked_watch import Naked
@@ -78,6 +79,10 @@ class Engine:
         self._tap = RunTap(parts.recorder, lambda: self.view.predictions, teller)
         self.each_look: list[Callable[[int], None]] = [self._tap.look]
         self._gate = self._global_gate()
+        if parts.request.source is not None and parts.request.replay is None:
+            # A recording is replayed with the settings that it began with.
+            followed = FollowedProfile(parts, parts.request.source, teller, now)
+            self.each_look.append(followed.look)
         self.stop: Callable[[], None] = lambda: None
         self.before_exit: Callable[[], None] = lambda: None
 

@@ -13,6 +13,7 @@ from live.engine_request import EngineRequest
 from live.engine_status import ModelStatus
 from live.kill_switch import kill_file
 from live.live_guard import GuardFiles, LiveGuard, Traded, live_guard
+from live.profile import Profile
 from live.question import require_same_question
 from live.state_store import StateStore
 from research.bundle import Bundle, load_bundle
@@ -110,16 +111,25 @@ def prepare(request: EngineRequest) -> Prepared:
     require_same_question(profile, bundle)
     # Plain Python features: the same numbers, without a compiler in the process.
     predictor = BundlePredictor(bundle.model, compiled=False, breaker=profile.breaker)
-    risk = profile.strategy.risk
-    assert risk is not None
-    switch = str(kill_file(request.state).absolute())
-    policy = profile.strategy.with_risk(risk.model_copy(update={"kill_switch_file": switch}))
+    policy = engine_policy(request, profile)
     execution = profile.execution
     if request.equity is not None:
         execution = execution.model_copy(update={"starting_balance": round(request.equity, 8)})
     check_settings(policy, execution, request.traded, interval_ns(profile.data.interval))
     require_room(policy.risk, len(request.traded))
     return Prepared(request, bundle, predictor, policy, execution)
+
+
+def engine_policy(request: EngineRequest, profile: Profile) -> FusionPolicy:
+    """Return the policy of a profile with the kill switch of the engine's state folder."""
+    risk = profile.strategy.risk
+    if risk is None:
+        raise ConfigError(
+            "a live process must have a risk policy, the profile has none: name its file as risk: "
+            "in the profile's strategy"
+        )
+    switch = str(kill_file(request.state).absolute())
+    return profile.strategy.with_risk(risk.model_copy(update={"kill_switch_file": switch}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,9 @@ class EngineRequest:
         History for the warm start; a replay needs it.
     exchange : str, optional
         Address of another server that speaks the venue's protocol.
+    inputs : Path, optional
+        Settings of the slow inputs (docs/live/inputs.md); None for the defaults of those that the
+        bundle looks at.
     replay : ReplaySpan, optional
         Only in paper mode.
     equity : float, optional
@@ -66,6 +69,8 @@ class EngineRequest:
         time passes with the data only.
     claims : bool
         Whether positions that the exchange holds beyond the engine's books become its own.
+    source : ProfileSource, optional
+        Where the profile comes from: changes of its files are followed.
     """
 
     profile: Profile
@@ -76,11 +81,13 @@ class EngineRequest:
     name: str
     catalog: Path | None = None
     exchange: str | None = None
+    inputs: Path | None = None
     replay: ReplaySpan | None = None
     equity: float | None = None
     tag: str = ""
     speed: float | None = 1.0
     claims: bool = False
+    source: ProfileSource | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.

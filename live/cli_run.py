@@ -61,6 +61,7 @@ def run(
             parse_speed,
         )
         from live.profile import load_profile
+        from live.profile_watch import ProfileSource
 
         if mode not in MODES:
             raise ConfigError(f"--mode must be one of {', '.join(MODES)}, was {mode!r}")

@@ -16,6 +16,7 @@ from live.engine_status import Mode, check_engine_name
 
 if TYPE_CHECKING:
     from live.profile import Profile
+    from live.profile_watch import ProfileSource
 
 ALLOW_LIVE = "LEVIBOT_ALLOW_LIVE"
 """Must be ``yes`` in the environment before anything trades with money."""

@@ -31,6 +31,10 @@ from research.signal_results import SignalConfig, SignalQuality
 RECORD_FILE, PAGE_FILE = "signal.json", "signal.md"
 
 
+OUTCOMES = ("label", "forward_return")
+"""Columns of a run's predictions that no signal can be: they stand beside it to measure it."""
+
+
 @dataclass(frozen=True, slots=True)
 class SignalOptions:
     """What was asked for on the command line.
@@ -56,8 +60,13 @@ class SignalOptions:
         Raises
         ------
         ConfigError
-            If a number is none, or out of range.
+            If a number is none, or out of range, or the column is an outcome.
         """
+        if self.column in OUTCOMES:
+            raise ConfigError(
+                f"--column must be something that was known when it was written, {self.column} is "
+                "what happened afterwards; name a prediction, such as prob_up or expert_lightgbm"
+            )
         given = {"horizons_bars": self.horizons, "delays_bars": self.delays}
         chosen = {name: _bars(name, text) for name, text in given.items() if text is not None}
         try:

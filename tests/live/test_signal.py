@@ -29,6 +29,8 @@ def test_a_profile_says_what_is_measured_beside_the_options() -> None:
         (SignalOptions(horizons="4,1"), "horizons_bars must ascend from 1 on"),
         (SignalOptions(delays="1,2"), "delays_bars must ascend and begin with 0"),
         (SignalOptions(quantiles=1), "greater than or equal to 2"),
+        (SignalOptions(column="forward_return"), "forward_return is what happened afterwards"),
+        (SignalOptions(column="label"), "label is what happened afterwards"),
     ],
 )
 def test_what_cannot_be_measured_is_a_mistake_of_the_user(

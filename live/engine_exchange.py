@@ -10,26 +10,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from contextlib import ExitStack, closing
+from typing import Any, NamedTuple
 
 from adapters.accounts import AccountReader, BinanceAccount
+from adapters.polling_client import POLLING, polling_data_factory
+from adapters.polling_config import Polling, load_polling
 from adapters.venue_queries import load_definitions, market_time_ns
 from adapters.venues import BINANCE, Connection
 from catalog.errors import ConfigError, LeviBotError
 from live.account_watch import AccountWatch
 from live.bar_gate import BarSet
 from live.engine import Engine, Outcome, Teller
-from live.engine_parts import STATE_FILE, Prepared, Setting, assemble
+from live.engine_parts import PAPER_FILE, STATE_FILE, Prepared, Setting, assemble
 from live.engine_process import SHARED_ACCOUNT_VARIABLE
 from live.feed_delivery import Receivers
-from live.history import first_needed, stored_history
+from live.history import StoredHistory, first_needed, stored_history
 from live.live_guard import LiveGuard
 from live.market_clock import ClockTap, MarketClock, clock_for, wall_clock
 from live.market_feed import FeedConfig, FeedWiring, MarketFeed
 from live.node import NodeClients, exchange_node_config, run_clients
 from live.paper import PaperExecutionClient, PaperWiring, paper_factory
 from live.paper_quotes import LatePaper, PaperQuotes
+from live.paper_store import PaperStore
 from live.recovery import Recovered, RecoveryConfig, recover
+from live.slow_feed import SlowFeed, open_slow_feed
 from live.start_books import Start, balance_of, begin_books
 from live.state_store import StateStore
 from strategies.risk_guard import RiskGuard, RiskGuardConfig
@@ -47,11 +52,19 @@ def run_exchange(prepared: Prepared, guard: LiveGuard, teller: Teller) -> Outcom
         Before anything is started, if the exchange or the account cannot be worked with.
     """
     request = prepared.request
-    store = StateStore(request.folder / STATE_FILE)
-    try:
-        return ExchangeEngine(prepared, guard, store, teller).run()
-    finally:
-        store.close()
+    with ExitStack() as open_files:
+        store = open_files.enter_context(closing(StateStore(request.folder / STATE_FILE)))
+        paper = None
+        if request.mode == "paper":
+            paper = open_files.enter_context(closing(PaperStore(request.folder / PAPER_FILE)))
+        return ExchangeEngine(prepared, guard, Stores(store, paper), teller).run()
+
+
+class Stores(NamedTuple):
+    """An engine's databases: journal and state, and the paper account where it has one."""
+
+    state: StateStore
+    paper: PaperStore | None
 
 
 class ExchangeEngine:
@@ -63,20 +76,20 @@ class ExchangeEngine:
         Loaded and checked.
     guard : LiveGuard
         Claimed.
-    store : StateStore
-        Claimed: journal and state.
+    stores : Stores
+        Claimed.
     teller : Teller
         Takes what is worth a line in the log.
     """
 
     def __init__(
-        self, prepared: Prepared, guard: LiveGuard, store: StateStore, teller: Teller
+        self, prepared: Prepared, guard: LiveGuard, stores: Stores, teller: Teller
     ) -> None:
         request = prepared.request
         self._prepared = prepared
         self._request = request
         self._teller = teller
-        self._store = store
+        self._store, self._paper_store = stores
         self._data = request.data_connection()
         self._account = self._reader()
         self.clock = self._market_clock()
@@ -84,13 +97,20 @@ class ExchangeEngine:
         definitions = self._definitions()
         start = begin_books(prepared, self._account) if self._account is not None else None
         balance = None if start is None else balance_of(prepared, start)
-        setting = Setting(definitions, fed=True, claims=self._is_real, balance=balance)
-        self.parts = assemble(prepared, guard, store, setting)
+        setting = Setting(definitions, fed=True, claims=True, balance=balance)
+        self.parts = assemble(prepared, guard, stores.state, setting)
         self.engine = Engine(self.parts, self.now, teller)
         self._definitions_of_all = definitions
         self._paper = LatePaper()
+        self._slow: SlowFeed | None = None
         self.feed = self._feed(self._recover(start))
         self._held = True
+
+    def close(self) -> None:
+        """Let other processes have its databases."""
+        self._store.close()
+        if self._paper_store is not None:
+            self._paper_store.close()
 
     @property
     def _is_real(self) -> bool:
@@ -124,13 +144,12 @@ class ExchangeEngine:
     def _recover(self, start: Start | None) -> Recovered:
         """Restore the strategy, and learn what became of its orders."""
         if self._account is None or start is None:
-            return recover(self._store, self.parts.strategy, self._nothing_known, self.now, _PAPER)
+            assert self._paper_store is not None
+            lookup = self._paper_store.lookup
+            return recover(self._store, self.parts.strategy, lookup, self.now, _PAPER)
         found = recover(self._store, self.parts.strategy, start.lookup(self.parts), self.now)
         start.adjust(self.parts, found, self.now(), self._teller)
         return found
-
-    def _nothing_known(self, client_order_id: str) -> None:
-        return None
 
     def _feed(self, found: Recovered) -> MarketFeed:
         prepared, parts, request = self._prepared, self.parts, self._request
@@ -141,6 +160,9 @@ class ExchangeEngine:
             first_needed(prepared.predictor.spec, now),
             until=now,
         )
+        self._slow = self._slow_inputs(stored)
+        if self._slow is not None:
+            stored = self._slow.stored
         receivers = Receivers(
             actor=parts.actor,
             strategy=parts.strategy,
@@ -156,11 +178,28 @@ class ExchangeEngine:
             client=request.venue.venue,
             instruments=self._definitions_of_all,
             stored=stored,
+            slow_client=None if self._slow is None else POLLING,
             now=self.clock,
             on_handled=self._handled,
             on_error=lambda error: self.engine.fail(f"market feed: {error!r}"),
         )
         return MarketFeed(wiring, config)
+
+    def _slow_inputs(self, stored: StoredHistory) -> SlowFeed | None:
+        """Return the slow inputs of the predictor, with what is past; None if it has none.
+
+        Beside recorded data the vendors' own servers speak of another time: only those that are
+        named are asked.
+        """
+        named = self._request.inputs
+        if named is None and self.clock is not None:
+            return None
+        polling = Polling() if named is None else load_polling(named)
+        spec, catalog = self._prepared.predictor.spec, self._request.catalog
+        found = open_slow_feed(polling, spec, catalog, stored, clock_ns=self.now)
+        for reader, why in ({} if found is None else found.faults).items():
+            self._teller.event("inputs", f"history of {reader} cannot be had: {why}")
+        return found
 
     # ---- the node
 
@@ -180,7 +219,7 @@ class ExchangeEngine:
             *self._quotes(),
             engine.watch(),
         ]
-        config = exchange_node_config(reconciles=self._is_real, instruments=self._request.traded)
+        config = exchange_node_config(self._request.traded, asks=self._is_real)
         engine.start("starting")
         error: BaseException | None = None
         try:
@@ -195,9 +234,18 @@ class ExchangeEngine:
     def _clients(self) -> NodeClients:
         venue = self._request.venue
         if not self._is_real:
-            return NodeClients(venue.venue, venue.data(self._data), self._paper_client())
+            paper = self._paper_client()
+            return NodeClients(venue.venue, venue.data(self._data), paper, self._others())
         order = self._request.order_connection()
-        return NodeClients(venue.venue, venue.data(self._data), venue.execution(order))
+        execution = venue.execution(order)
+        return NodeClients(venue.venue, venue.data(self._data), execution, self._others())
+
+    def _others(self) -> tuple[tuple[str, Any, Any], ...]:
+        from nautilus_trader.config import DataClientConfig
+
+        if self._slow is None:
+            return ()
+        return ((POLLING, polling_data_factory(self._slow.service), DataClientConfig()),)
 
     def _paper_client(self) -> tuple[Any, Any]:
         from nautilus_trader.config import ExecutionClientConfig
@@ -213,6 +261,7 @@ class ExchangeEngine:
             note_reference=self.parts.recorder.reference,
             on_error=self._paper_failed,
             on_account_query=lambda parameters: None,
+            store=self._paper_store,
         )
         return paper_factory(wiring, self._paper_made), ExecutionClientConfig()
 
@@ -285,7 +334,7 @@ class ExchangeEngine:
         """
         if self._is_real and os.environ.get(SHARED_ACCOUNT_VARIABLE) == "1":
             outcome = self.engine.ended()
-            self._store.close()
+            self.close()
             os._exit(outcome.code)
 
 

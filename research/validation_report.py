@@ -66,10 +66,12 @@ def summary_lines(record: Record) -> list[str]:
     """Return the verdicts, one sentence each."""
     spread, cpcv = record["cpcv"]["spread"], record["cpcv"]
     tables, count = record["variants"]["tables"], len(record["variants"]["rows"])
+    idle = sum(one["trades"] == 0 for one in cpcv["paths"])
     lines = [
         f"cross-validation: {len(cpcv['paths'])} paths of {len(cpcv['splits'])} splits, net "
         f"Sharpe ratio a year from {spread['sharpe_least']:.2f} to {spread['sharpe_largest']:.2f} "
-        f"(mean {spread['sharpe_mean']:.2f}); {spread['share_lost']:.0%} of the paths lost",
+        f"(mean {spread['sharpe_mean']:.2f}); {spread['share_lost']:.0%} of the paths lost"
+        + (f", on {idle} of them nothing was traded (a ratio of 0)" if idle else ""),
         f"trials: {record['trials_line']}",
         f"before this validation's own {count} variants counted: deflated Sharpe ratio "
         f"{_number(record['trials_before']['dsr'])} with {record['trials_before']['count']} trials",

@@ -110,7 +110,11 @@ def test_a_span_of_days_has_no_tables_and_the_summary_says_so() -> None:
     assert "two days each, there were 4 days" in str(found["refused"])
     assert overfitting_points(noise(days=4)) is None
     record: dict[str, Any] = {
-        "cpcv": {"paths": [{}], "splits": [{}], "spread": path_table([PATH])},
+        "cpcv": {
+            "paths": [{"trades": 0}, {"trades": 3}],
+            "splits": [{}],
+            "spread": path_table([PATH]),
+        },
         "variants": {"tables": found, "rows": [{}] * 5},
         "trials_line": "6 trials",
         "trials_before": {"dsr": None, "count": 6},
@@ -119,6 +123,7 @@ def test_a_span_of_days_has_no_tables_and_the_summary_says_so() -> None:
     }
     lines = summary_lines(record)
     assert sum("not to be had" in line for line in lines) == 4
+    assert lines[0].endswith("on 1 of them nothing was traded (a ratio of 0)")
     assert any(line.startswith("probability of backtest overfitting: not") for line in lines)
 
 

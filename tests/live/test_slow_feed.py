@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from adapters.polling_client import POLLING
 from adapters.polling_config import (
     DvolSource,
     FearGreedSource,
@@ -22,6 +23,7 @@ from adapters.polling_records import Polled, batches_of_rows
 from catalog.errors import ConfigError
 from catalog.store import Catalog
 from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR, parse_time
+from live.engine_exchange import ExchangeEngine
 from live.history import StoredHistory, stored_history
 from live.slow_feed import SlowFeed, open_slow_feed
 from tests.adapters.polling_server import Row, Vendors, serving, status
@@ -172,3 +174,41 @@ def test_a_series_that_nobody_reads_is_refused() -> None:
     needs = spec("news.wire")
     with pytest.raises(ConfigError, match=r"lacked news.wire"):
         open_slow_feed(Polling(), needs, None, StoredHistory())
+
+
+def engine(vendors: Vendors, inputs: Path | None, clock: Any, *series: str) -> Any:
+    """As much of an engine as its slow inputs look at."""
+    told: list[str] = []
+    return SimpleNamespace(
+        _request=SimpleNamespace(inputs=inputs, catalog=None),
+        _prepared=SimpleNamespace(predictor=SimpleNamespace(spec=spec(*series))),
+        _teller=SimpleNamespace(event=lambda kind, text: told.append(text)),
+        clock=clock,
+        now=lambda: NOW,
+        told=told,
+    )
+
+
+def test_an_engine_polls_what_its_predictor_looks_at(vendors: Vendors, tmp_path: Path) -> None:
+    settings = tmp_path / "inputs.yaml"
+    settings.write_text(f"dvol: {{base_url: '{vendors.base_url}'}}\nlimits: {{backoff_secs: 0.01}}")
+    running = engine(vendors, settings, None, "index.dvol.btc")
+    running._slow = ExchangeEngine._slow_inputs(running, StoredHistory())
+    assert len(running._slow.stored.slow.series["index.dvol.btc"]) == 73
+    ((name, _, _),) = ExchangeEngine._others(running)
+    assert name == POLLING
+    vendors.faults += [status(503)] * 4
+    failing = engine(vendors, settings, None, "index.dvol.btc")
+    found = ExchangeEngine._slow_inputs(failing, StoredHistory())
+    assert found is not None
+    assert found.stored.lacking == ("index.dvol.btc",)
+    assert "history of dvol btc cannot be had" in failing.told[0]
+
+
+def test_beside_recorded_data_nobody_is_asked_who_is_not_named(vendors: Vendors) -> None:
+    recorded = engine(vendors, None, lambda: NOW, *SERIES)
+    assert ExchangeEngine._slow_inputs(recorded, StoredHistory()) is None
+    recorded._slow = None
+    assert ExchangeEngine._others(recorded) == ()
+    with pytest.raises(ConfigError, match=r"lacked news.wire"):
+        ExchangeEngine._slow_inputs(engine(vendors, None, None, *SERIES), StoredHistory())

@@ -123,7 +123,7 @@ class RequestMetrics:
 
     def __init__(self) -> None:
         # Its time of creation is of no use here and would double the series.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "levibot_api_requests",

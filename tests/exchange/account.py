@@ -249,6 +249,10 @@ class Account:
         self._wanted[name] = wanted
         self.cancel(name, ts)
 
+    def is_amending(self, name: str) -> bool:
+        """Return whether an amendment of an order is on its way."""
+        return name in self._wanted
+
     def _amended(self, name: str, order: Order, listing: Listing, ts: int) -> None:
         order.quantity, order.price = self._wanted.pop(name)
         again = f"{name}M{len(self._renamed)}"

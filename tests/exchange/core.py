@@ -26,6 +26,7 @@ from tests.exchange.truth import TruthLog
 
 _FIRST_ID = 1_000_001
 _NEVER = 1 << 62
+type Command = Literal["place", "amend", "cancel"]
 type StepKind = Literal["records", "events", "arrival", "price"]
 
 
@@ -70,7 +71,7 @@ class Flight:
     arrival: int
     account: Account
     name: str
-    what: Literal["place", "cancel"]
+    what: Command
     done: asyncio.Future[Order] | None
     refused: bool = False
 
@@ -347,9 +348,9 @@ class Exchange:
 
     def _amend(self, account: Account, name: str, wanted: tuple[float, float]) -> Flight:
         account.amend(name, wanted, self.clock)
-        return self._fly(account, name, "place")
+        return self._fly(account, name, "amend")
 
-    def _fly(self, account: Account, name: str, what: Literal["place", "cancel"]) -> Flight:
+    def _fly(self, account: Account, name: str, what: Command) -> Flight:
         arrival = self.clock + self.settings.execution.latency_ns
         try:
             done: asyncio.Future[Order] | None = asyncio.get_running_loop().create_future()
@@ -371,6 +372,7 @@ class Exchange:
         for flight in self._flights:
             order = flight.account.orders[flight.name]
             known = not order.is_open or (flight.what == "place" and order.accepted)
+            known |= flight.what == "amend" and not flight.account.is_amending(flight.name)
             there = flight.arrival < self.clock or (flight.arrival == self.clock and closes)
             if known or there:
                 told += self._answer(flight, order)

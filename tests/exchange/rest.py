@@ -97,7 +97,7 @@ class Rest:
             await server.faults.before_answer(f"{request.method} {request.path}")
             server.limits.use(weight)
             body = await request.text()
-            params = dict(parse_qsl(request.query_string, keep_blank_values=True))
+            params = dict(parse_qsl(raw_query(request), keep_blank_values=True))
             params |= dict(parse_qsl(body, keep_blank_values=True))
             result = await call(params)
             if server.faults.find("lost_answer", "all", f"{request.method} {request.path}"):
@@ -123,7 +123,7 @@ class Rest:
     async def _account(self, request: web.Request, params: dict[str, str]) -> Account:
         server = self._server
         account = account_of(server.exchange.accounts, request.headers.get("X-MBX-APIKEY"))
-        payload = unsigned(request.query_string) + unsigned(await request.text())
+        payload = unsigned(raw_query(request)) + unsigned(await request.text())
         check_time(params, server.now_ms())
         check_signature(account.keys.secret, payload, params.get("signature"))
         return account
@@ -395,6 +395,11 @@ class Rest:
         if symbol:
             listing_of(self._server.exchange.market, params)
         return position_answer(account, self._server.exchange, symbol)
+
+
+def raw_query(request: web.Request) -> str:
+    """Return the query as it was sent: it is signed in the client's own encoding."""
+    return request.raw_path.partition("?")[2]
 
 
 def _lost(request: web.Request) -> web.StreamResponse:

@@ -1,7 +1,7 @@
 """One scripted strategy on two exchanges: the paper client in a replay, and the test exchange.
 
-Run as ``python -m tests.exchange.scripted paper|exchange CATALOG [URL]``: a live node is alone in
-its process. It prints fills and cash as JSON.
+Run as ``python -m tests.exchange.scripted paper CATALOG START END`` (nanoseconds) or ``... exchange
+URL``: a live node is alone in its process. It prints fills, ends of orders and cash as JSON.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from nautilus_trader.trading import Strategy, StrategyConfig
 from adapters.replay import ReplayConfig, ReplayFeed, ReplaySession
 from catalog.instruments import bar_type
 from catalog.store import Catalog
-from catalog.timestamps import NS_PER_SECOND, parse_time
+from catalog.timestamps import NS_PER_SECOND
 from live.node import run_node
 from live.paper import PaperWiring
 from strategies.execution import ExecutionConfig
@@ -55,7 +55,6 @@ from tests.exchange.lockstep import ClientView, LockStep
 from tests.exchange.settings import COSTS
 
 NAMES = ("BTCUSDT-PERP.BINANCE", "ETHUSDT-PERP.BINANCE")
-START, END = parse_time("2025-02-03"), parse_time("2025-02-05")
 SIZES = {NAMES[0]: 0.05, NAMES[1]: 1.2}
 _EXIT = 0.002
 
@@ -162,7 +161,8 @@ class Scripted(Strategy):
         side = 1 if event.order_side == OrderSide.BUY else -1
         quantity, price = float(event.last_qty), float(event.last_px)
         fee = float(event.commission.as_double())
-        self.fills.append([event.ts_event, identity, side, quantity, price, round(fee, 8)])
+        row = [event.ts_event, identity, side, quantity, round(price, 4), round(fee, 8)]
+        self.fills.append(row)
         before = self.held[name]
         self.held[name] = round(before + side * quantity, 6)
         if before == 0.0:
@@ -186,17 +186,17 @@ class Scripted(Strategy):
             self.submit_order(make(where, out, size, trigger, client_order_id=identity, **common))
 
 
-def inputs(catalog: Path) -> ReplayInputs:
+def inputs(catalog: Path, span: tuple[int, int]) -> ReplayInputs:
     """Return what both exchanges replay."""
     store = Catalog.open(catalog)
-    bars = tuple(store.bars(name, "15m", START, END) for name in NAMES)
-    funding = {name: store.funding(name, START, END) for name in NAMES}
+    bars = tuple(store.bars(name, "15m", *span) for name in NAMES)
+    funding = {name: store.funding(name, *span) for name in NAMES}
     return ReplayInputs(tuple(store.instrument(name) for name in NAMES), bars, funding)
 
 
-def on_paper(catalog: Path) -> dict[str, Any]:
+def on_paper(catalog: Path, span: tuple[int, int]) -> dict[str, Any]:
     """Run the script in a replay with the paper client."""
-    execution, replay = ExecutionConfig(**COSTS), inputs(catalog)
+    execution, replay = ExecutionConfig(**COSTS), inputs(catalog, span)
     records = [one for group in record_groups(replay, execution) for one in group]
     records.sort(key=lambda one: int(one.ts_init))
     session = ReplaySession(ReplayFeed("BINANCE", replay.instruments, records), ReplayConfig())
@@ -291,7 +291,10 @@ def on_exchange(url: str) -> dict[str, Any]:
 def main() -> None:
     """Run one of the two."""
     mode, place = sys.argv[1], sys.argv[2]
-    found = on_paper(Path(place)) if mode == "paper" else on_exchange(place)
+    if mode == "paper":
+        found = on_paper(Path(place), (int(sys.argv[3]), int(sys.argv[4])))
+    else:
+        found = on_exchange(place)
     print("RESULT " + json.dumps(found), flush=True)
     gc.collect()
     os._exit(0)

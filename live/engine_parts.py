@@ -31,6 +31,7 @@ from strategies.throttle import require_room
 
 GUARD_FILE = "guard.json"
 STATE_FILE = "engine.db"
+PAPER_FILE = "paper.db"
 _PATIENCE_MS = 5_000
 """How long bars of one time are waited for where nobody else does: milliseconds."""
 

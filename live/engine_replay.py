@@ -8,18 +8,30 @@ switch, a person's requests to the guard and the engine's own watch live by the 
 from __future__ import annotations
 
 import time
+from contextlib import closing
+from typing import NamedTuple
 
 from adapters.replay import ReplayConfig, ReplayFeed, ReplaySession
-from catalog.errors import LeviBotError, RunFailedError
+from catalog.errors import ConfigError, LeviBotError, RunFailedError
 from catalog.progress import Progress, no_progress
 from catalog.store import Catalog
+from catalog.timestamps import format_time
 from live.engine import Engine, Outcome, Teller
-from live.engine_parts import STATE_FILE, EngineParts, Prepared, Setting, assemble
+from live.engine_parts import (
+    PAPER_FILE,
+    STATE_FILE,
+    EngineParts,
+    Prepared,
+    Setting,
+    assemble,
+)
 from live.engine_request import ReplaySpan
 from live.live_guard import LiveGuard
 from live.live_replay import sorted_records
 from live.node import fence_answer, run_node
 from live.paper import PaperWiring, leveraged
+from live.paper_store import PaperStore
+from live.recovery import Recovered, RecoveryConfig, restore, settle_once
 from live.state_store import StateStore
 from live.warm_start import feed_history, slow_inputs
 from research.features import panel_needs
@@ -28,6 +40,8 @@ from strategies.replay_data import ReplayInputs
 
 LOOK_NS = 50_000_000
 """Of a monotonic clock, between two looks at the files around the risk guard."""
+_PAPER = RecoveryConfig(in_flight_secs=0.0, fresh_secs=1.0)
+"""Nothing is on its way to a paper exchange once its process has ended."""
 
 
 def run_replay(
@@ -45,22 +59,63 @@ def run_replay(
     replay = prepared.request.replay
     assert replay is not None
     _require_unseen(prepared, replay)
-    panel = _load(prepared, replay)
-    inputs = _inputs(prepared, panel, replay)
-    feed_history(
-        prepared.predictor,
-        panel.bars,
-        panel.funding,
-        replay.start,
-        slow=slow_inputs(panel, replay.start),
-        progress=progress,
+    folder = prepared.request.folder
+    with (
+        closing(StateStore(folder / STATE_FILE)) as store,
+        closing(PaperStore(folder / PAPER_FILE)) as paper,
+    ):
+        setting = Setting(prepared.definitions(), fed=False, claims=True)
+        parts = assemble(prepared, guard, store, setting)
+        found = _recovered(parts, paper)
+        inputs = _warm_inputs(prepared, replay, found.ts, progress)
+        return ReplayEngine(parts, inputs, Account(paper, found.ts), teller).run(progress)
+
+
+class Account(NamedTuple):
+    """The paper account of an engine, and the last close that it and the strategy know."""
+
+    store: PaperStore
+    known_until: int
+
+
+def _recovered(parts: EngineParts, paper: PaperStore) -> Recovered:
+    """Restore the strategy, and learn of the paper exchange what became of its orders."""
+    found = restore(parts.store, parts.strategy)
+    if found.restored:
+        settle_once(parts.store, parts.strategy, paper.lookup, found.ts, found, _PAPER)
+    return found
+
+
+def _warm_inputs(
+    prepared: Prepared, replay: ReplaySpan, known_until: int, progress: Progress
+) -> ReplayInputs:
+    """Return what is replayed, the predictor fed all that lies before it.
+
+    An engine that was interrupted goes on with the last close that it had seen.
+
+    Raises
+    ------
+    ConfigError
+        If it has seen all of them.
+    """
+    start = max(replay.start, known_until - prepared.interval_ns)
+    if start >= replay.end - prepared.interval_ns and known_until:
+        raise ConfigError(
+            f"--replay must end after the last close that engine {prepared.request.name} has "
+            f"seen, {format_time(known_until)}, ended {format_time(replay.end)}: give another "
+            "--state or --name to begin anew"
+        )
+    panel = _load(prepared, replay, start)
+    slow = slow_inputs(panel, start)
+    predictor, bars, funding = prepared.predictor, panel.bars, panel.funding
+    feed_history(predictor, bars, funding, start, slow=slow, progress=progress)
+    inputs = ReplayInputs(
+        instruments=prepared.definitions(),
+        bars=tuple(one.between(start, replay.end) for one in panel.bars),
+        funding=dict(panel.funding),
+        slow=slow,
     )
-    store = StateStore(prepared.request.folder / STATE_FILE)
-    try:
-        parts = assemble(prepared, guard, store, Setting(inputs.instruments, fed=False))
-        return ReplayEngine(parts, inputs, teller).run(progress)
-    finally:
-        store.close()
+    return inputs.for_predictor(prepared.predictor.spec)
 
 
 class ReplayEngine:
@@ -72,15 +127,21 @@ class ReplayEngine:
         Its components, the predictor warmed up.
     inputs : ReplayInputs
         What is replayed.
+    account : Account
+        Its paper account.
     teller : Teller
         Takes what is worth a line in the log.
     """
 
-    def __init__(self, parts: EngineParts, inputs: ReplayInputs, teller: Teller) -> None:
+    def __init__(
+        self, parts: EngineParts, inputs: ReplayInputs, account: Account, teller: Teller
+    ) -> None:
         replay = parts.request.replay
         assert replay is not None
         self.parts = parts
         self._inputs = inputs
+        self._account = account
+        self._held = True
         self._config = ReplayConfig(speed=replay.speed, may_stop=True)
         execution = parts.prepared.execution
         venue = parts.request.venue.venue
@@ -121,6 +182,7 @@ class ReplayEngine:
             note_reference=self.parts.recorder.reference,
             on_error=session.fail,
             on_account_query=lambda parameters: fence_answer(session, parameters),
+            store=self._account.store,
         )
 
     def _close(self, ts: int) -> None:
@@ -128,6 +190,10 @@ class ReplayEngine:
         self.parts.actor.close_timestamp(ts)
         if self.parts.recorder.errors:
             raise RunFailedError(f"a callback raised {self.parts.recorder.errors[0]}")
+        if self._held and ts >= self._account.known_until:
+            # What an earlier process had decided at this close leaves at this close.
+            self._held = False
+            self.parts.strategy.outbox.release()
         self.engine.view.last_bar_ns = ts
         self.engine.view.notice()
         now = time.monotonic_ns()
@@ -160,26 +226,16 @@ def _require_unseen(prepared: Prepared, replay: ReplaySpan) -> None:
     check_unseen(prepared.bundle.model, replay.start, replay.end)
 
 
-def _load(prepared: Prepared, replay: ReplaySpan) -> Panel:
+def _load(prepared: Prepared, replay: ReplaySpan, start: int) -> Panel:
     profile, catalog = prepared.request.profile, prepared.request.catalog
     assert catalog is not None
     return load_panel(
         Catalog.open(catalog),
         profile.data.instruments,
         profile.data.interval,
-        replay.start,
+        start,
         replay.end,
         needs=panel_needs(profile.features),
         funding=prepared.execution.funding == "recorded",
         warmup_bars=prepared.predictor.spec.warmup_bars,
     )
-
-
-def _inputs(prepared: Prepared, panel: Panel, replay: ReplaySpan) -> ReplayInputs:
-    inputs = ReplayInputs(
-        instruments=prepared.definitions(),
-        bars=tuple(one.between(replay.start, replay.end) for one in panel.bars),
-        funding=dict(panel.funding),
-        slow=slow_inputs(panel, replay.start),
-    )
-    return inputs.for_predictor(prepared.predictor.spec)

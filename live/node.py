@@ -222,18 +222,19 @@ def run_clients(
         _release(None)
 
 
-def exchange_node_config(*, reconciles: bool, instruments: Sequence[str]) -> LiveNodeConfig:
+def exchange_node_config(instruments: Sequence[str], *, asks: bool) -> LiveNodeConfig:
     """Return the settings of a node on an exchange.
 
     Parameters
     ----------
-    reconciles : bool
-        Whether there is an account to be asked; a paper account is our own.
     instruments : sequence of str
         What is traded: positions in others are nobody's affair here.
+    asks : bool
+        Whether the exchange is asked again and again what became of orders; a paper exchange,
+        which is our own, is asked at the start only.
     """
     return LiveNodeConfig(
-        environment=Environment.LIVE if reconciles else Environment.SANDBOX,
+        environment=Environment.LIVE if asks else Environment.SANDBOX,
         trader_id=TraderId(TRADER_ID),
         shutdown_on_error=True,
         logging=LoggerConfig(stdout_level=LogLevel.ERROR),
@@ -244,13 +245,13 @@ def exchange_node_config(*, reconciles: bool, instruments: Sequence[str]) -> Liv
         delay_post_stop_secs=0.5,
         timeout_shutdown_secs=1.0,
         exec_engine=LiveExecutionEngineConfig(
-            reconciliation=reconciles,
-            reconciliation_instrument_ids=list(instruments) if reconciles else None,
+            reconciliation=True,
+            reconciliation_instrument_ids=list(instruments),
             # The engine must know of every position, or it would deny what reduces one. The orders
             # that it makes up to explain them are none of ours, and not in our books.
-            generate_missing_orders=reconciles,
-            inflight_check_interval_ms=None if reconciles else 0,
-            open_check_interval_secs=10.0 if reconciles else None,
+            generate_missing_orders=True,
+            inflight_check_interval_ms=None if asks else 0,
+            open_check_interval_secs=10.0 if asks else None,
             purge_closed_orders_interval_mins=10,
             purge_closed_orders_buffer_mins=60,
             purge_closed_positions_interval_mins=10,

@@ -371,16 +371,15 @@ def engine_marker(state: Path, engine: str) -> str:
 
 
 def _reason(code: int, console: Path) -> str:
-    """Return how a process ended, with the last line that it printed."""
+    """Return how a process ended, with the last line that it printed before it failed."""
     if code < 0:
+        # Whoever was killed had no last word: what it printed before is about something else.
         try:
-            how = f"ended by {signal.Signals(-code).name}"
+            return f"ended by {signal.Signals(-code).name}"
         except ValueError:
-            how = f"ended by signal {-code}"
-    else:
-        how = f"ended with exit code {code}"
-    said = _last_line(console)
-    return f"{how}: {said}" if said and code != 0 else how
+            return f"ended by signal {-code}"
+    said = _last_line(console) if code else ""
+    return f"ended with exit code {code}" + (f": {said}" if said else "")
 
 
 def _last_line(path: Path) -> str:

@@ -37,7 +37,7 @@ class FleetLog:
 
     def on_event(self, event: EngineEvent) -> None:
         """Write a line."""
-        self._log.event(event.kind, masked(event.detail), about=event.engine)
+        self._log.event(event.kind, f"{event.engine}: {masked(event.detail)}", about=event.engine)
 
     def on_look(self, statuses: dict[str, EngineStatus], records: dict[str, EngineRecord]) -> None:
         """Write nothing: statuses are the registry's."""

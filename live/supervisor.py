@@ -265,8 +265,9 @@ class Supervisor:
             self._open.remove(one)
 
     def _say(self, command: Command, outcome: str) -> None:
-        self.registry.answered(command.id, outcome)
+        # Whoever waits for the answer finds the line.
         self.registry.audit(command.by, command.command, command.engine, outcome)
+        self.registry.answered(command.id, outcome)
 
     # ---- what is stored
 

@@ -5,6 +5,8 @@ Pure of the engine and of any clock: an actor asks it to look, and tells it when
 
 from __future__ import annotations
 
+import time
+
 from catalog.errors import ConfigError, DataError
 from strategies.guard import Guard
 from strategies.guard_requests import (
@@ -15,8 +17,11 @@ from strategies.guard_requests import (
     remove_request,
     write_answer,
 )
+from strategies.guard_state import GuardState
 from strategies.guard_store import GuardStore, kill_switch_seen
 from strategies.risk_policy import PolicyWatch, RiskPolicy
+
+_IDLE_SAVE_SECS = 5.0
 
 
 class GuardWatch:
@@ -36,6 +41,8 @@ class GuardWatch:
         self._guard = guard
         self._store = store
         self._policy = policy
+        self._saved: tuple[object, ...] | None = None
+        self._saved_at = 0.0
 
     def kill_switch_set(self) -> bool:
         """Return whether a kill switch is there that the guard has not been told of; 5 µs."""
@@ -64,9 +71,19 @@ class GuardWatch:
         return found.policy if found.changed else None
 
     def save(self) -> None:
-        """Store the state; if that fails, trading ends: a restart would not know of it."""
+        """Store the state; if that fails, trading ends: a restart would not know of it.
+
+        Where nothing but the time and the equity have moved since the last time, that can wait a
+        little: a disk takes ten milliseconds, in which nothing is decided.
+        """
         try:
-            self._store.save(self._guard.state)
+            state = self._guard.state
+            told = _told(state)
+            now = time.monotonic()
+            if told == self._saved and now - self._saved_at < _IDLE_SAVE_SECS:
+                return
+            self._store.save(state)
+            self._saved, self._saved_at = told, now
         except DataError as error:
             self._guard.halt(self._guard.state.ts, str(error), "state_unsaved")
         except Exception as error:
@@ -113,3 +130,13 @@ class GuardWatch:
             write_answer(self._store.path, answer)
         except DataError as error:
             self._guard.refuse(ts, "release", f"could not be answered: {error}")
+
+
+def _told(state: GuardState) -> tuple[object, ...]:
+    """Return all of a state that a restart must know at once: not the time, nor the equity."""
+    return (
+        *(state.day, state.start_day, state.day_start_equity, state.peak_equity),
+        *(state.daily_loss_day, tuple(state.holds), state.exposed, state.kill_switch),
+        *(state.consecutive_losses, tuple(state.rejections), tuple(state.orders)),
+        *(len(state.history), state.history[-1] if state.history else None),
+    )

@@ -99,6 +99,21 @@ def pass_on(predictor: Predictor, data: CustomData) -> None:
     handle(predictor, record, str(data.data_type.identifier))
 
 
+def input_name(data: CustomData) -> str:
+    """Return what a predictor calls the input that a record is of: ``index.dvol.btc``.
+
+    Of order flow and minutes, which have no such name, the type's name and what it is of.
+    """
+    record, identifier = data.data, str(data.data_type.identifier)
+    kind = _PREFIXES.get(type(record))
+    if kind is None:
+        return f"{type(record).__name__}.{identifier}"
+    return f"{kind}.{identifier}" + (f".{record.metric}" if kind == "onchain" else "")
+
+
+_PREFIXES: dict[type, str] = {OnchainMetrics: "onchain", IndexLevel: "index", NewsArrival: "news"}
+
+
 def _series_type(name: str) -> DataType:
     kind, _, series = name.partition(".")
     if kind == "onchain" and "." in series:

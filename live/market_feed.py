@@ -48,7 +48,7 @@ from live.feed_delivery import Close, Delivery, Exchange, Receivers, raw_bar
 from live.history import Answer, HistoryConfig, HistoryDesk, StoredHistory, first_needed
 from live.settlements import Settlements
 from research.predictor import PredictorSpec
-from strategies.slow_records import pass_on, subscriptions
+from strategies.slow_records import input_name, pass_on, subscriptions
 
 _TIMER, _GO_ON = "market-feed", "market-feed-go-on"
 _SETS_AT_ONCE = 64
@@ -403,9 +403,7 @@ class MarketFeed(DataActor):
 
     def _take_slow(self, data: Any) -> None:
         pass_on(self._to.actor.predictor, data)
-        record = data.data
-        kind = type(record).__name__
-        self._known[str(data.data_type.identifier or kind)] = record.ts_init
+        self._known[input_name(data)] = data.data.ts_init
 
     def _take_socket(self, event: Any) -> None:
         if event.state == SocketState.DISCONNECTED:

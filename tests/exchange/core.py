@@ -112,7 +112,11 @@ class Exchange:
         self._later = _Shown()
         self._log = TruthLog(settings.state, settings.header())
         self._first_prices()
-        self._recover()
+        try:
+            self._recover()
+        except BaseException:
+            self.close()
+            raise
 
     def _first_prices(self) -> None:
         for symbol, one in self.market.listings.items():
@@ -196,17 +200,18 @@ class Exchange:
 
     def meet_price(self) -> Step | None:
         """Let market orders that wait meet the last price, where no open is about to come."""
-        told: list[Message] = []
-        for account in self.accounts.values():
-            for symbol, price in self.prices.items():
-                if self.next_is_quote(symbol):
-                    continue
-                if account.book.quote_would_act(symbol, price, self.clock):
-                    told += self._user(
-                        account, account.on_price(symbol, price, self.clock, self._ids)
-                    )
-        if not told:
+        met = [
+            (account, symbol, price)
+            for account in self.accounts.values()
+            for symbol, price in self.prices.items()
+            if account.book.quote_would_act(symbol, price, self.clock)
+            and not self.next_is_quote(symbol)
+        ]
+        if not met:
             return None
+        told: list[Message] = []
+        for account, symbol, price in met:
+            told += self._user(account, account.on_price(symbol, price, self.clock, self._ids))
         step = self._made("price", told)
         self._log.command(step.number - 1, {"do": "price"})
         return self._finished(step)

@@ -177,6 +177,8 @@ class ExchangeProcess:
         line = self._process.stdout.readline()
         if not line.startswith("http://"):
             code = self._process.wait()
+            self._process.stdout.close()
+            self._process = None
             raise RunFailedError(f"the test exchange must start, ended with {code}: {line!r}")
         self.remote = Remote(line.strip())
         self._port = int(line.strip().rsplit(":", 1)[1])

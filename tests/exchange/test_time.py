@@ -245,6 +245,7 @@ def test_a_process_that_is_killed_comes_back_on_its_port(
     async def after(url: str) -> None:
         async with Client(url) as client:
             heard = await client.listen_user()
+            await client.until_bar()
             await client.advance(3)
             await eventually(lambda: heard)
             names = {one["o"]["c"] for one in heard if one["e"] == "ORDER_TRADE_UPDATE"}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from adapters.polling import PollService
 from adapters.polling_client import POLLING
 from adapters.polling_config import (
     DvolSource,
@@ -26,6 +27,7 @@ from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR, parse_time
 from live.engine_exchange import ExchangeEngine
 from live.history import StoredHistory, stored_history
 from live.slow_feed import SlowFeed, open_slow_feed
+from strategies.slow_records import input_name
 from tests.adapters.polling_server import Row, Vendors, serving, status
 
 START = parse_time("2025-05-14")
@@ -212,3 +214,10 @@ def test_beside_recorded_data_nobody_is_asked_who_is_not_named(vendors: Vendors)
     assert ExchangeEngine._others(recorded) == ()
     with pytest.raises(ConfigError, match=r"lacked news.wire"):
         ExchangeEngine._slow_inputs(engine(vendors, None, None, *SERIES), StoredHistory())
+
+
+def test_a_record_is_called_what_its_predictor_calls_it(vendors: Vendors) -> None:
+    config = polling(vendors).for_predictor(SERIES, ())
+    found = PollService(config, clock_ns=lambda: NOW).poll_due()
+    assert {input_name(row.data()) for row in found} == set(SERIES)
+    assert all(input_name(row.data()) == row.name for row in found)

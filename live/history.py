@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 MAX_PAGE_BARS = 1_500
 """Bars that the reference venue gives for one request, at most."""
+MAX_SETTLEMENTS = 1_000
+"""Settlements that the reference venue gives for one request, at most."""
 _EARLIER = 3
 """Bars asked for in front of those that are missing: venues differ in which ends they include."""
 
@@ -68,7 +70,7 @@ class HistoryConfig(Config):
     timeout_secs: float = Field(default=15.0, gt=0.0)
     retry_secs: float = Field(default=1.0, gt=0.0)
     max_retry_secs: float = Field(default=60.0, gt=0.0)
-    requests_per_second: float = Field(default=5.0, gt=0.0)
+    requests_per_second: float = Field(default=20.0, gt=0.0)
     funding_days: float = Field(default=5.0, gt=0.0)
 
 
@@ -143,6 +145,8 @@ class HistoryDesk:
         Its manners.
     rng : random.Random, optional
         Draws the pauses.
+    page : int, optional
+        Records in one request; None: `HistoryConfig.page_bars`.
 
     Attributes
     ----------
@@ -151,9 +155,15 @@ class HistoryDesk:
     """
 
     def __init__(
-        self, interval_ns: int, config: HistoryConfig, rng: random.Random | None = None
+        self,
+        interval_ns: int,
+        config: HistoryConfig,
+        rng: random.Random | None = None,
+        *,
+        page: int | None = None,
     ) -> None:
         self.config = config
+        self._page = page or config.page_bars
         self.counts = HistoryCounts()
         self._interval = interval_ns
         self._rng = rng or random.SystemRandom()
@@ -249,8 +259,7 @@ class HistoryDesk:
         return round(self.config.timeout_secs * NS_PER_SECOND)
 
     def _send(self, talk: _Talk, gap: Gap, wall: int) -> Ask:
-        page = self.config.page_bars
-        last = min(gap.last, gap.first + (page - 1) * self._interval)
+        last = min(gap.last, gap.first + (self._page - 1) * self._interval)
         count = (last - gap.first) // self._interval + 1
         asked = Gap(gap.instrument_id, gap.first, last)
         start = gap.first - (1 + _EARLIER) * self._interval

@@ -23,6 +23,10 @@ What was tried of the engine (2.0.0rc6), in a node with Python clients:
 - Events of an execution client may reach the strategy after a clock's alert that was set behind
   them. So a paper exchange is shown a close first, and the close is handed on once the strategy has
   heard of every fill.
+- An answer to `request_funding_rates` is cut to the span that was asked for by its `ts_init`, which
+  is its arrival: with a start or an end nothing is left of it. Without them the latest come.
+- A request that the exchange refuses is answered with an empty one by the compiled Binance client.
+- An error in the log stops the node (`shutdown_on_error`).
 - Components start in the order in which they were added, actors before strategies: bars that are
   handed to a strategy that has not started are lost to nobody but its orders. So the feed hands on
   from its first timer on, not from ``on_start``.
@@ -45,7 +49,14 @@ from catalog.instruments import bar_type
 from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR, NS_PER_SECOND, format_time, interval_name
 from live.bar_gate import BarGate, BarSet, GateConfig
 from live.feed_delivery import Close, Delivery, Exchange, Receivers, raw_bar
-from live.history import Answer, HistoryConfig, HistoryDesk, StoredHistory, first_needed
+from live.history import (
+    MAX_SETTLEMENTS,
+    Answer,
+    HistoryConfig,
+    HistoryDesk,
+    StoredHistory,
+    first_needed,
+)
 from live.settlements import Settlements
 from research.predictor import PredictorSpec
 from strategies.slow_records import input_name, pass_on, subscriptions
@@ -80,7 +91,7 @@ class FeedConfig(Config):
     gate: GateConfig = Field(default_factory=GateConfig)
     history: HistoryConfig = Field(default_factory=HistoryConfig)
     funding_patience_secs: float = Field(default=5.0, ge=0.0)
-    look_interval_ms: int = Field(default=250, ge=10, le=10_000)
+    look_interval_ms: int = Field(default=100, ge=10, le=10_000)
 
     def at_speed(self, speed: float) -> Self:
         """Return the same patience by the wall clock for data that run `speed` times as fast."""
@@ -208,7 +219,7 @@ class MarketFeed(DataActor):
         self.exchange: Exchange | None = None
         self._delivery = Delivery(self._to, 0)
         self._asks_bars = HistoryDesk(self._spec.interval_ns, config.history)
-        self._asks_funding = HistoryDesk(NS_PER_HOUR, config.history)
+        self._asks_funding = HistoryDesk(NS_PER_HOUR, config.history, page=MAX_SETTLEMENTS)
         self._gate: BarGate | None = None
         self._settlements: Settlements | None = None
         self._held: Close | None = None
@@ -346,13 +357,14 @@ class MarketFeed(DataActor):
     def _ask_for_funding(self) -> None:
         if self._settlements is None:
             return
-        gaps = self._settlements.gaps(self._now())
+        now = self._now()
+        gaps = self._settlements.gaps(now)
         for ask in self._asks_funding.due(gaps, self.clock.timestamp_ns()):
             identity = InstrumentId.from_str(ask.instrument_id)
-            # A settlement is stamped some milliseconds after its hour.
-            start, end = _moment(ask.start), _moment(ask.end + NS_PER_SECOND)
+            hours = (now - ask.start) // NS_PER_HOUR + 1
+            # Without limits in time: the engine would leave out all that arrives after the request.
             self.request_funding_rates(
-                identity, start=start, end=end, limit=ask.limit, client_id=self._client
+                identity, limit=min(hours, MAX_SETTLEMENTS), client_id=self._client
             )
 
     def _take_bar(self, bar: Any) -> None:
@@ -395,7 +407,7 @@ class MarketFeed(DataActor):
         if rates:
             name = str(rates[0].instrument_id)
             pairs = [(rate.ts_event, float(rate.rate)) for rate in rates]
-            answer = Answer(name, settlements.answered(name, pairs), min(pairs)[0])
+            answer = Answer(name, settlements.answered(name, pairs), self._now())
         gap = self._asks_funding.answered(answer, self.clock.timestamp_ns())
         if gap is not None:
             settlements.lacks(gap, self._now())
@@ -520,7 +532,8 @@ class MarketFeed(DataActor):
             work()
         except Exception as error:
             self._failure = f"{type(error).__name__}: {error}"
-            self.log.error(f"market feed failed: {self._failure}")
+            # An error in the log would stop the node before anybody has said why.
+            self.log.warning(f"market feed failed: {self._failure}")
             self._wiring.on_error(error)
 
 

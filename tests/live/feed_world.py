@@ -274,12 +274,14 @@ class Stream(MarketDataClient):
         name = str(request.instrument_id)
         if world.silent:
             return
-        known = world.funding[name].between(request.start_ns - 1, min(request.end_ns, world.now))
+        known = world.funding[name].between(None, world.now)
         rates = [
             # Settlements are booked some milliseconds late.
-            FundingRateUpdate(request.instrument_id, Decimal(repr(rate)), ts + 3 * MILLISECOND, ts)
+            FundingRateUpdate(
+                request.instrument_id, Decimal(repr(rate)), ts + 3 * MILLISECOND, time.time_ns()
+            )
             for ts, rate in zip(known.ts_event.tolist(), known.value.tolist(), strict=True)
-        ]
+        ][-request.limit :]
         self._handle_response(
             FundingRatesResponse(
                 self.client_id, request.instrument_id, rates, request.request_id, time.time_ns()

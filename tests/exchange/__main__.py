@@ -11,9 +11,9 @@ from pathlib import Path
 
 from catalog.errors import LeviBotError
 from catalog.timestamps import parse_time
-from live.profile import load_profile
+from strategies.execution import ExecutionConfig
 from tests.exchange.runner import running_exchange
-from tests.exchange.settings import AccountKeys, ExchangeSettings
+from tests.exchange.settings import COSTS, AccountKeys, ExchangeSettings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,9 +67,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(options: argparse.Namespace) -> ExchangeSettings:
-    extra = {}
+    costs = ExecutionConfig(**COSTS)
     if options.profile:
-        extra["execution"] = load_profile(options.profile).execution
+        from live.profile import load_profile
+
+        costs = load_profile(options.profile).execution
     timed = options.speed not in ("max", "lockstep")
     return ExchangeSettings(
         catalog=options.catalog,
@@ -85,7 +87,7 @@ def _settings(options: argparse.Namespace) -> ExchangeSettings:
         partials=options.partials,
         state=options.state,
         paused=options.paused,
-        **extra,
+        execution=costs,
     )
 
 

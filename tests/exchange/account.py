@@ -131,9 +131,9 @@ class Account:
             self._tell(book.on_quote(symbol, price, ts))
             self._quoted, self._opens[symbol] = ts, price
         elif record.kind is Kind.BAR:
-            prices = tuple(float(getattr(bars, one)[row]) for one in ("open", "high", "low"))
             close = float(bars.close[row])
-            self._tell(book.on_bar(symbol, (*prices, close), ts))
+            high, low = float(bars.high[row]), float(bars.low[row])
+            self._tell(book.on_bar(symbol, (float(bars.open[row]), high, low, close), ts))
             book.on_volume(symbol, float(bars.volume[row]))
             self.ledger.mark(symbol, close)
         elif record.kind is Kind.MARK:

@@ -9,6 +9,7 @@ also the exchange's state: `Exchange.recover` goes through the same steps again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
@@ -357,12 +358,13 @@ class Exchange:
 
     def _fly(self, account: Account, name: str, what: Command) -> Flight:
         arrival = self.clock + self.settings.execution.latency_ns
-        try:
-            done: asyncio.Future[Order] | None = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[Order] | None = None
+        with contextlib.suppress(RuntimeError):
+            # Without a loop nobody waits: a recovery, a test of the core.
+            done = asyncio.get_running_loop().create_future()
+        if done is not None:
             # Whoever asked may have left: nobody else needs to hear of a refusal.
             done.add_done_callback(lambda one: one.cancelled() or one.exception())
-        except RuntimeError:
-            done = None
         flight = Flight(arrival, account, name, what, done)
         self._flights.append(flight)
         return flight

@@ -173,7 +173,7 @@ class Scripted(Strategy):
     def protect(self, name: str, side: int, ts: int, price: float) -> None:
         """Send a stop and a target for what is held."""
         decimals = 1 if name == NAMES[0] else 2
-        common = {"reduce_only": True}
+        common: dict[str, Any] = {"reduce_only": True}
         out = OrderSide.SELL if side > 0 else OrderSide.BUY
         size = Quantity(abs(self.held[name]), 3)
         where = InstrumentId.from_str(name)
@@ -225,7 +225,7 @@ def on_paper(catalog: Path, span: tuple[int, int]) -> dict[str, Any]:
 def binance_node(url: str, strategy: Any) -> Any:
     """Return a live node with the compiled adapter on a test exchange."""
     streams = url.replace("http", "ws", 1)
-    common = {
+    common: dict[str, Any] = {
         "product_type": BinanceProductType.USD_M,
         "environment": BinanceEnvironment.LIVE,
         "base_url_http": url,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import aiohttp
 import pytest
@@ -176,7 +177,7 @@ def test_a_lost_answer_is_an_order_all_the_same(opened: Opened, over: str) -> No
             if over == "rest":
                 sent = await client.start_order(**name)
             else:
-                params = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET"}
+                params: dict[str, Any] = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET"}
                 sent = asyncio.create_task(
                     client.call("order.place", **params, quantity="0.010", **name)
                 )

@@ -49,7 +49,7 @@ FUNDING = 8 * HOUR
 QUICK = FeedConfig.model_validate(
     {
         "gate": {"ask_after_secs": 2.0, "patience_secs": 10.0},
-        "history": {"timeout_secs": 0.2, "retry_secs": 0.02, "requests_per_second": 1e6},
+        "history": {"timeout_secs": 0.3, "retry_secs": 0.02, "requests_per_second": 1e6},
         "look_interval_ms": 10,
     }
 )

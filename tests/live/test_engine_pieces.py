@@ -1,0 +1,227 @@
+"""What an engine decides without a node: its request, naked positions, differences, clocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from adapters.accounts import AccountState, HeldPosition
+from adapters.venues import Connection
+from catalog.errors import ConfigError
+from catalog.timestamps import NS_PER_SECOND
+from live.engine_request import (
+    EngineRequest,
+    ReplaySpan,
+    chosen_instruments,
+    engine_name,
+    engine_tag,
+    parse_replay,
+    parse_speed,
+)
+from live.market_clock import SAME_TIME_NS, MarketClock, clock_for, wall_clock
+from live.naked_watch import NakedWatch
+from live.profile import load_profile
+from live.reconcile import Books, Resting, compare_books
+from live.start_books import follow
+from strategies.ledger import Ledger, LedgerFill
+
+BTC, ETH = "BTCUSDT-PERP.BINANCE", "ETHUSDT-PERP.BINANCE"
+PROFILE = load_profile("perps-swing")
+
+
+def request(**changes: Any) -> EngineRequest:
+    settings: dict[str, Any] = {
+        "profile": PROFILE,
+        "bundle": Path("bundle"),
+        "state": Path("state"),
+        "traded": (BTC,),
+        "name": "BTCUSDT",
+    }
+    return EngineRequest(**(settings | changes))
+
+
+def test_symbols_are_named_shortly_and_come_in_the_order_of_the_profile() -> None:
+    assert chosen_instruments(PROFILE, None) == PROFILE.data.instruments
+    assert chosen_instruments(PROFILE, "ETHUSDT, BTCUSDT-PERP") == (BTC, ETH)
+    assert engine_name((BTC,), PROFILE) == "BTCUSDT"
+    assert engine_name((BTC, ETH), PROFILE) == "perps-swing"
+    with pytest.raises(ConfigError, match="must name instruments of the profile .* had 'XRPUSDT'"):
+        chosen_instruments(PROFILE, "XRPUSDT")
+    with pytest.raises(ConfigError, match="--symbols must be distinct"):
+        chosen_instruments(PROFILE, "BTCUSDT,BTCUSDT")
+
+
+def test_tags_of_engines_fit_into_an_order_identifier_and_differ() -> None:
+    tags = {engine_tag(name) for name in ("BTCUSDT", "ETHUSDT", "SOLUSDT", "perps-swing")}
+    assert len(tags) == 4
+    assert all(len(tag) == 5 and tag.isalnum() for tag in tags)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "a/b"}, "an engine's name must be 1 to 32"),
+        ({"equity": 0.0}, "--equity must be positive"),
+        ({"mode": "live", "replay": ReplaySpan(1, 2)}, "--replay must come with --mode paper"),
+        ({"replay": ReplaySpan(1, 2)}, "--replay must come with --catalog"),
+        (
+            {"replay": ReplaySpan(2, 1), "catalog": Path("c")},
+            "--replay must end after it begins",
+        ),
+        (
+            {"replay": ReplaySpan(1, 2), "catalog": Path("c"), "exchange": "http://127.0.0.1:1"},
+            "--replay must come without --exchange",
+        ),
+        ({"profile": load_profile("synthetic")}, "a live process must have a risk policy"),
+    ],
+)
+def test_a_request_that_cannot_be_meant_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        request(**changes)
+
+
+def test_spans_and_speeds() -> None:
+    assert parse_replay("2025-01-01..2025-01-02", "60").speed == 60.0
+    assert parse_speed("max") is None
+    for text in ("0", "-1", "fast", "nan"):
+        with pytest.raises(ConfigError, match="--speed must be a positive number or max"):
+            parse_speed(text)
+    with pytest.raises(ConfigError, match=r"--replay must look like 2025-01-01\.\.2025-02-01"):
+        parse_replay("2025-01-01", "max")
+
+
+def test_money_is_risked_only_with_the_word_and_the_keys() -> None:
+    keys = {"BINANCE_API_KEY": "k" * 8, "BINANCE_API_SECRET": "s" * 8}
+    live = request(mode="live")
+    with pytest.raises(ConfigError, match="LEVIBOT_ALLOW_LIVE must be yes .* was not set"):
+        live.order_connection(keys)
+    with pytest.raises(ConfigError, match="LEVIBOT_ALLOW_LIVE must be yes .* was true"):
+        live.order_connection({**keys, "LEVIBOT_ALLOW_LIVE": "true"})
+    with pytest.raises(ConfigError, match="BINANCE_API_SECRET was not set"):
+        live.order_connection({"BINANCE_API_KEY": "k" * 8, "LEVIBOT_ALLOW_LIVE": "yes"})
+    found = live.order_connection({**keys, "LEVIBOT_ALLOW_LIVE": "yes"})
+    assert found.environment == "live"
+    assert "s" * 8 not in repr(found)
+    with pytest.raises(ConfigError, match="a paper engine sends no orders"):
+        request().order_connection(keys)
+    assert "a day may lose 3.0%, all of it 10.0%" in live.at_risk()
+    assert "1,000.00 USDT" in request(mode="live", equity=1_000.0).at_risk()
+
+
+def test_a_paper_engine_takes_the_real_feed_and_a_testnet_one_its_own() -> None:
+    assert request().data_connection() == Connection("live")
+    assert request(mode="testnet").data_connection() == Connection("testnet")
+
+
+def test_a_position_is_naked_after_two_seconds_without_a_stop_and_told_once() -> None:
+    watch, second = NakedWatch(), NS_PER_SECOND
+    assert watch.look(0, {BTC: 1.0}, ()) == ()
+    assert watch.look(2 * second, {BTC: 1.0}, ()) == ()
+    (found,) = watch.look(2 * second + 1, {BTC: 1.0}, ())
+    assert (found.instrument_id, found.quantity) == (BTC, 1.0)
+    assert watch.look(3 * second, {BTC: 1.0}, ())
+    assert watch.alarms == 1
+    # A stop that is there again, or a position that is gone, begins anew.
+    assert watch.look(4 * second, {BTC: 1.0}, (BTC,)) == ()
+    assert watch.look(5 * second, {BTC: 1.0}, ()) == ()
+    assert watch.look(8 * second, {BTC: 1.0}, ())
+    assert watch.alarms == 2
+    assert watch.look(9 * second, {BTC: 0.0}, ()) == ()
+
+
+def test_differences_say_whose_they_are() -> None:
+    stop = Resting("L1-S1", BTC, -1, 1.0)
+    ours = Books({BTC: 1.0}, (stop,))
+    assert compare_books(ours, ours, (BTC,), "L1-") == ()
+    theirs = Books(
+        {BTC: 0.4, ETH: 2.0}, (Resting("L1-S9", BTC, -1, 1.0), Resting("web_7", BTC, 1, 3.0))
+    )
+    found = compare_books(ours, theirs, (BTC,), "L1-")
+    assert [(one.kind, one.what) for one in found] == [
+        ("position", BTC),
+        ("foreign_position", ETH),
+        ("lost_order", "L1-S1"),
+        ("unknown_order", "L1-S9"),
+        ("foreign_order", "web_7"),
+    ]
+    assert "our books say 1, the exchange 0.4" in str(found[0])
+    assert "left alone" in str(found[1])
+    assert compare_books(Books({BTC: 0.1 + 0.2}), Books({BTC: 0.3}), (BTC,), "L1-") == ()
+
+
+class _Strategy:
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.booked: list[tuple[str, float, float, int]] = []
+
+    def reconciled(self, name: str, quantity: float, price: float, ts: int) -> str:
+        self.booked.append((name, quantity, price, ts))
+        return "L"
+
+
+def books(held: float, *, claims: bool = False) -> Any:
+    ledger = Ledger(1_000.0)
+    if held:
+        side = 1 if held > 0.0 else -1
+        ledger.apply_fill(LedgerFill(1, BTC, side, abs(held), 100.0, 0.0, "enter"))  # type: ignore[arg-type]
+    return SimpleNamespace(
+        request=SimpleNamespace(traded=(BTC,), claims=claims),
+        recorder=SimpleNamespace(ledger=ledger),
+        strategy=_Strategy(ledger),
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "foreign", "mine", "left"),
+    [
+        (0.0, 5.0, 0.0, None, 5.0),  # a person's position: left alone
+        (1.0, 6.0, 5.0, None, 5.0),  # nothing has changed
+        (1.0, 5.4, 5.0, 0.4, 5.0),  # part of ours is gone
+        (1.0, 0.0, 0.0, 0.0, 0.0),  # ours is gone: a liquidation
+        (-1.0, -0.3, 0.0, -0.3, 0.0),
+        (1.0, 9.0, 5.0, None, 8.0),  # a person bought more
+        (1.0, -2.0, 0.0, 0.0, -2.0),  # somebody sold through ours
+    ],
+)
+def test_our_books_follow_the_exchange_and_leave_the_rest_alone(
+    ours: float, theirs: float, foreign: float, mine: float | None, left: float
+) -> None:
+    parts, others = books(ours), {BTC: foreign}
+    state = AccountState(1_000.0, (HeldPosition(BTC, theirs, 90.0),) if theirs else (), ())
+    follow(parts, others, state, 7)
+    booked = [one[1] for one in parts.strategy.booked]
+    assert booked == ([] if mine is None else [mine])
+    assert others[BTC] == pytest.approx(left)
+
+
+def test_a_profile_that_claims_takes_a_position_over() -> None:
+    parts, others = books(0.0, claims=True), dict[str, float]()
+    follow(parts, others, AccountState(1_000.0, (HeldPosition(BTC, 5.0, 90.0),), ()), 7)
+    assert parts.strategy.booked == [(BTC, 5.0, 90.0, 7)]
+    assert others[BTC] == 0.0
+
+
+def test_the_clock_of_a_recording_never_goes_back_and_runs_on_without_data() -> None:
+    ticks = [0]
+    clock = MarketClock(1_000, 60.0, lambda: ticks[0])
+    assert clock() == 1_000
+    ticks[0] = 10
+    assert clock() == 1_600
+    clock.seen(1_300)
+    assert clock() == 1_600
+    assert clock.newest() == 1_300
+    ticks[0] = 20
+    assert clock() == 1_900
+    clock.seen(5_000)
+    assert clock() == 5_000
+    still = MarketClock(1_000, None, lambda: ticks[0])
+    ticks[0] = 10**9
+    assert still() == 1_000
+
+
+def test_a_market_that_lives_now_has_the_wall_clock() -> None:
+    assert clock_for(wall_clock() - 5 * NS_PER_SECOND, 1.0) is None
+    assert clock_for(wall_clock() - 2 * SAME_TIME_NS, 1.0) is not None

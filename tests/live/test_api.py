@@ -17,32 +17,18 @@ from pathlib import Path
 
 import httpx
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, settings
-from schemathesis.checks import negative_data_rejection, not_a_server_error
 
 from catalog.errors import ConfigError, DataError
-from live.api import Service, application
-from live.api_door import TOKEN_VARIABLE, DoorConfig, RequestMetrics
+from live.api_door import TOKEN_VARIABLE, DoorConfig
 from live.api_server import ServerConfig, door_from_environment, listen
 from live.kill_switch import kill_file, read_kill, set_kill
 from live.metrics import CONTENT_TYPE
-from live.overview import RegistryReader
 from live.registry import Registry
 from tests.live.control_service import RIGHT, TOKEN, control_service
-from tests.live.fleet import BTC, make_fleet, supervise
+from tests.live.fleet import BTC, NS, make_fleet, supervise, trading
 from tests.live.test_guard_live import write_policy
 from tests.live.test_metrics import parse, sample
 from tests.live.wall_clock import World, play
-
-ROUTES = {
-    *("GET /healthz", "GET /engines", "GET /engines/status", "GET /ml/predict"),
-    *("GET /ml/model/status", "GET /automation/status", "GET /automation/predictions"),
-    *("GET /metrics", "GET /commands/{number}", "GET /audit"),
-    *("POST /engines/{engine}/start", "POST /engines/{engine}/stop"),
-    *("POST /engines/{engine}/restart", "POST /ml/kill"),
-    *("POST /automation/start", "POST /automation/stop"),
-}
 
 
 class Fleet:
@@ -55,10 +41,21 @@ class Fleet:
         return [(one.who, one.command, one.target, one.outcome) for one in self.registry.audited()]
 
 
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, httpx.Client]]:
+    state = tmp_path_factory.mktemp("state")
+    with control_service(state) as http:
+        yield state, http
+
+
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    with closing(make_fleet(tmp_path)) as registry, control_service(tmp_path) as http:
-        yield Fleet(tmp_path, registry, http)
+def fleet(served: tuple[Path, httpx.Client]) -> Iterator[Fleet]:
+    """A new registry under a service that stays: it notices."""
+    state, http = served
+    for path in state.iterdir():
+        path.unlink()
+    with closing(make_fleet(state)) as registry:
+        yield Fleet(state, registry, http)
 
 
 def test_health_is_that_of_everything_that_is_wanted(fleet: Fleet) -> None:
@@ -162,13 +159,22 @@ def test_predictions_and_models(fleet: Fleet) -> None:
 
 
 def test_metrics_are_those_of_engines_and_service(fleet: Fleet) -> None:
+    before = fleet.http.get("/metrics")
     fleet.http.get("/engines")
     answer = fleet.http.get("/metrics")
     assert answer.headers["content-type"] == CONTENT_TYPE
     found = parse(answer.content)
     assert sample(found, "levibot_engine_up", engine="BTCUSDT") == 1.0
-    labels = {"method": "GET", "route": "/engines", "status": "200"}
-    assert sample(found, "levibot_api_requests_total", **labels) == 1.0
+    asked = ("GET", "/engines", "200")
+    counted = [
+        {
+            tuple(one.labels.values()): one.value
+            for one in parse(text)
+            if one.name == "levibot_api_requests_total"
+        }
+        for text in (before.content, answer.content)
+    ]
+    assert counted[1][asked] == counted[0].get(asked, 0.0) + 1.0
 
 
 def test_the_kill_switch_is_set_and_lifted(fleet: Fleet) -> None:
@@ -331,66 +337,15 @@ def test_the_command_serves_until_it_is_told_to_end_and_the_switch_outlives_it(
     assert httpx.get(f"{url}/engines").status_code == 401
     assert httpx.post(f"{url}/ml/kill?enabled=true", headers=RIGHT).status_code == 200
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10.0) in (0, -signal.SIGTERM)
+    assert process.wait(60.0) in (0, -signal.SIGTERM)
     process.stderr.close()
     assert read_kill(tmp_path) is not None
     # With the service dead the command line does the same.
+    with closing(make_fleet(tmp_path)) as registry:
+        # Heard for a while yet, however long a command takes to begin on a busy machine.
+        registry.publish(trading(time.time_ns() + 300 * NS))
     command = [sys.executable, "-m", "live.cli", "live", "kill", "--state", str(tmp_path)]
     done = subprocess.run([*command, "--json", "--wait", "0.5"], capture_output=True, text=True)
     assert json.loads(done.stdout)["who"] == "api 127.0.0.1"
     assert done.returncode == 3
-    assert "BTCUSDT, ETHUSDT did not" in " ".join(done.stderr.split())
-
-
-# ---- the schema
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    state = tmp_path_factory.mktemp("state")
-    with closing(make_fleet(state, healthy=True)) as registry, control_service(state) as http:
-        yield Fleet(state, registry, http)
-
-
-_nowhere = Service(RegistryReader(Path("nowhere")), RequestMetrics())
-schema = schemathesis.openapi.from_dict(application(_nowhere).openapi())
-
-
-def test_the_schema_is_valid_and_has_the_routes_that_were_asked_for(service: Fleet) -> None:
-    assert service.http.get("/openapi.json").json() == schema.raw_schema
-    schema.validate()
-    labels = {one.ok().label for one in schema.get_all_operations()}
-    assert labels == ROUTES
-    raw = schema.raw_schema
-    for path in raw["paths"].values():
-        for operation in path.values():
-            assert operation["security"] == [{"HTTPBearer": []}]
-            assert {"401", "413", "429", "503"} <= set(operation["responses"])
-
-
-def fuzz(service: Fleet, case: schemathesis.Case) -> None:
-    supervise(service.registry)
-    excluded = {
-        # That something is wrong is what it says with 503, in the answer that is documented.
-        "/healthz": [not_a_server_error],
-        # A switch that is asked for is set, whatever stands beside it.
-        "/ml/kill": [negative_data_rejection],
-    }.get(case.path, [])
-    url = str(service.http.base_url)
-    case.call_and_validate(base_url=url, headers=RIGHT, excluded_checks=excluded)
-
-
-_ALLOWED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much]
-
-
-@schema.parametrize()
-@settings(max_examples=5, deadline=None, suppress_health_check=_ALLOWED)
-def test_no_request_breaks_the_schema(case: schemathesis.Case, service: Fleet) -> None:
-    fuzz(service, case)
-
-
-@pytest.mark.slow
-@schema.parametrize()
-@settings(max_examples=60, deadline=None, suppress_health_check=_ALLOWED)
-def test_no_request_of_many_breaks_the_schema(case: schemathesis.Case, service: Fleet) -> None:
-    fuzz(service, case)
+    assert "BTCUSDT" in " ".join(done.stderr.split())

@@ -1,26 +1,54 @@
 """A small process that stands for an engine: it publishes a status, and misbehaves as told.
 
 `python fake_engine.py STATE ENGINE`; how it behaves stands in the file ``STATE/behave/ENGINE``,
-read at its start: words such as ``crash``, ``hang``, ``leak``, ``deaf``, ``stale``, ``quit``.
+read at its start: words such as ``crash``, ``hang``, ``leak``, ``deaf``, ``stale``, ``quit``. It
+imports nothing of LeviBot, so that tests may start dozens; the registry must be there.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sqlite3
 import sys
 import time
 import urllib.request
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from live.engine_process import SHARED_ACCOUNT_VARIABLE
-from live.engine_status import EngineStatus
-from live.processes import ProcessId
-from live.registry import Registry
-
 STEP_SECS = 0.05
+SCHEMA = 1
+
+
+def identity() -> dict[str, object]:
+    """Return what `live.processes` knows of this process."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    start_ns = ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return {"pid": os.getpid(), "process_start_ns": start_ns, "boot": boot}
+
+
+def publish(registry: sqlite3.Connection, name: str, stale: bool) -> None:
+    now = time.time_ns()
+    status = {
+        "schema": SCHEMA,
+        "engine": name,
+        **identity(),
+        "state": "trading",
+        "heartbeat_ns": now,
+        "last_bar_ns": 1 if stale else now,
+    }
+    registry.execute(
+        "INSERT OR REPLACE INTO statuses VALUES (?, ?, ?)", (name, now, json.dumps(status))
+    )
+
+
+def leave() -> None:
+    """Do what a node's exchange client does at its end, unless the account is shared."""
+    url = os.environ.get("FAKE_EXCHANGE", "")
+    if url and os.environ.get("LEVIBOT_SHARED_ACCOUNT") != "1":
+        request = urllib.request.Request(f"{url}/fapi/v1/listenKey", method="DELETE")
+        urllib.request.urlopen(request).close()
 
 
 def main() -> int:
@@ -32,24 +60,12 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN if ignored else lambda *_: stopped.append(1))
     with (state / f"{name}.pids").open("a") as file:
         file.write(f"{os.getpid()}\n")
-    registry = Registry(state / "registry.db")
-    process = ProcessId.own()
+    registry = sqlite3.connect(state / "registry.db", timeout=10.0, isolation_level=None)
     started, ballast = time.monotonic(), []
     while not stopped:
         ran = time.monotonic() - started
-        now = time.time_ns()
         if "hang" not in words or ran < 0.3:
-            registry.publish(
-                EngineStatus(
-                    engine=name,
-                    pid=process.pid,
-                    process_start_ns=process.start_ns,
-                    boot=process.boot,
-                    state="trading",
-                    heartbeat_ns=now,
-                    last_bar_ns=1 if "stale" in words else now,
-                )
-            )
+            publish(registry, name, "stale" in words)
         if "leak" in words:
             ballast.append(bytearray(20_000_000))
         if "crash" in words and ran > 0.1:
@@ -58,11 +74,7 @@ def main() -> int:
         if "quit" in words and ran > 0.2:
             return 0
         time.sleep(STEP_SECS)
-    # What a node's exchange client does at its end, unless the account is shared.
-    url = os.environ.get("FAKE_EXCHANGE", "")
-    if url and os.environ.get(SHARED_ACCOUNT_VARIABLE) != "1":
-        request = urllib.request.Request(f"{url}/fapi/v1/listenKey", method="DELETE")
-        urllib.request.urlopen(request).close()
+    leave()
     return 0
 
 

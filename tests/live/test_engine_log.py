@@ -125,14 +125,14 @@ def test_a_disk_that_fails_and_lines_without_room_are_counted_and_nothing_raises
     log.event("late", "after the end")
     slow = EngineLog(tmp_path, "B")
     started = time.perf_counter()
-    for number in range(50_000):
+    for number in range(25_000):
         slow.event("bar", number=number)
     assert time.perf_counter() - started < 5.0
     slow.close(20.0)
     kept = list(read_logs(tmp_path, LogFilter(engines=("B",))))
     lost = sum(int(one["text"].split()[0]) for one in kept if one["kind"] == "dropped")
     assert lost == slow.dropped
-    assert sum(one["kind"] == "bar" for one in kept) == 50_000 - slow.dropped
+    assert sum(one["kind"] == "bar" for one in kept) == 25_000 - slow.dropped
 
 
 def test_logs_are_merged_in_time_and_filtered(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog.errors import ConfigError
@@ -46,6 +46,7 @@ def test_a_file_says_more(tmp_path: Path) -> None:
     check_profiles(plan)
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(0.01, 1e6), min_size=1, max_size=15))
 def test_the_shares_of_all_engines_are_the_whole(weights: list[float]) -> None:
     plan = plan_of([f"S{number}" for number in range(len(weights))], equity=1.0)

@@ -47,7 +47,7 @@ def test_a_status_survives_json() -> None:
 
 
 @given(st.floats(), st.integers(0, 2**62), st.text(max_size=50))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_whatever_an_engine_counts_becomes_json(value: float, ts: int, text: str) -> None:
     status = EngineStatus(engine="A", equity=value, heartbeat_ns=ts, last_error=text)
     found = EngineStatus.from_json(status.to_json())

@@ -146,6 +146,14 @@ def test_tries_again_with_back_off_and_stops_for_good_after_five_failures(tmp_pa
         )  # fmt: skip
 
 
+def test_the_fake_engine_says_who_it_is_as_an_engine_does(tmp_path: Path) -> None:
+    with supervised(tmp_path, ["AAA"]) as (supervisor, _):
+        until(lambda: supervisor.registry.status("AAA"))
+        status = supervisor.registry.status("AAA")
+        assert status is not None
+        assert ProcessId.of(status.pid) == (status.pid, status.process_start_ns, status.boot)
+
+
 def test_a_killed_engine_is_back_within_seconds(tmp_path: Path) -> None:
     with supervised(tmp_path, ["AAA"]) as (supervisor, ears):
         until(lambda: supervisor.registry.status("AAA") is not None)
@@ -258,8 +266,8 @@ def test_the_orphans_of_a_killed_supervisor_are_ended_and_nobody_else(tmp_path: 
 
 
 def test_an_engine_that_a_person_runs_is_not_touched_and_not_doubled(tmp_path: Path) -> None:
-    other = subprocess.Popen([sys.executable, str(FAKE), str(tmp_path), "AAA"])
     registry = Registry(tmp_path / "registry.db")
+    other = subprocess.Popen([sys.executable, str(FAKE), str(tmp_path), "AAA"])
     try:
         until(lambda: registry.status("AAA") is not None)
         with supervised(tmp_path, ["AAA"]) as (supervisor, ears):
@@ -305,11 +313,12 @@ def test_an_engine_that_is_stopped_leaves_the_listen_key_to_the_others(
     try:
         if alone:
             # The same process without a supervisor deletes it: the test can fail.
+            registry = Registry(tmp_path / "registry.db")
             engine = subprocess.Popen([sys.executable, str(FAKE), str(tmp_path), "AAA"])
-            until(lambda: (tmp_path / "registry.db").is_file() and lives(tmp_path, "AAA"))
-            time.sleep(0.3)
+            until(lambda: registry.statuses())
             engine.terminate()
             engine.wait(10.0)
+            registry.close()
         else:
             with supervised(tmp_path, ["AAA", "BBB"]) as (supervisor, _):
                 until(lambda: len(supervisor.registry.statuses()) == 2)

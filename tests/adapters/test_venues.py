@@ -105,7 +105,7 @@ def test_an_engine_has_one_venue_that_is_known() -> None:
     assert venue_of(["BTCUSDT-PERP.BINANCE", "ETHUSDT-PERP.BINANCE"]) is BINANCE
     with pytest.raises(ConfigError, match="must be of one venue, were of BINANCE, OKX"):
         venue_of(["BTCUSDT-PERP.BINANCE", "BTCUSDT-PERP.OKX"])
-    with pytest.raises(ConfigError, match="venue of an engine must be one of .* was NOWHERE"):
+    with pytest.raises(ConfigError, match=r"venue of an engine must be one of .* was NOWHERE"):
         venue_of(["BTCUSDT-PERP.NOWHERE"])
 
 

@@ -120,7 +120,7 @@ class EngineProcess:
         own = self.process is not None and found is not None and found.pid == self.process.pid
         return found if own else None
 
-    def until(self, what: Callable[[EngineStatus], Any], words: str, secs: float = 40.0) -> float:
+    def until(self, what: Callable[[EngineStatus], Any], words: str, secs: float = 120.0) -> float:
         """Wait until the engine's status shows something; return the seconds that it took."""
         began = time.monotonic()
         while True:
@@ -137,23 +137,23 @@ class EngineProcess:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.kill()
-        return self.process.communicate(timeout=20)[0]
+        return self.process.communicate(timeout=60)[0]
 
     def kill(self) -> None:
         """End it as a power cut does."""
         assert self.process is not None
         self.process.kill()
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=60)
 
     def stop(self) -> int:
         """End it in order; return its exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        text = self.process.communicate(timeout=30)[0]
+        text = self.process.communicate(timeout=90)[0]
         assert "Traceback" not in text, text
         return self.process.returncode
 
-    def wait(self, secs: float = 60.0) -> tuple[int, str]:
+    def wait(self, secs: float = 240.0) -> tuple[int, str]:
         """Wait for its end; return exit code and output."""
         assert self.process is not None
         text = self.process.communicate(timeout=secs)[0]

@@ -48,7 +48,7 @@ def test_symbols_are_named_shortly_and_come_in_the_order_of_the_profile() -> Non
     assert chosen_instruments(PROFILE, "ETHUSDT, BTCUSDT-PERP") == (BTC, ETH)
     assert engine_name((BTC,), PROFILE) == "BTCUSDT"
     assert engine_name((BTC, ETH), PROFILE) == "perps-swing"
-    with pytest.raises(ConfigError, match="must name instruments of the profile .* had 'XRPUSDT'"):
+    with pytest.raises(ConfigError, match=r"must name instruments of the profile .* had 'XRPUSDT'"):
         chosen_instruments(PROFILE, "XRPUSDT")
     with pytest.raises(ConfigError, match="--symbols must be distinct"):
         chosen_instruments(PROFILE, "BTCUSDT,BTCUSDT")
@@ -96,9 +96,9 @@ def test_spans_and_speeds() -> None:
 def test_money_is_risked_only_with_the_word_and_the_keys() -> None:
     keys = {"BINANCE_API_KEY": "k" * 8, "BINANCE_API_SECRET": "s" * 8}
     live = request(mode="live")
-    with pytest.raises(ConfigError, match="LEVIBOT_ALLOW_LIVE must be yes .* was not set"):
+    with pytest.raises(ConfigError, match=r"LEVIBOT_ALLOW_LIVE must be yes .* was not set"):
         live.order_connection(keys)
-    with pytest.raises(ConfigError, match="LEVIBOT_ALLOW_LIVE must be yes .* was true"):
+    with pytest.raises(ConfigError, match=r"LEVIBOT_ALLOW_LIVE must be yes .* was true"):
         live.order_connection({**keys, "LEVIBOT_ALLOW_LIVE": "true"})
     with pytest.raises(ConfigError, match="BINANCE_API_SECRET was not set"):
         live.order_connection({"BINANCE_API_KEY": "k" * 8, "LEVIBOT_ALLOW_LIVE": "yes"})

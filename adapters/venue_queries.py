@@ -37,7 +37,7 @@ def load_definitions(
 
     config = venue.data(connection).config
     try:
-        found = asyncio.run(load_binance_instruments(config))
+        found: list[Any] = asyncio.run(load_binance_instruments(config))
     except Exception as error:
         where = connection.http or venue.title
         raise AdapterError(

@@ -305,3 +305,21 @@ def test_without_other_engines_a_gate_changes_nothing(market):
     assert len(out.fills) > 0
     pd.testing.assert_frame_equal(out.fills, plain.fills)
     pd.testing.assert_frame_equal(out.decisions, plain.decisions)
+
+
+def test_a_running_strategy_adopts_what_each_decision_reads_and_keeps_its_stops(market):
+    before = policy(risk=risk(), stop_loss_frac=0.05)
+    replay = Replay(
+        market.inputs(market.bars([flat(30_000)] * 4)),
+        market.predictor({0: 0.9}),
+        before,
+        market.execution(),
+    )
+    strategy = replay.strategy()
+    after = before.model_copy(update={"entry_threshold": 0.7, "risk": risk(max_positions=2)})
+    strategy.adopt(market.close_time(0), after)
+    assert strategy.policy.entry_threshold == 0.7
+    assert strategy.guard.guard.policy.max_positions == 2
+    with pytest.raises(ConfigError, match="stops of a running strategy"):
+        strategy.adopt(market.close_time(0), after.model_copy(update={"stop_loss_frac": 0.1}))
+    assert strategy.policy == after

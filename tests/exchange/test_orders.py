@@ -207,6 +207,21 @@ def test_a_stop_that_the_market_has_passed_is_refused(opened: Opened) -> None:
     traded(opened, run)
 
 
+def test_what_reduces_covers_no_more_than_is_held(opened: Opened) -> None:
+    async def run(client: Client) -> None:
+        await client.bought()
+        heard = await client.listen_user()
+        stop = await client.start_stop(quantity="0.030", triggerPrice=await near_below(client))
+        while not stop.done():
+            await client.advance()
+        while (await client.control("GET", "accounts"))["main"]["positions"]:
+            assert await client.advance()
+        trade = next(one["o"] for one in heard if one["e"] == "ORDER_TRADE_UPDATE")
+        assert (trade["q"], trade["z"], trade["X"]) == ("0.010", "0.010", "FILLED")
+
+    traded(opened, run)
+
+
 def test_fills_come_in_parts_that_add_up(opened: Opened) -> None:
     async def run(client: Client) -> None:
         heard = await client.listen_user()

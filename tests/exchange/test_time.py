@@ -223,6 +223,7 @@ def test_a_log_that_does_not_fit_the_catalog_is_refused(
         Exchange(replace(settings, state=tmp_path))
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_comes_back_on_its_port(
     settings: ExchangeSettings, tmp_path: Path
 ) -> None:
@@ -266,6 +267,7 @@ def test_a_process_that_is_killed_comes_back_on_its_port(
         asyncio.run(after(url))
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_start_says_why() -> None:
     process = ExchangeProcess(["--catalog", "absent", "--instruments", "X", "--from", "2024-01-01"])
     with pytest.raises(RunFailedError, match="the test exchange must start, ended with 2"):

@@ -268,6 +268,7 @@ class Life:
         self.records = records
         self.predictor = setting.predictor()
         self.found = Recovered()
+        self.trading: Callable[[], None] = lambda: None
         self._calls = calls
         self._decimals = {str(one.id): one.price_precision for one in inputs.instruments}
 
@@ -278,6 +279,7 @@ class Life:
         )
         self.found = found
         self.strategy.outbox.release()
+        self.trading()
         self.exchange.now = max(self.exchange.now, found.ts)
         bars: dict[str, Any] = {}
         for number, record in enumerate(self.records):
@@ -399,9 +401,8 @@ def story(life: Life, exchange: BookExchange, closed: Sequence[Any]) -> Story:
     ).fetchall()
     decisions = db.execute("SELECT * FROM decisions ORDER BY seq").fetchall()
     ledger = life.recorder.ledger
-    return Story(
-        exchange.truth, orders, fills, decisions, ledger.cash, dict(ledger.positions), list(closed)
-    )
+    truth = getattr(exchange, "truth", [])
+    return Story(truth, orders, fills, decisions, ledger.cash, dict(ledger.positions), list(closed))
 
 
 def live_through(

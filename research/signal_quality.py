@@ -331,7 +331,10 @@ def _information(
         ones = np.ones_like(part)
         sums = signal.day_sums(rows, np.stack([part, ones], axis=1))
         drawn = _drawn(signal.draws(config, horizon + delay), sums)
-        ic = estimate_of(float(part.mean()), drawn[:, 0] / np.maximum(drawn[:, 1], 1.0))
+        # Ranks are those of the whole span, so that a mean over drawn days is no correlation of
+        # theirs and may lie beyond what any can be.
+        drawn_ics = np.clip(drawn[:, 0] / np.maximum(drawn[:, 1], 1.0), -1.0, 1.0)
+        ic = estimate_of(float(part.mean()), drawn_ics)
         there = sums[:, 1] > 0.0
         span_days = math.ceil((horizon + delay) * signal.interval_ns / NS_PER_DAY)
         test = diebold_mariano(sums[there, 0], sums[there, 1], horizon_steps=1 + span_days)

@@ -290,6 +290,17 @@ def test_what_cannot_be_measured_is_refused() -> None:
         SignalConfig(horizon_bars=1, delays_bars=(1, 2))
 
 
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_no_interval_of_a_coefficient_goes_beyond_one(side: float) -> None:
+    bars = market(24 * 4)
+    frame = signals(bars, side * 10.0)
+    rows = measured(frame, bars).information
+    own = [row.ic for row in rows if row.horizon_bars == 1]
+    assert all(side * one.value > 0.7 for one in own)
+    assert max(max(abs(one.low), abs(one.high)) for one in own) == 1.0
+    assert all(-1.0 <= one.low <= one.high <= 1.0 for one in own)
+
+
 def test_one_day_leaves_intervals_open() -> None:
     bars = market(24)
     row = measured(signals(bars, 0.5), bars).information[0]

@@ -28,7 +28,7 @@ from live.pipeline import train_bundle
 from live.profile import dump_profile
 from live.runs import PROFILE_FILE, Stopwatch, code_version, finite, peak_memory_mb
 from live.study_sessions import alone, json_bytes, write_whole
-from live.trial_records import ledger_of, verdict_of
+from live.trial_records import verdict_of
 from live.tuning_store import (
     BASELINE,
     JOURNAL_FILE,
@@ -42,6 +42,7 @@ from live.tuning_store import (
 )
 from live.tuning_trial import FEATURES_FOLDER, FOLDS_FOLDER, Bench, RefusedError
 from live.tuning_work import work
+from research.trial_ledger import TrialLedger
 from research.tuning import choose
 from research.tuning_plots import tuning_pictures
 from research.tuning_report import picture_name, tuning_markdown, tuning_record
@@ -113,7 +114,7 @@ def run_tuning(
     if bundle is not None and bundle.exists():
         raise ConfigError(f"--bundle must be a new folder, {bundle} exists; choose another name")
     _check_folder(request.out)
-    ledger_of(request.catalog).check()
+    TrialLedger(request.ledger).check()
     watch = Stopwatch()
     with alone(request.out), no_orphans(request.out):
         mend_journal(request.out)
@@ -221,7 +222,7 @@ def _verdict(request: TuningRequest, chosen: TunedTrial) -> dict[str, Any] | Non
 
     None where the ledger is another one than that it was recorded in.
     """
-    ledger = ledger_of(request.catalog)
+    ledger = TrialLedger(request.ledger)
     found = [one for one in ledger.read().trials if one.id == chosen.facts["trial"]]
     return verdict_of(ledger, found[0]) if found else None
 

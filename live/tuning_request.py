@@ -14,6 +14,7 @@ from catalog.mirror import remote_url
 from catalog.strict_yaml import explain, read_settings
 from catalog.timestamps import NS_PER_DAY, format_time
 from live.profile import PROFILE_FOLDER, Profile, parse_profile
+from live.trial_records import ledger_of
 from research.parallel import Workers, available_cores
 from research.trials import hash_of
 from research.tuning import OBJECTIVES, Objective
@@ -50,7 +51,7 @@ class TuneOptions:
         Database URL that several machines share; else a journal in the folder.
     cluster : str, optional
         Ray cluster whose machines do the trials; see `research.parallel.Workers`. They need the
-        catalog and the folder under the same paths, and a database for the trials.
+        catalog and the ledger under the same paths, and the folder too unless `storage` is given.
     """
 
     objective: str = "both"
@@ -102,6 +103,9 @@ class TuningRequest:
         Data, and the folder of the tuning.
     options : TuneOptions
         How.
+    ledger : Path
+        File that trials are recorded in, whoever does them: a worker on another machine does not
+        have the environment of the one that asks.
     """
 
     content: dict[str, Any]
@@ -109,6 +113,7 @@ class TuningRequest:
     catalog: Path
     out: Path
     options: TuneOptions
+    ledger: Path
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -211,7 +216,7 @@ def tuning_request(
     Raises
     ------
     ConfigError
-        If the space is wrong or does not fit the profile.
+        If the space is wrong or does not fit the profile, or the ledger has no place.
     """
     content = profile.model_dump(mode="json")
     own = SPACE_FOLDER / f"{profile.name.removesuffix(SUFFIX)}.yaml"
@@ -225,7 +230,9 @@ def tuning_request(
                 "none; choose the objective sharpe or another space"
             )
         found = found.only(found.fit_keys)
-    return TuningRequest(content, found, _located(catalog), out.absolute(), options)
+    catalog = _located(catalog)
+    ledger = ledger_of(catalog).path.absolute()
+    return TuningRequest(content, found, catalog, out.absolute(), options, ledger)
 
 
 def read_space(path: Path) -> SearchSpace:

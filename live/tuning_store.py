@@ -234,6 +234,8 @@ def at_work(folder: Path, leader: int) -> Iterator[None]:
         Process that has given the trial away. One that does the trial and is a child of it ends
         at once when it is gone: a tuning that is killed must leave nobody who writes on.
     """
+    # On another machine with the same database it is not there yet.
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / WORKERS_LOCK).open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_SH)
         if os.getppid() == leader and leader not in _WATCHED:

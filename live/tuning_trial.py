@@ -22,7 +22,6 @@ from catalog.arrays import Float64Array
 from catalog.errors import ConfigError, DataError
 from live.pipeline import Market, load_market
 from live.runs import code_version, release_memory
-from live.trial_records import ledger_of
 from live.tuning_request import TuningRequest
 from research.feature_store import FeatureStore
 from research.fit_job import FitOptions, starts_warm
@@ -33,6 +32,7 @@ from research.performance import daily_equity, sharpe
 from research.predictions import stamp_predictions
 from research.predictor import PrecomputedPredictions
 from research.training_table import TrainingTable, build_table
+from research.trial_ledger import TrialLedger
 from research.trials import Trial, TrialData, TrialResults
 from research.walkforward import usable_folds
 
@@ -328,7 +328,7 @@ class Bench:
         DataError
             If the ledger cannot be written.
         """
-        ledger_of(self.request.catalog).append([trial])
+        TrialLedger(self.request.ledger).append([trial])
 
 
 def _is_of_the_machine(error: BaseException) -> bool:

@@ -28,6 +28,7 @@ from live.synthesis import make_market
 from live.trial_records import LEDGER_VARIABLE
 from live.tuning_request import TuningRequest
 from live.tuning_store import JOURNAL_FILE, mend_journal
+from live.tuning_store import at_work as at_work_in
 from research.bundle import load_bundle
 from research.fold_runs import run_folds
 from research.performance import DailyEquity, daily_equity
@@ -400,14 +401,24 @@ def test_on_a_cluster_all_its_workers_are_taken_each_with_a_core(
         raise DataError("seen enough")
 
     monkeypatch.setattr("live.tuning.run_tuning", stopped)
+    monkeypatch.setenv(LEDGER_VARIABLE, "own.jsonl")
+    monkeypatch.chdir(tmp_path)
     words = [one for one in arguments(market, space, tmp_path) if one != "--workers=1"]
     CliRunner().invoke(app, [*words, "--cluster=auto"])
     CliRunner().invoke(app, [*words, "--set=threads=4", "--workers=1"])
     assert [one.options.workers for one in asked] == [None, 1]
     assert [one.threads for one in asked] == [1, 4]
+    # What a worker elsewhere cannot know from its environment travels with the request.
+    assert [one.ledger for one in asked] == [tmp_path / "own.jsonl"] * 2
     wrong = CliRunner().invoke(app, [*words, "--cluster=nearby"])
     assert wrong.exit_code == 2
     assert len(asked) == 2
+
+
+def test_a_worker_makes_the_folder_where_it_is_not_yet(tmp_path: Path) -> None:
+    out = tmp_path / "not" / "yet"
+    with at_work_in(out, os.getpid()):
+        assert out.is_dir()
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ from live.state_store import StateStore
 from strategies.risk_guard import RiskGuard, RiskGuardConfig
 
 _LOOK_MS = 1_000
+_ANY_SECS = 86_400.0
 NS_PER_MS = 1_000_000
 
 
@@ -173,6 +174,10 @@ class ExchangeEngine:
         config = FeedConfig()
         if self.clock is not None:
             config = config.at_speed(self.clock.speed or 1.0)
+            if self.clock.speed is None:
+                # Time passes with the data only: a bar may come before the stamp that tells it.
+                gate = config.gate.model_copy(update={"ahead_secs": _ANY_SECS})
+                config = config.model_copy(update={"gate": gate})
         wiring = FeedWiring(
             receivers=receivers,
             client=request.venue.venue,

@@ -204,6 +204,7 @@ class ExchangeServer:
         exchange = self.exchange
         return {
             "clock": exchange.clock,
+            "next": exchange.next_time(),
             "steps": exchange.steps,
             "over": exchange.over,
             "mode": self.settings.mode,

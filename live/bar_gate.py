@@ -307,19 +307,20 @@ class BarGate:
         """
         name = gap.instrument_id
         newest = max(self._waiting, default=0)
-        last = min(gap.last, newest, self.last_close(asked - self._patience))
-        if name not in self._proved:
-            # So that the next page is asked for: an instrument may be younger than the warm-up.
+        if name not in self._proved or newest < gap.first:
+            # The next page may show more: an instrument may be younger than the warm-up.
             self._searched[name] = gap.last
             return
+        last = min(gap.last, newest, self.last_close(asked - self._patience))
         for close in range(max(gap.first, self.next_ts), last + 1, self._interval):
             if name not in self._waiting.get(close, ()):
                 self._absent.setdefault(close, set()).add(name)
 
     def proves(self, instrument_id: str) -> None:
         """Take note that the exchange's history has shown a bar of an instrument."""
-        self._proved.add(instrument_id)
-        self._searched.pop(instrument_id, None)
+        if instrument_id not in self._proved:
+            self._proved.add(instrument_id)
+            self._searched.pop(instrument_id, None)
 
     def is_proved(self, instrument_id: str) -> bool:
         """Return whether the exchange's history has shown a bar of an instrument."""

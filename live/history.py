@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 MAX_PAGE_BARS = 1_500
 """Bars that the reference venue gives for one request, at most."""
+_MOST_OWED = 3
+"""Answers that may still come to requests that were given up: an exchange that is away has none."""
 MAX_SETTLEMENTS = 1_000
 """Settlements that the reference venue gives for one request, at most."""
 _EARLIER = 3
@@ -116,13 +118,16 @@ class Answer(NamedTuple):
 
 @dataclass(slots=True)
 class _Talk:
-    """What is going on about one instrument. Times in nanoseconds of the wall clock."""
+    """What is going on about one instrument. Times in nanoseconds of the wall clock.
+
+    `owed` counts answers to requests that were given up.
+    """
 
     sent: Ask | None = None
     sent_at: int = 0
     next_at: int = 0
     failures: int = 0
-    doubtful: bool = False
+    owed: int = 0
 
 
 @dataclass(slots=True)
@@ -205,11 +210,13 @@ class HistoryDesk:
             return None
         if answer is not None and answer.earliest < talk.sent.start:
             # What was asked for earlier and came late says nothing about this request.
+            talk.owed = max(0, talk.owed - 1)
             return None
         new = 0 if answer is None else answer.new
         asked, talk.sent = talk.sent, None
-        # After a request without an answer this one may be its own, come late.
-        doubtful, talk.doubtful = talk.doubtful, False
+        # As long as an answer is owed this one may be that: it came late, and another is to come.
+        doubtful = talk.owed > 0 and not new
+        talk.owed -= doubtful
         self.counts.answered += 1
         if answer is None:
             self._pause_after(talk, wall)
@@ -271,7 +278,7 @@ class HistoryDesk:
 
     def _failed(self, talk: _Talk, wall: int) -> None:
         talk.sent = None
-        talk.doubtful = True
+        talk.owed = min(talk.owed + 1, _MOST_OWED)
         self.counts.failed += 1
         self._pause_after(talk, wall)
 

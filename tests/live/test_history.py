@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -152,8 +152,10 @@ def test_what_nobody_asked_for_is_no_answer() -> None:
     assert subject.failures == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**9), bars=st.integers(1, 120), page=st.integers(4, 60))
+# A run of bars that do not exist, longer than a page and the last but one.
+@example(seed=99, bars=72, page=4)
 def test_an_exchange_in_any_order_of_answers_brings_every_bar_that_it_has(
     seed: int, bars: int, page: int
 ) -> None:

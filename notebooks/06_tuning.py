@@ -44,7 +44,7 @@ from catalog.timestamps import NS_PER_DAY, format_time
 from live.pipeline import load_market
 from live.profile import load_profile
 from live.replay_jobs import earned
-from live.trial_records import verdict_line
+from live.trial_records import Judged, ledger_of, trial_of_replay, verdict_line, verdict_of
 from live.tuning import run_tuning
 from live.tuning_request import TuneOptions, tuning_request
 from research.fit_job import FitOptions
@@ -214,11 +214,12 @@ print(SYNTHETIC + (verdict_line(record["trials"]) if record["trials"] else "anot
 #
 # Now, and only now, the test. Beside the chosen one and the profile as it is stand the single best,
 # and every trial that the tuning saw to its end: looking at them all is what nobody may do who
-# wants to choose, and it shows here what the choice was worth.
+# wants to choose, and it shows here what the choice was worth. So each is recorded in the ledger
+# before a result is seen, as a question that was asked of the test.
 
 # %%
 seen = [one for one in record["history"] if one["whole"] and one["feasible"]]
-fits, rows = {}, []
+fits, rows, trials = {}, [], {}
 for one in [{"number": -1, "params": {}, "values": (np.nan, np.nan)}, *seen]:
     own = request.tuned_profile(one["params"]) if one["params"] else profile
     config = own.walk_forward_config()
@@ -236,9 +237,14 @@ for one in [{"number": -1, "params": {}, "values": (np.nan, np.nan)}, *seen]:
     balance = own.execution.starting_balance
     found = earned(outcome, start=start, end=end, starting_balance=balance)
     skill = prediction_metrics(frame, samples=0)["log_loss_skill"].value
+    judged_on = Judged(market.panel.data_hash, market.panel.synthetic, start, end)
+    command = {"name": "notebook", "notebook": "06_tuning"}
+    trials[one["number"]] = trial_of_replay(own, command, outcome, judged_on, skill)
     rows.append((one["number"], *one["values"], found["net_sharpe"], skill, found["trades"]))
 columns = ["trial", "Sharpe inside", "skill inside", "Sharpe", "skill", "trades"]
 judged = pd.DataFrame(rows, columns=columns).set_index("trial")
+ledger = ledger_of(place)
+_ = ledger.append(list(trials.values()))
 
 # %%
 names = {-1: "as it is", choice["best"]: "single best", choice["chosen"]: "chosen"}
@@ -256,6 +262,9 @@ for side, measure in enumerate(("Sharpe", "skill")):
 _ = axes[0].legend(fontsize=7.5)
 judged.loc[list(names)].set_index(pd.Index(list(names.values()), name=SYNTHETIC + "test")).round(4)
 
+# %%
+print(SYNTHETIC + verdict_line(verdict_of(ledger, trials[choice["chosen"]])))
+
 # %% [markdown]
 # In the real data the chosen one and the single best look well inside and lose on the test, as all
 # of them do, and the order inside promises nothing for the order outside: this small model knows
@@ -264,8 +273,9 @@ judged.loc[list(names)].set_index(pd.Index(list(names.values()), name=SYNTHETIC 
 # error of an annual Sharpe ratio over a month and a half is nearly three, so no difference between
 # single dots is shown.
 #
-# The dots of the test were looked at for this page only. A real tuning ends with `levibot
-# walkforward --profile DIR/profile.yaml`, once, and the ledger counts it.
+# The dots of the test were looked at for this page only, and the line above says what that costs:
+# whatever is shown on this span from now on is deflated by all of them. A real tuning ends with
+# `levibot walkforward --profile DIR/profile.yaml`, once, which the ledger counts as one.
 
 # %%
 folder.cleanup()

@@ -17,8 +17,8 @@ from urllib.parse import urlencode
 
 import requests
 
+from adapters.connections import Connection
 from adapters.errors import AdapterError, NotFoundError, RefusedError, RetryableError
-from adapters.venues import Connection
 from catalog.errors import ConfigError
 
 _MS = 1_000_000

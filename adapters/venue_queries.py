@@ -11,8 +11,9 @@ from typing import Any
 
 import requests
 
+from adapters.connections import Connection
 from adapters.errors import AdapterError, RefusedError
-from adapters.venues import BINANCE, Connection, Venue
+from adapters.venues import BINANCE, Venue
 
 _TIMEOUT_SECS = 10.0
 _BINANCE_URLS = {"live": "https://fapi.binance.com", "testnet": "https://testnet.binancefuture.com"}

@@ -5,7 +5,7 @@ addresses, and what of it has been tried. `tried` is what a test of this reposit
 server on loopback; `untried` is everything that only the real exchange could show.
 
 Keys come from the environment and nowhere else. They are handed to the engine's client and kept in
-no file, log or message: what prints them shows `MASK`.
+no file, log or message (`adapters.connections`).
 
 ====================  =====================================  =======================================
 venue                 keys for live                          keys for testnet
@@ -23,95 +23,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
-from urllib.parse import urlsplit
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+from adapters.connections import Connection, Environment, Keys
 from catalog.errors import ConfigError
 
-type Environment = Literal["testnet", "live"]
-"""Which of a venue's two exchanges: play money or real money."""
-
-MASK = "***"
 _PERPETUAL = re.compile(r"^(?P<base>[A-Z0-9]+?)(?P<quote>USDT|USDC|USD)-PERP$")
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """What an account is reached with; never printed.
-
-    Parameters
-    ----------
-    values : tuple of str
-        Key, secret and what else the venue asks for, in the order of `Venue.key_names`.
-    """
-
-    values: tuple[str, ...] = field(repr=False)
-
-    def __str__(self) -> str:
-        """Return a mask: a secret in a message would be one in a log."""
-        return MASK
-
-    def mask(self, text: str) -> str:
-        """Return a text without the keys that it may contain."""
-        for value in self.values:
-            if value:
-                text = text.replace(value, MASK)
-        return text
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """How a venue is reached.
-
-    Parameters
-    ----------
-    environment : {"testnet", "live"}
-        Which exchange. Market data of a paper node come from ``live``.
-    base_url : str, optional
-        Address of another server that speaks the venue's protocol, such as
-        ``http://127.0.0.1:8000``; REST and sockets are taken from it. None for the venue's own.
-    keys : Keys, optional
-        For orders; market data need none.
-    account : str
-        Number of the account, such as ``001``.
-    leverages : mapping of str to int
-        By instrument id: set at the exchange when the node connects.
-    """
-
-    environment: Environment = "live"
-    base_url: str | None = None
-    keys: Keys | None = None
-    account: str = "001"
-    leverages: Mapping[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse an address that is none.
-
-        Raises
-        ------
-        ConfigError
-            If it is not an http or https address.
-        """
-        if self.base_url is None:
-            return
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(
-                f"address of an exchange must look like http://127.0.0.1:8000, was "
-                f"{self.base_url!r}"
-            )
-
-    @property
-    def http(self) -> str | None:
-        """Address of its REST interface, None for the venue's own."""
-        return None if self.base_url is None else self.base_url.rstrip("/")
-
-    def socket(self, path: str) -> str | None:
-        """Return the address of a socket of `base_url`, None for the venue's own."""
-        if self.http is None:
-            return None
-        return f"ws{self.http.removeprefix('http')}{path}"
 
 
 class Client(NamedTuple):
@@ -207,6 +125,10 @@ def _pair(connection: Connection) -> tuple[str | None, ...]:
     return (None, None, None) if connection.keys is None else connection.keys.values
 
 
+def _which(connection: Connection, live: Any, testnet: Any) -> Any:
+    return live if connection.environment == "live" else testnet
+
+
 def _binance_data(connection: Connection) -> Client:
     from nautilus_trader.adapters import binance
 
@@ -270,7 +192,9 @@ def _bybit_data(connection: Connection) -> Client:
         bybit.BybitDataClientFactory(),
         bybit.BybitDataClientConfig(
             product_types=[bybit.BybitProductType.LINEAR],
-            environment=_bybit_environment(connection),
+            environment=_which(
+                connection, bybit.BybitEnvironment.MAINNET, bybit.BybitEnvironment.TESTNET
+            ),
             base_url_http=connection.http,
             base_url_ws_public=connection.socket("/v5/public/linear"),
             bars_timestamp_on_close=True,
@@ -287,7 +211,9 @@ def _bybit_execution(connection: Connection) -> Client:
         bybit.BybitExecutionClientFactory(),
         bybit.BybitExecutionClientConfig(
             product_types=[bybit.BybitProductType.LINEAR],
-            environment=_bybit_environment(connection),
+            environment=_which(
+                connection, bybit.BybitEnvironment.MAINNET, bybit.BybitEnvironment.TESTNET
+            ),
             api_key=key,
             api_secret=secret,
             base_url_http=connection.http,
@@ -298,13 +224,6 @@ def _bybit_execution(connection: Connection) -> Client:
     )
 
 
-def _bybit_environment(connection: Connection) -> Any:
-    from nautilus_trader.adapters.bybit import BybitEnvironment
-
-    live = connection.environment == "live"
-    return BybitEnvironment.MAINNET if live else BybitEnvironment.TESTNET
-
-
 def _okx_data(connection: Connection) -> Client:
     from nautilus_trader.adapters import okx
 
@@ -312,7 +231,7 @@ def _okx_data(connection: Connection) -> Client:
         okx.OKXDataClientFactory(),
         okx.OKXDataClientConfig(
             instrument_types=[okx.OKXInstrumentType.SWAP],
-            environment=_okx_environment(connection),
+            environment=_which(connection, okx.OKXEnvironment.LIVE, okx.OKXEnvironment.DEMO),
             base_url_http=connection.http,
             base_url_ws_public=connection.socket("/ws/v5/public"),
             base_url_ws_business=connection.socket("/ws/v5/business"),
@@ -330,7 +249,7 @@ def _okx_execution(connection: Connection) -> Client:
         okx.OKXExecutionClientConfig(
             account_id=AccountId(OKX.account_id(connection)),
             instrument_types=[okx.OKXInstrumentType.SWAP],
-            environment=_okx_environment(connection),
+            environment=_which(connection, okx.OKXEnvironment.LIVE, okx.OKXEnvironment.DEMO),
             api_key=key,
             api_secret=secret,
             api_passphrase=passphrase,
@@ -341,19 +260,17 @@ def _okx_execution(connection: Connection) -> Client:
     )
 
 
-def _okx_environment(connection: Connection) -> Any:
-    from nautilus_trader.adapters.okx import OKXEnvironment
-
-    return OKXEnvironment.LIVE if connection.environment == "live" else OKXEnvironment.DEMO
-
-
 def _hyperliquid_data(connection: Connection) -> Client:
     from nautilus_trader.adapters import hyperliquid
 
     return Client(
         hyperliquid.HyperliquidDataClientFactory(),
         hyperliquid.HyperliquidDataClientConfig(
-            environment=_hyperliquid_environment(connection),
+            environment=_which(
+                connection,
+                hyperliquid.HyperliquidEnvironment.MAINNET,
+                hyperliquid.HyperliquidEnvironment.TESTNET,
+            ),
             base_url_http=connection.http,
             base_url_ws=connection.socket("/ws"),
         ),
@@ -369,18 +286,15 @@ def _hyperliquid_execution(connection: Connection) -> Client:
         hyperliquid.HyperliquidExecutionClientConfig(
             account_id=AccountId(HYPERLIQUID.account_id(connection)),
             private_key=_pair(connection)[0],
-            environment=_hyperliquid_environment(connection),
+            environment=_which(
+                connection,
+                hyperliquid.HyperliquidEnvironment.MAINNET,
+                hyperliquid.HyperliquidEnvironment.TESTNET,
+            ),
             base_url_http=connection.http,
             base_url_ws=connection.socket("/ws"),
         ),
     )
-
-
-def _hyperliquid_environment(connection: Connection) -> Any:
-    from nautilus_trader.adapters.hyperliquid import HyperliquidEnvironment
-
-    live = connection.environment == "live"
-    return HyperliquidEnvironment.MAINNET if live else HyperliquidEnvironment.TESTNET
 
 
 def _kraken_data(connection: Connection) -> Client:
@@ -390,7 +304,9 @@ def _kraken_data(connection: Connection) -> Client:
         kraken.KrakenDataClientFactory(),
         kraken.KrakenDataClientConfig(
             product_type=kraken.KrakenProductType.FUTURES,
-            environment=_kraken_environment(connection),
+            environment=_which(
+                connection, kraken.KrakenEnvironment.LIVE, kraken.KrakenEnvironment.DEMO
+            ),
             base_url=connection.http,
             ws_public_url=connection.socket("/ws/v1"),
         ),
@@ -409,17 +325,13 @@ def _kraken_execution(connection: Connection) -> Client:
             key or "",
             secret or "",
             product_type=kraken.KrakenProductType.FUTURES,
-            environment=_kraken_environment(connection),
+            environment=_which(
+                connection, kraken.KrakenEnvironment.LIVE, kraken.KrakenEnvironment.DEMO
+            ),
             base_url=connection.http,
             ws_url=connection.socket("/ws/v1"),
         ),
     )
-
-
-def _kraken_environment(connection: Connection) -> Any:
-    from nautilus_trader.adapters.kraken import KrakenEnvironment
-
-    return KrakenEnvironment.LIVE if connection.environment == "live" else KrakenEnvironment.DEMO
 
 
 def _kraken_symbol(base: str, quote: str) -> str:

@@ -14,10 +14,11 @@ from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
 from adapters.accounts import AccountReader, BinanceAccount
+from adapters.connections import Connection
 from adapters.polling_client import POLLING, polling_data_factory
 from adapters.polling_config import Polling, load_polling
 from adapters.venue_queries import load_definitions, market_time_ns
-from adapters.venues import BINANCE, Connection
+from adapters.venues import BINANCE
 from catalog.errors import ConfigError, LeviBotError
 from live.account_watch import AccountWatch
 from live.bar_gate import BarSet

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from adapters.venues import Connection, Venue, venue_of
+from adapters.connections import Connection
+from adapters.venues import Venue, venue_of
 from catalog.errors import ConfigError
 from catalog.timestamps import format_time, parse_time
 from live.engine_status import Mode, check_engine_name

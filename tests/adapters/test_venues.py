@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from adapters.venues import BINANCE, MASK, VENUES, Connection, Keys, venue_of
+from adapters.connections import MASK, Connection, Keys
+from adapters.venues import BINANCE, VENUES, venue_of
 from catalog.errors import ConfigError
 
 SECRET = "0x" + "1f" * 32
@@ -59,7 +60,8 @@ import gc, sys
 from nautilus_trader.common import Environment, LoggerConfig, LogLevel
 from nautilus_trader.live import LiveNodeBuilder, LiveNodeConfig
 from nautilus_trader.model import TraderId
-from adapters.venues import VENUES, Connection, Keys
+from adapters.connections import Connection, Keys
+from adapters.venues import VENUES
 for name, venue in sorted(VENUES.items()):
     keys = Keys(("0x" + "11" * 32,) * len(venue.key_names["live"]))
     connection = Connection("live", "http://127.0.0.1:9", keys)

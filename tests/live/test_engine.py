@@ -114,6 +114,9 @@ def test_it_trades_on_the_exchange_and_goes_on_after_a_kill(
         with EngineProcess(market, tmp_path, on(exchange)) as engine:
             seconds = engine.until(lambda status: status.state == "trading", "trading again")
             engine.until(lambda status: status.counters.bars > 0, "a bar")
+            # What was paid and filled must have been told before the two are compared.
+            exchange.remote.pause()
+            time.sleep(4.0)
             status = engine.status()
             assert status is not None
             assert protected(status)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from adapters.accounts import AccountState, HeldPosition
-from adapters.venues import Connection
+from adapters.connections import Connection
 from catalog.errors import ConfigError
 from catalog.timestamps import NS_PER_SECOND
 from live.engine_request import (

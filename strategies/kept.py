@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import wraps
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -50,6 +51,8 @@ RECONCILED = "reconciled"
 """The reason of a fill that only brings our books to what the exchange holds."""
 LOST = "never reached the exchange"
 """The detail of an order that was journalled, and that the exchange does not know."""
+_ORDER_FIELDS = tuple(one.name for one in fields(OrderSnapshot) if one.name != "trades")
+_ROW = attrgetter(*_ORDER_FIELDS)
 _KEEP_NS = 2 * NS_PER_DAY
 _NAMES_TAKEN_NS = NS_PER_HOUR
 
@@ -206,9 +209,8 @@ class KeptStrategy(FusionStrategy):
         self._due = list(snapshot.due)
         self.recorder.ledger.restore(snapshot.ledger)
         for one in snapshot.orders:
-            values = asdict(one)
-            self._trades[one.client_order_id] = list(values.pop("trades"))
-            self.recorder.order(OrderRow(**values))
+            self._trades[one.client_order_id] = list(one.trades)
+            self.recorder.order(OrderRow(**dict(zip(_ORDER_FIELDS, _ROW(one), strict=True))))
         for name, state in self._states.items():
             if name in snapshot.instruments:
                 values = asdict(snapshot.instruments[name])
@@ -327,6 +329,18 @@ class KeptStrategy(FusionStrategy):
             self.guard.guard.halt(self._ts, detail, "state_unsaved")
             self.guard.act(self._ts)
 
+    def unsent(self, what: str, client_order_id: str, detail: str) -> None:
+        """Take note that the engine did not take a command; an order counts as denied."""
+        self.recorder.error(f"KeptStrategy.{what} of {client_order_id}: {detail}")
+        if what == "submit":
+            report = OrderReport(client_order_id, "DENIED", ts_event=self._ts)
+            self._status(_event(report), "DENIED", detail)
+
+    def has_ended(self, client_order_id: str) -> bool:
+        """Return whether an order of ours has an outcome."""
+        row = self.recorder.orders.get(client_order_id)
+        return row is None or row.status in FINAL_STATUSES
+
     # ---- how
 
     def _complete(self, ts: int) -> None:
@@ -421,7 +435,7 @@ class KeptStrategy(FusionStrategy):
         wanted = self.protection.wanted() | self.limits.wanted()
         since = self._ts - max(_NAMES_TAKEN_NS, 2 * self._interval_ns)
         return tuple(
-            OrderSnapshot(**asdict(row), trades=tuple(self._trades.get(row.client_order_id, ())))
+            OrderSnapshot(*_ROW(row), tuple(self._trades.get(row.client_order_id, ())))
             for row in self.recorder.orders.values()
             if row.status not in FINAL_STATUSES
             or row.ts_init >= since

@@ -95,6 +95,12 @@ class Sender(Protocol):
     def unjournalled(self, rows: Sequence[OrderRow], detail: str) -> None:
         """Take note that the journal failed, and that orders which add risk do not leave."""
 
+    def unsent(self, what: str, client_order_id: str, detail: str) -> None:
+        """Take note that the engine did not take a command."""
+
+    def has_ended(self, client_order_id: str) -> bool:
+        """Return whether an order has an outcome."""
+
 
 type _Command = tuple[Literal["submit", "cancel"], str]
 
@@ -184,11 +190,13 @@ class Outbox:
         try:
             self._commit()
             while self._commands and not self._held:
-                self._leave(*self._commands.popleft())
+                what, name = self._commands.popleft()
+                try:
+                    self._leave(what, name)
+                except Exception as error:
+                    # What comes after it, such as a stop, leaves all the same.
+                    self._strategy.unsent(what, name, f"{type(error).__name__}: {error}")
                 self._commit()
-        except Exception as error:
-            self._strategy.recorder.error(f"Outbox.flush: {type(error).__name__}: {error}")
-            raise
         finally:
             self._flushing = False
 
@@ -232,6 +240,9 @@ class Outbox:
 
     def _leave(self, what: Literal["submit", "cancel"], client_order_id: str) -> None:
         desk = self._strategy.desk
+        if self._strategy.has_ended(client_order_id):
+            # It was told while this waited, such as by what a restart asked for.
+            return
         if what == "cancel":
             desk.recall(client_order_id)
             return

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from catalog.errors import ConfigError, DataError
 from live.recovery import RecoveryConfig
 from live.state_store import StateStore
+from strategies.backtest import run_backtest
 from strategies.fusion import StrategySettings
 from strategies.guard import Guard
 from strategies.kept import LOST, KeptStrategy
@@ -31,6 +34,7 @@ from strategies.risk_policy import FoundGroups, RiskPolicy
 from strategies.sizing_config import SizingConfig
 from strategies.snapshots import StrategySnapshot
 from strategies.stops import StopConfig
+from tests.live import kept_node
 from tests.live.kept_world import (
     BookExchange,
     Killed,
@@ -432,3 +436,48 @@ def test_what_ended_long_ago_leaves_memory_and_stays_in_the_journal(tmp_path: Pa
         assert life.store.prune(close_time(40)) > 0
         assert len(list(life.store.orders())) < len(story.orders)
         life.close()
+
+
+# ---- in a node
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 6])
+def test_a_node_that_is_killed_trades_as_the_backtest_does(tmp_path: Path, seed: int) -> None:
+    draw, deaths = random.Random(seed), 0
+    while not (tmp_path / "done.json").exists():
+        (tmp_path / "trading").unlink(missing_ok=True)
+        node = subprocess.Popen(
+            [sys.executable, "-m", "tests.live.kept_node", str(tmp_path)],
+            cwd=Path(__file__).parents[2],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert node.stderr is not None
+        with node.stderr:
+            if deaths < 3:
+                while not (tmp_path / "trading").exists():
+                    assert node.poll() is None, node.stderr.read()
+                    time.sleep(0.005)
+                time.sleep(0.5 * draw.random())
+                node.kill()
+                node.wait()
+                deaths += 1
+            else:
+                _, told = node.communicate(timeout=120)
+                assert node.returncode == 0, told
+    found = json.loads((tmp_path / "done.json").read_text())
+    inputs, signals = wild(7, kept_node.BARS)
+    execution = plain_execution(slippage_bps=1.0, max_participation=0.5)
+    expected = run_backtest(inputs, make_predictor(signals, NAMES), kept_node.policy(), execution)
+    assert len(expected.fills) > 400
+    assert found["cash"] == [expected.equity.cash.iloc[-1]] * 2
+    _same(expected.orders, kept_node.ORDERS, found["orders"])
+    _same(expected.fills, kept_node.FILLS, found["fills"])
+    _same(expected.decisions, kept_node.DECISIONS, found["decisions"])
+    assert found["open"] == found["alive"]
+    assert found["foreign"] == 0
+
+
+def _same(frame: Any, columns: tuple[str, ...], rows: list[list[Any]]) -> None:
+    assert [list(one) for one in frame[list(columns)].itertuples(index=False)] == rows

@@ -1,0 +1,133 @@
+"""One engine in a live node with the paper exchange, on recorded data, whose state outlives it.
+
+Run as a program: ``python -m tests.live.kept_node FOLDER``. It goes on where the one before it in
+the folder was killed, and writes ``done.json`` there when it has come to the end of the records.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from adapters.replay import ReplayConfig, ReplayFeed, ReplaySession
+from live.live_replay import sorted_records
+from live.node import fence_answer, run_node
+from live.paper import PaperExecutionClient, PaperWiring, leveraged
+from live.paper_store import PaperStore
+from live.recovery import RecoveryConfig, recover
+from live.state_store import StateStore
+from strategies.backtest import expected_costs
+from strategies.fusion import StrategySettings
+from strategies.kept import KeptStrategy
+from strategies.limit_orders import LimitStyle
+from strategies.policy_config import FusionPolicy
+from strategies.predictor_actor import PredictorActor, PredictorActorConfig
+from strategies.recorder import RunRecorder
+from strategies.stops import StopConfig
+from tests.strategies.markets import BTC, ETH, INTERVAL, make_predictor, wild
+from tests.strategies.settings import plain_execution
+
+BARS = 260
+NAMES = (BTC, ETH)
+ORDERS = (
+    *("client_order_id", "instrument_id", "side", "quantity", "type", "reduce_only", "reason"),
+    *("ts_init", "status", "filled_quantity", "detail"),
+)
+FILLS = ("client_order_id", "ts_event", "side", "quantity", "price", "commission")
+DECISIONS = (
+    *("ts_init", "instrument_id", "prob_up", "side", "target_weight", "reason", "quantity"),
+    "client_order_id",
+)
+"""Columns of a backtest's frames, which the journal has as well."""
+
+
+def policy() -> FusionPolicy:
+    """Return rules that trade much."""
+    stops = StopConfig(
+        stop_vol_multiple=1.0,
+        target_vol_multiple=1.5,
+        min_frac=0.004,
+        max_frac=0.004,
+        trailing=True,
+    )
+    return FusionPolicy(
+        entry_threshold=0.6, exit_threshold=0.5, position_frac=0.3, min_holding_bars=0, stops=stops
+    )
+
+
+def run(folder: Path) -> dict[str, Any]:
+    """Live once, from where the life before ended."""
+    started = time.monotonic()
+    inputs, signals = wild(7, BARS)
+    execution = plain_execution(slippage_bps=1.0, max_participation=0.5)
+    store, paper = StateStore(folder / "engine.db"), PaperStore(folder / "paper.db")
+    recorder = RunRecorder(NAMES, execution.starting_balance)
+    settings = StrategySettings(
+        instruments=inputs.instruments,
+        interval_ns=INTERVAL,
+        books_funding=False,
+        costs=expected_costs(execution, INTERVAL),
+        limits=LimitStyle.of(execution),
+        claims=True,
+    )
+    strategy = KeptStrategy(policy(), settings, recorder, None, store)
+    actor = PredictorActor(
+        make_predictor(signals, NAMES),
+        recorder,
+        PredictorActorConfig(3_600_000, data_client="BINANCE"),
+    )
+    config = RecoveryConfig(in_flight_secs=0.0, fresh_secs=1e9)
+    found = recover(store, strategy, paper.lookup, lambda: 0, config)
+    records = [one for one in sorted_records(inputs, execution) if one.ts_init >= found.ts]
+    shown = leveraged(inputs.instruments, execution.leverage)
+    session = ReplaySession(ReplayFeed("BINANCE", shown, records), ReplayConfig())
+
+    def closed(ts: int) -> None:
+        actor.close_timestamp(ts)
+        if recorder.errors:
+            raise RuntimeError(recorder.errors[0])
+        # The engine has a price by now, without which it denies a market order.
+        strategy.outbox.release()
+        if not (folder / "trading").exists():
+            (folder / "trading").write_text(str(time.monotonic() - started))
+
+    session.on_timestamp = closed
+    wiring = PaperWiring(
+        venue="BINANCE",
+        account_id="BINANCE-001",
+        instruments=inputs.instruments,
+        execution=execution,
+        now=lambda: session.now,
+        note_reference=recorder.reference,
+        on_error=session.fail,
+        on_account_query=lambda parameters: fence_answer(session, parameters),
+        store=paper,
+    )
+    client: PaperExecutionClient = run_node(session, wiring, [actor], [strategy])
+    if session.failure is not None:
+        raise session.failure
+    assert session.finished, "the replay did not come to its end"
+    assert not recorder.errors, recorder.errors
+    db = store._db
+    orders = [one[:1] + one[2:9] + one[11:] for one in store.orders()]
+
+    def rows(columns: tuple[str, ...], table: str) -> list[Any]:
+        return db.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY seq").fetchall()
+
+    return {
+        "orders": orders,
+        "fills": rows(FILLS, "fills"),
+        "decisions": rows(DECISIONS, "decisions"),
+        "cash": [recorder.ledger.cash, client.book.ledger.cash],
+        "open": sorted(one.client_order_id for one in client.book.open_orders()),
+        "alive": sorted(one.client_order_id for one in strategy.alive()),
+        "foreign": strategy.foreign,
+    }
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    (place / "done.json").write_text(json.dumps(run(place)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from live.pipeline import Market, load_market
 from live.profile import Profile
 from live.served import tolerance_of
 from research.features import feature_table
+from research.fitted import FittedModel
 from research.lookahead import (
     Columns,
     Violation,
@@ -137,6 +138,27 @@ def audit_parity(
     predictions; the live node computes features and predictions bar by bar, warm-started. Where
     experts read sequences, probabilities may differ by `SEQUENCE_TOLERANCE`; decisions may not.
     """
+    return two_ways(profile, catalog, span=span, progress=progress).report
+
+
+class TwoWays(NamedTuple):
+    """A backtest and a live node over the same bars, and what they were made of."""
+
+    report: ParityReport
+    backtest: RunFrames
+    model: FittedModel
+    inputs: ReplayInputs
+    span: tuple[int, int]
+
+
+def two_ways(
+    profile: Profile,
+    catalog: Path,
+    *,
+    span: tuple[int | None, int | None] = (None, None),
+    progress: Progress = no_progress,
+) -> TwoWays:
+    """Run what `audit_parity` compares, and keep it."""
     end = profile.data.end if span[1] is None else span[1]
     start = end - QUARTER_NS if span[0] is None else span[0]
     if not profile.data.start < start < end <= profile.data.end:
@@ -174,7 +196,7 @@ def audit_parity(
             f"{format_time(start)} to {format_time(end)} nothing was: choose another span or "
             "lower strategy.entry_threshold"
         )
-    return report
+    return TwoWays(report, backtest, model, inputs, (start, end))
 
 
 _DECISION_COLUMNS = ("side", "target_weight", "reason", "quantity", "equity")

@@ -11,7 +11,7 @@ tolerance, and the largest difference is told; what is decided, ordered and fill
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -195,7 +195,13 @@ class ParityReport:
             )
 
 
-def compare(backtest: RunFrames, live: RunFrames, *, tolerance: float = 0.0) -> ParityReport:
+def compare(
+    backtest: RunFrames,
+    live: RunFrames,
+    *,
+    tolerance: float = 0.0,
+    unknown: Collection[str] = (),
+) -> ParityReport:
     """Compare two runs over the same data, row by row and bit by bit (NaN equals NaN).
 
     Parameters
@@ -206,6 +212,8 @@ def compare(backtest: RunFrames, live: RunFrames, *, tolerance: float = 0.0) -> 
         By how much a probability may differ (`SEQUENCE_TOLERANCE` where experts read sequences),
         and in proportion the weight that follows from it and what else was predicted. Sides,
         reasons, quantities, orders, fills, positions and equity are equal or differ.
+    unknown : collection of str
+        Columns that one of the two cannot know, which are left out.
 
     Raises
     ------
@@ -217,8 +225,8 @@ def compare(backtest: RunFrames, live: RunFrames, *, tolerance: float = 0.0) -> 
     largest: dict[str, float] = {}
     first: list[Difference] = []
     for kind in _KINDS:
-        left = _without_ages(getattr(backtest, kind.frame))
-        right = _without_ages(getattr(live, kind.frame))
+        left = _without(getattr(backtest, kind.frame), unknown)
+        right = _without(getattr(live, kind.frame), unknown)
         columns = _compared_columns(kind, left, right)
         if not columns:
             continue
@@ -234,9 +242,10 @@ def compare(backtest: RunFrames, live: RunFrames, *, tolerance: float = 0.0) -> 
     return ParityReport(compared, differing, earliest, tolerance, largest)
 
 
-def _without_ages(frame: pd.DataFrame) -> pd.DataFrame:
-    """Leave out the ages of inputs: predictions made in one batch do not carry them."""
-    kept = [name for name in frame.columns if not str(name).startswith("age_")]
+def _without(frame: pd.DataFrame, unknown: Collection[str]) -> pd.DataFrame:
+    """Leave out what is unknown, and ages of inputs: predictions of a batch do not carry them."""
+    named = (name for name in frame.columns if name not in unknown)
+    kept = [name for name in named if not str(name).startswith("age_")]
     return frame[kept].reset_index(drop=True)
 
 

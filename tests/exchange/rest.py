@@ -175,8 +175,11 @@ class Rest:
 
     async def cancel_order(self, account: Account, params: Params) -> dict[str, Any]:
         """Take an order back."""
-        account.requests += 1
         name = self._found(account, params, algo=False)
+        asked = str(params.get("origClientOrderId", ""))
+        # The adapter may look for a stop here first; the request that follows is the one to count.
+        if name is not None or account.find("", client_id=asked, algo=True) is None:
+            account.requests += 1
         return rest_order(*await self._cancel(account, name, params))
 
     async def cancel_algo(self, account: Account, params: Params) -> dict[str, Any]:

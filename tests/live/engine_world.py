@@ -48,7 +48,9 @@ class EngineMarket:
         risk = yaml.safe_load(RISK.read_text(encoding="utf-8"))
         risk |= {"found_groups": None, "sizing": {}, "correlation_groups": {}}
         risk |= {"rebalance": None, "max_symbol_share": 1.0, "max_daily_loss": 0.5}
+        # Four seconds of silence are an hour of data at 900 seconds a second.
         risk |= {"max_drawdown": 0.5, "max_consecutive_losses": 1_000}
+        risk |= {"max_data_age_secs": 86_400.0}
         content = yaml.safe_load(dump_profile(market.profile))
         content["strategy"] |= {"risk": risk, "entry_threshold": 0.53, "position_frac": 0.1}
         profile = folder / "engine.yaml"

@@ -42,6 +42,8 @@ from strategies.risk_guard import RiskGuard, RiskGuardConfig
 
 _LOOK_MS = 1_000
 _ANY_SECS = 86_400.0
+_PRICELESS_NS = 5_000_000_000
+"""How long orders wait for a first quote, of the wall clock: what reduces must leave some time."""
 NS_PER_MS = 1_000_000
 
 
@@ -107,6 +109,7 @@ class ExchangeEngine:
         self._slow: SlowFeed | None = None
         self.feed = self._feed(self._recover(start))
         self._held = True
+        self._look_since = 0
 
     def close(self) -> None:
         """Let other processes have its databases."""
@@ -320,12 +323,19 @@ class ExchangeEngine:
 
     def _look(self, wall_ns: int) -> None:
         """Open the outbox once everything has started, and say what the feed says."""
-        if self._held:
+        self._look_since = self._look_since or wall_ns
+        if self._held and self._can_send(wall_ns):
             self._held = False
             self.parts.strategy.outbox.release()
         status = self.feed.status()
         if self.engine.view.state != "stopping" and status.state != "failed":
             self.engine.say(status.state)
+
+    def _can_send(self, wall_ns: int) -> bool:
+        """Return whether every instrument has a price: until then the engine denies its orders."""
+        cache = self.parts.strategy.cache
+        priced = all(cache.has_quote_ticks(one.id) for one in self.parts.instruments)
+        return priced or wall_ns - self._look_since >= _PRICELESS_NS
 
     def _counters(self) -> dict[str, int]:
         shown = ("bars", "late", "duplicate", "unfinished", "out_of_order", "gaps", "backfilled")

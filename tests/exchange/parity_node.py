@@ -331,10 +331,11 @@ def run(plan: NodePlan) -> dict[str, Any]:
     with closing(StateStore(prepared.request.folder / STATE_FILE)) as store:
         engine = ParityEngine(prepared, guard, Stores(store, None), Silent())
         assert engine.clock is not None
-        engine.since = engine.now()
-        if engine.since == plan.start:
-            # What closed at the beginning is history: a backtest decides from the next close on.
-            engine.clock.seen(plan.start + plan.interval_ns)
+        engine.since = engine.now() // plan.interval_ns * plan.interval_ns
+        # What closed at the beginning is history: a backtest decides from the next close on. Later
+        # the latest close is fetched, which no exchange has at once.
+        begins = engine.since == plan.start
+        engine.clock.seen(engine.since + (plan.interval_ns if begins else _OUTAGE_NS))
         interval = interval_name(plan.interval_ns)
         view.expect(*(_stream(name, interval) for name in prepared.instruments))
         for name in engine.parts.recorder.orders:

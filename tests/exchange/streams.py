@@ -224,6 +224,15 @@ class Streams:
             await self._write(one, json.dumps(error | {"id": command.get("id")}))
             return
         await self._write(one, json.dumps({"result": result, "id": command.get("id")}))
+        if method == "SUBSCRIBE":
+            await self._greet(one, map(str, names))
+
+    async def _greet(self, one: _Socket, names: Iterable[str]) -> None:
+        """Say what the prices are now, for whoever has just come."""
+        for name in map(_plain, names):
+            payload = self._server.exchange.latest(name)
+            if payload is not None:
+                await self._deliver(one, Message("market", name, payload))
 
 
 def cut(ws: web.WebSocketResponse) -> None:

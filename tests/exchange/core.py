@@ -20,7 +20,7 @@ from tests.exchange.account import Account
 from tests.exchange.errors import ExchangeError, no_such_order, unknown_order
 from tests.exchange.feed import Kind, Market
 from tests.exchange.filters import check_notional
-from tests.exchange.messages import book_ticker, mark_price, market_messages, unfinished
+from tests.exchange.messages import market_messages, unfinished
 from tests.exchange.orders import NS_PER_MS, Order
 from tests.exchange.settings import ExchangeSettings
 from tests.exchange.truth import TruthLog
@@ -267,22 +267,6 @@ class Exchange:
                 name = f"{symbol.lower()}@kline_{interval}"
                 told.append(Message("market", name, unfinished(listing, row, interval, self.clock)))
         return told
-
-    def latest(self, stream: str) -> dict[str, Any] | None:
-        """Return what a stream said last, as a venue repeats it within a second or three.
-
-        Only prices are repeated; a bar is told once.
-        """
-        name, _, kind = stream.partition("@")
-        symbol = name.upper()
-        if symbol not in self.market.listings:
-            return None
-        if kind == "bookTicker":
-            listing = self.market.listings[symbol]
-            return book_ticker(listing, self.prices[symbol], self.clock)
-        if kind == "markPrice":
-            return mark_price(self.market, symbol, self.prices[symbol], self.clock)
-        return None
 
     # ---- commands
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tests.exchange.feed import Kind, Listing, Market, Record
@@ -256,3 +256,19 @@ def market_messages(
         close = float(bars.close[known - 1])
         return [(f"{name}@markPrice", mark_price(market, record.symbol, close, ts))]
     return []
+
+
+def latest_price(
+    market: Market, prices: Mapping[str, float], clock: int, stream: str
+) -> dict[str, Any] | None:
+    """Return what a stream said last, as a venue repeats it within a second or three.
+
+    Only prices are repeated; a bar is told once.
+    """
+    name, _, kind = stream.partition("@")
+    symbol = name.upper()
+    if symbol in prices and kind == "bookTicker":
+        return book_ticker(market.listings[symbol], prices[symbol], clock)
+    if symbol in prices and kind == "markPrice":
+        return mark_price(market, symbol, prices[symbol], clock)
+    return None

@@ -16,6 +16,7 @@ from aiohttp import WSMsgType, web
 from tests.exchange.account import Account
 from tests.exchange.core import Message
 from tests.exchange.errors import ExchangeError
+from tests.exchange.messages import latest_price
 
 if TYPE_CHECKING:
     from tests.exchange.server import ExchangeServer
@@ -230,7 +231,8 @@ class Streams:
     async def _greet(self, one: _Socket, names: Iterable[str]) -> None:
         """Say what the prices are now, for whoever has just come."""
         for name in map(_plain, names):
-            payload = self._server.exchange.latest(name)
+            exchange = self._server.exchange
+            payload = latest_price(exchange.market, exchange.prices, exchange.clock, name)
             if payload is not None:
                 await self._deliver(one, Message("market", name, payload))
 

@@ -156,7 +156,7 @@ class AccountWatch:
                 self._teller.event("account", f"the account did not answer: {error}")
 
     def _ask(self, question: _Question) -> _Answer:
-        state = self._account.state()
+        state = self._account.state(self._parts.request.traded)
         there = {one.client_order_id for one in state.orders}
         reports: dict[str, OrderReport | None] = {}
         for name, instrument_id in question.orders.items():

@@ -137,7 +137,7 @@ class Start:
     def adjust(self, parts: EngineParts, found: Recovered, ts: int, teller: Any) -> None:
         """Let our books follow the exchange's, and tell every difference."""
         # Asked again: settling may have taken seconds.
-        self.state = self.account.state()
+        self.state = self.account.state(parts.request.traded)
         foreign = read_foreign(parts)
         for one in differences(parts, foreign, self.state):
             teller.event("reconcile", str(one), difference=one.kind, what=one.what)
@@ -167,7 +167,7 @@ def begin_books(prepared: Prepared, account: AccountReader) -> Start:
     ConfigError
         If there is nothing to trade with.
     """
-    state = account.state()
+    state = account.state(prepared.request.traded)
     equity = prepared.request.equity
     if equity is not None and equity > state.balance * 1.000001:
         raise ConfigError(

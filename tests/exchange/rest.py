@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 type Params = Mapping[str, Any]
 type Call = Callable[[Account, Params], Awaitable[Any]]
 _PAGE = 500
+_CHEAP_BY_SYMBOL = frozenset({"/fapi/v1/openOrders", "/fapi/v1/openAlgoOrders"})
+_ALL_WEIGHT = 40
+"""What a question for the open orders of all symbols weighs, as at the venue."""
 _MOST = 1_000
 
 
@@ -116,7 +119,9 @@ class Rest:
             async def checked(params: dict[str, str]) -> Any:
                 return await call(await self._account(request, params), params)
 
-            return await self.answered(request, weight, checked)
+            of_all = request.path in _CHEAP_BY_SYMBOL and "symbol" not in request.query
+            cost = _ALL_WEIGHT if of_all and request.method == "GET" else weight
+            return await self.answered(request, cost, checked)
 
         return handle
 

@@ -54,7 +54,7 @@ class ChaosPlan:
 
     def mishaps(self) -> list[Mishap]:
         """Return what goes wrong, in order."""
-        random = Random(self.seed)  # noqa: S311 - a schedule is no secret
+        random = Random(self.seed)
         found = [
             Mishap(at, KILL, {"engine": random.choice(self.engines)})
             for at in _times(random, self.kill_every_s, self.seconds)
@@ -152,10 +152,9 @@ class Chaos:
         details = ", ".join(
             f"{k} {v:.1f}" if isinstance(v, float) else f"{k} {v}" for k, v in one.details.items()
         )
-        if one.name == KILL:
-            if not watch.kill(one.details["engine"]):
-                self.say(f"{now - began:7.1f} s  {one.details['engine']} is down already")
-                return
+        if one.name == KILL and not watch.kill(one.details["engine"]):
+            self.say(f"{now - began:7.1f} s  {one.details['engine']} is down already")
+            return
         with self._lock:
             end = now + one.details.get("seconds", 0.0)
             self.spans.append((now, end, one.name, one.details.get("engine", "")))

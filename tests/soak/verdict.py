@@ -121,8 +121,8 @@ def compare(
     """
     told = [*ours.doubled, *theirs.doubled]
     final = {_ours(name): one for name, one in account["orders"].items()}
-    for name in sorted(theirs.orders.keys() - ours.orders.keys()):
-        told.append(f"{name} is at the exchange and in no journal")
+    strange = sorted(theirs.orders.keys() - ours.orders.keys())
+    told += [f"{name} is at the exchange and in no journal" for name in strange]
     for name, one in sorted(ours.orders.items()):
         if name not in theirs.orders:
             if one.state not in _NEVER_THERE and name not in refused:

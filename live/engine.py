@@ -29,6 +29,7 @@ from live.status_thread import StatusThread
 
 DONE, FAILED = 0, 5
 """Exit codes of an engine that was stopped or has come to its end, and of one that failed."""
+_UNASKED = "the node ended though nobody had asked it to: what it printed names the error"
 
 
 class Outcome(NamedTuple):
@@ -84,6 +85,7 @@ class Engine:
             followed = FollowedProfile(parts, parts.request.source, teller, now)
             self.each_look.append(followed.look)
         self.stop: Callable[[], None] = lambda: None
+        self.asked: Callable[[], bool] = lambda: True
         self.before_exit: Callable[[], None] = lambda: None
 
     def _global_gate(self) -> GlobalGate | None:
@@ -132,6 +134,9 @@ class Engine:
         if error is not None and not self._reason:
             self._reason = f"{type(error).__name__}: {error}"
             self.view.last_error = self._reason
+        elif not self._reason and not self.asked():
+            # The node ends by itself at an error of the engine, and returns as after Ctrl-C.
+            self._reason = self.view.last_error = _UNASKED
         failed = bool(self._reason)
         self.view.state = "failed" if failed else "stopped"
         status = self.view.status()

@@ -38,6 +38,7 @@ from live.recovery import Recovered, RecoveryConfig, recover
 from live.slow_feed import SlowFeed, open_slow_feed
 from live.start_books import Start, balance_of, begin_books
 from live.state_store import StateStore
+from live.stop_signals import StopSignals
 from strategies.risk_guard import RiskGuard, RiskGuardConfig
 
 _LOOK_MS = 1_000
@@ -110,6 +111,8 @@ class ExchangeEngine:
         self.feed = self._feed(self._recover(start))
         self._held = True
         self._look_since = 0
+        self._signals = StopSignals()
+        self._stopped = False
 
     def close(self) -> None:
         """Let other processes have its databases."""
@@ -229,16 +232,18 @@ class ExchangeEngine:
             engine.watch(),
         ]
         config = exchange_node_config(self._request.traded, asks=self._is_real)
+        engine.asked = lambda: self._signals.seen or self._stopped
         engine.start("starting")
         error: BaseException | None = None
-        try:
-            run_clients(self._clients(), config, self._ready, actors, [parts.strategy])
-        except LeviBotError as raised:
-            error = raised
-        finally:
-            if watcher is not None:
-                watcher.close()
-        return engine.ended(error)
+        with self._signals:
+            try:
+                run_clients(self._clients(), config, self._ready, actors, [parts.strategy])
+            except LeviBotError as raised:
+                error = raised
+            finally:
+                if watcher is not None:
+                    watcher.close()
+            return engine.ended(error)
 
     def _clients(self) -> NodeClients:
         venue = self._request.venue
@@ -308,7 +313,11 @@ class ExchangeEngine:
         return watcher
 
     def _ready(self, stop: Callable[[], None]) -> None:
-        self.engine.stop = stop
+        def stop_now() -> None:
+            self._stopped = True
+            stop()
+
+        self.engine.stop = stop_now
 
     # ---- while it runs
 

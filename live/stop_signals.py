@@ -1,0 +1,76 @@
+"""Whether somebody asked a process to end: without that, a node that stops has failed.
+
+The engine's node ends by itself where anything logs an error (`shutdown_on_error`), and then looks
+as it does after Ctrl-C. Only the signals tell the two apart. The node listens to them as well: to
+SIGTERM beside whoever listened before, to SIGINT in the place of whoever did, so a handler of ours
+would not hear of Ctrl-C. What Python's own part of every handler writes into a socket is seen all
+the same.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """Take note of Ctrl-C and SIGTERM; a context, on the main thread."""
+
+    def __init__(self) -> None:
+        self._seen = False
+        self._before: dict[int, Any] = {}
+        self._pair: tuple[socket.socket, socket.socket] | None = None
+        self._descriptor_before = -1
+
+    def __enter__(self) -> Self:
+        """Begin to listen; elsewhere than on the main thread nothing can be heard."""
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._pair = socket.socketpair()
+        for one in self._pair:
+            one.setblocking(False)
+        self._descriptor_before = signal.set_wakeup_fd(
+            self._pair[1].fileno(), warn_on_full_buffer=False
+        )
+        self._before = {one: signal.signal(one, self._note) for one in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let those who listened before do it again."""
+        if self._pair is None:
+            return
+        self._look()
+        signal.set_wakeup_fd(self._descriptor_before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        for one in self._pair:
+            one.close()
+        self._pair = None
+
+    @property
+    def seen(self) -> bool:
+        """Return whether one of them has come."""
+        self._look()
+        return self._seen
+
+    def _look(self) -> None:
+        if self._pair is None:
+            return
+        try:
+            numbers = self._pair[0].recv(4096)
+        except BlockingIOError:
+            return
+        self._seen = self._seen or any(one in numbers for one in _SIGNALS)
+
+    def _note(self, number: int, frame: object) -> None:
+        self._seen = True

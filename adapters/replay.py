@@ -82,12 +82,16 @@ class ReplayConfig(Config):
         decision takes milliseconds: a longer silence is a deadlock or a dead task.
     speed : float or None
         Seconds of data in a second of the clock; None for as fast as it goes.
+    paced_from : int
+        UTC nanoseconds; what is older, such as settlements that a predictor must know, passes as
+        fast as it goes.
     may_stop : bool
         Whether the node may be stopped before the end: then that is no failure.
     """
 
     timeout_secs: float = Field(default=30.0, gt=0)
     speed: float | None = Field(default=None, gt=0)
+    paced_from: int = 0
     may_stop: bool = False
 
 
@@ -284,8 +288,9 @@ class ReplaySession:
 
     async def _keep_pace(self, until: int) -> None:
         """Wait as long as data of this much time take at the speed asked for."""
-        if self.config.speed is not None and self.done:
-            await asyncio.sleep((until - self.now) / NS_PER_SECOND / self.config.speed)
+        since = max(self.now, self.config.paced_from)
+        if self.config.speed is not None and self.done and until > since:
+            await asyncio.sleep((until - since) / NS_PER_SECOND / self.config.speed)
 
     async def _pass_time(self, until: int) -> None:
         """Let orders arrive between two records, and the strategies answer when they do."""

@@ -142,7 +142,8 @@ class ReplayEngine:
         self._inputs = inputs
         self._account = account
         self._held = True
-        self._config = ReplayConfig(speed=replay.speed, may_stop=True)
+        begin = min(int(one.ts_init[0]) for one in inputs.bars) - parts.prepared.interval_ns
+        self._config = ReplayConfig(speed=replay.speed, paced_from=begin, may_stop=True)
         execution = parts.prepared.execution
         venue = parts.request.venue.venue
         shown = leveraged(inputs.instruments, execution.leverage)

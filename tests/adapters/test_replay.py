@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from decimal import Decimal
 from typing import Any, Self
 
@@ -147,6 +148,22 @@ def test_every_record_is_handled_at_its_own_time_and_every_order_arrives_before_
 def _note(where: list[int], now: int) -> int:
     where.append(now)
     return now
+
+
+def test_a_pace_is_kept_from_where_it_begins() -> None:
+    config = ReplayConfig(speed=60 * 20, paced_from=START + 295 * MINUTE)
+    session = ReplaySession(ReplayFeed("BINANCE", (BTC, ETH), bars(300)), config)
+    stamps: list[float] = []
+
+    class Timed(Toy):
+        def react(self, bar: Bar) -> None:
+            stamps.append(time.monotonic())
+
+    run_node(session, wiring(session), [], [Timed(session)])
+    assert session.finished
+    # Four of 300 minutes are paced, twenty a second; all of them would take 15 s.
+    assert stamps[-1] - stamps[2 * 295] >= 0.2
+    assert stamps[2 * 295] - stamps[0] < 7.5
 
 
 def test_an_exception_in_a_callback_stops_the_replay() -> None:

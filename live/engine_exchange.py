@@ -20,8 +20,10 @@ from adapters.polling_config import Polling, load_polling
 from adapters.venue_queries import load_definitions, market_time_ns
 from adapters.venues import BINANCE
 from catalog.errors import ConfigError, LeviBotError
+from live.account_claim import claim_account
 from live.account_watch import AccountWatch
 from live.bar_gate import BarSet
+from live.book_owner import Part, follow_equity, require_own_books, within_balance
 from live.engine import Engine, Outcome, Teller
 from live.engine_parts import PAPER_FILE, STATE_FILE, Prepared, Setting, assemble
 from live.engine_process import SHARED_ACCOUNT_VARIABLE
@@ -58,7 +60,10 @@ def run_exchange(prepared: Prepared, guard: LiveGuard, teller: Teller) -> Outcom
     """
     request = prepared.request
     with ExitStack() as open_files:
+        if request.mode != "paper":
+            open_files.enter_context(claim_account(request, request.order_connection()))
         store = open_files.enter_context(closing(StateStore(request.folder / STATE_FILE)))
+        require_own_books(store, request)
         paper = None
         if request.mode == "paper":
             paper = open_files.enter_context(closing(PaperStore(request.folder / PAPER_FILE)))
@@ -154,8 +159,14 @@ class ExchangeEngine:
         if self._account is None or start is None:
             assert self._paper_store is not None
             lookup = self._paper_store.lookup
-            return recover(self._store, self.parts.strategy, lookup, self.now, _PAPER)
+            found = recover(self._store, self.parts.strategy, lookup, self.now, _PAPER)
+            given = self._prepared.execution.starting_balance
+            follow_equity(self.parts, Part(given, paper=self._paper_store), self._teller)
+            return found
         found = recover(self._store, self.parts.strategy, start.lookup(self.parts), self.now)
+        balance = start.state.balance
+        follow_equity(self.parts, Part(self._request.equity, balance), self._teller)
+        within_balance(self.parts, balance, self._teller)
         start.adjust(self.parts, found, self.now(), self._teller)
         return found
 

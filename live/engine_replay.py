@@ -16,6 +16,7 @@ from catalog.errors import ConfigError, LeviBotError, RunFailedError
 from catalog.progress import Progress, no_progress
 from catalog.store import Catalog
 from catalog.timestamps import format_time
+from live.book_owner import require_own_books
 from live.engine import Engine, Outcome, Teller
 from live.engine_parts import (
     PAPER_FILE,
@@ -64,6 +65,7 @@ def run_replay(
         closing(StateStore(folder / STATE_FILE)) as store,
         closing(PaperStore(folder / PAPER_FILE)) as paper,
     ):
+        require_own_books(store, prepared.request)
         setting = Setting(prepared.definitions(), fed=False, claims=True)
         parts = assemble(prepared, guard, store, setting)
         found = _recovered(parts, paper)

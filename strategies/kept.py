@@ -435,12 +435,17 @@ class KeptStrategy(FusionStrategy):
         wanted = self.protection.wanted() | self.limits.wanted()
         since = self._ts - max(_NAMES_TAKEN_NS, 2 * self._interval_ns)
         return tuple(
-            OrderSnapshot(*_ROW(row), tuple(self._trades.get(row.client_order_id, ())))
+            self._order(row)
             for row in self.recorder.orders.values()
             if row.status not in FINAL_STATUSES
             or row.ts_init >= since
             or row.client_order_id in wanted
         )
+
+    def _order(self, row: OrderRow) -> OrderSnapshot:
+        trades = tuple(self._trades.get(row.client_order_id, ()))
+        values: tuple[Any, ...] = (*_ROW(row), trades)
+        return OrderSnapshot(*values)
 
     def _require_own(self, snapshot: StrategySnapshot) -> None:
         ours = (self.settings.tag, self._interval_ns)

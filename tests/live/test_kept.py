@@ -43,6 +43,7 @@ from tests.live.kept_world import (
     Story,
     live_through,
     records_of,
+    story,
 )
 from tests.strategies.markets import (
     BTC,
@@ -134,41 +135,86 @@ def lived(variant: str, deaths: list[int]) -> tuple[Story, BookExchange]:
 
 
 @cache
-def undisturbed(variant: str) -> Story:
-    return lived(variant, [])[0]
+def undisturbed(variant: str) -> tuple[Story, BookExchange]:
+    return lived(variant, [])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_market_trades_what_it_is_there_for(variant: str) -> None:
-    story, exchange = lived(variant, [])
-    reasons = {one[6] for one in story.orders}
+    told, exchange = undisturbed(variant)
+    reasons = {one[6] for one in told.orders}
     assert {"stop_loss"} <= reasons
-    assert len(story.fills) > 7
-    assert story.cash == exchange.book.ledger.cash
-    assert {one[4] for one in story.orders} >= ({"LIMIT"} if variant == "limits" else set())
+    assert len(told.fills) > 7
+    assert told.cash == exchange.book.ledger.cash
+    assert {one[4] for one in told.orders} >= ({"LIMIT"} if variant == "limits" else set())
     if variant == "rebalance":
         assert "rebalance" in reasons
     if variant == "funding":
         assert len(exchange.book.ledger.settlements) >= 3
     if variant == "guard":
-        assert "risk_guard" in {one[6] for one in story.decisions}
+        assert "risk_guard" in {one[6] for one in told.decisions}
 
 
-@settings(max_examples=12, deadline=None)
+@pytest.mark.parametrize(
+    ("variant", "death"),
+    [
+        # Each of them tells when a part of the state is forgotten.
+        *(("stops", 50), ("stops", 200), ("limits", 34), ("limits", 146), ("funding", 34)),
+        *(("funding", 134), ("guard", 29), ("guard", 47), ("rebalance", 101), ("kelly", 101)),
+    ],
+)
+def test_a_death_where_it_hurts_changes_nothing(variant: str, death: int) -> None:
+    told, exchange = lived(variant, [death])
+    assert not exchange.twice
+    assert told == undisturbed(variant)[0]
+
+
+@pytest.mark.parametrize("command", ["cancel", "submit", "sending"])
+def test_a_death_between_commit_and_command_is_made_up_for(command: str, tmp_path: Path) -> None:
+    market, path = setting("stops"), tmp_path / "engine.db"
+    records = records_of(market)
+    exchange = BookExchange(market, records)
+    first = Life(market, records, exchange, path)
+    held = first.store if command == "sending" else exchange
+    does, calls = getattr(held, command), iter(range(100))
+
+    def dies(argument: Any) -> None:
+        # A cancel of what the exchange has ended by itself is not missed.
+        report = exchange.lookup(argument) if command == "cancel" else None
+        counts = command != "cancel" or (report is not None and report.status == "ACCEPTED")
+        if counts and next(calls) == 2:
+            raise Killed
+        does(argument)
+
+    setattr(held, command, dies)
+    with pytest.raises(Killed):
+        first.run()
+    closed = first.recorder.ledger.closed
+    first.close()
+    setattr(held, command, does)
+    life = Life(market, records, exchange, path)
+    life.run()
+    assert life.found.strays if command == "cancel" else life.found.again
+    assert story(life, exchange, closed + life.recorder.ledger.closed) == undisturbed("stops")[0]
+    assert not exchange.twice
+    life.close()
+
+
+@settings(max_examples=6, deadline=None)
 @given(st.sampled_from(VARIANTS), st.lists(st.integers(0, 700), min_size=1, max_size=3))
 def test_deaths_between_callbacks_change_nothing(variant: str, deaths: list[int]) -> None:
-    story, exchange = lived(variant, deaths)
+    told, exchange = lived(variant, deaths)
     assert not exchange.twice
-    assert story == undisturbed(variant)
+    assert told == undisturbed(variant)[0]
 
 
 @pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(VARIANTS), st.lists(st.integers(0, 900), min_size=1, max_size=5))
 def test_many_deaths_change_nothing(variant: str, deaths: list[int]) -> None:
-    story, exchange = lived(variant, deaths)
+    told, exchange = lived(variant, deaths)
     assert not exchange.twice
-    assert story == undisturbed(variant)
+    assert told == undisturbed(variant)[0]
 
 
 def killed(points: int, seed: int) -> dict[str, Any]:
@@ -422,7 +468,7 @@ def test_a_release_counts_more_than_what_was_kept_before_it() -> None:
 
 
 def test_what_ended_long_ago_leaves_memory_and_stays_in_the_journal(tmp_path: Path) -> None:
-    story = undisturbed("stops")
+    told, _ = undisturbed("stops")
     with tempfile.TemporaryDirectory() as at:
         records = records_of(setting("stops"))
         exchange = BookExchange(setting("stops"), records)
@@ -430,11 +476,11 @@ def test_what_ended_long_ago_leaves_memory_and_stays_in_the_journal(tmp_path: Pa
         life.run()
         life.strategy._trim(close_time(80))
         kept = life.recorder.orders
-        assert len(kept) < len(story.orders) / 4
+        assert len(kept) < len(told.orders) / 4
         assert {row.client_order_id for row in life.strategy.alive()} <= set(kept)
-        assert len(list(life.store.orders())) == len(story.orders)
+        assert len(list(life.store.orders())) == len(told.orders)
         assert life.store.prune(close_time(40)) > 0
-        assert len(list(life.store.orders())) < len(story.orders)
+        assert len(list(life.store.orders())) < len(told.orders)
         life.close()
 
 

@@ -25,9 +25,8 @@ class NodePlan:
     drop_at : int
         Close whose bars find every socket cut, UTC nanoseconds; 0 for none.
     kill_at : int
-        Close in the middle of which the process kills itself, UTC nanoseconds; 0 for none.
-    kill_after_s : float
-        How long after its bars were sent, seconds.
+        Close whose orders are on their way when the process kills itself, UTC nanoseconds; 0 for
+        none.
     settle_s : float
         How long exchange and engine must agree before the market goes on, seconds.
     """
@@ -43,7 +42,6 @@ class NodePlan:
     interval_ns: int
     drop_at: int = 0
     kill_at: int = 0
-    kill_after_s: float = 0.004
     settle_s: float = 0.0
 
     def to_json(self) -> str:

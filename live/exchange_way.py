@@ -21,7 +21,7 @@ import numpy as np
 
 from catalog.errors import ConfigError, RunFailedError
 from catalog.progress import Progress, no_progress
-from catalog.timestamps import format_time
+from catalog.timestamps import NS_PER_HOUR, format_time
 from live.engine_parts import STATE_FILE
 from live.exchange_plan import NodePlan
 from live.journal_frames import ToldRows, journal_frames
@@ -53,14 +53,12 @@ class Interruptions:
     drop_at : int
         Its bars find every socket of the engine cut: they have to be fetched.
     kill_at : int
-        In the middle of it the engine's process is killed; another goes on from its state.
-    kill_after_s : float
-        How long after the bars were sent, seconds.
+        With its orders on their way the engine's process is killed; another goes on from its state.
+        Before `drop_at`.
     """
 
     drop_at: int = 0
     kill_at: int = 0
-    kill_after_s: float = 0.004
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +152,6 @@ class ExchangeWay:
                 interval_ns=self.inputs.bars[0].interval_ns,
                 drop_at=breaks.drop_at,
                 kill_at=breaks.kill_at,
-                kill_after_s=breaks.kill_after_s,
             )
             lives = self._lives(plan, folder, progress)
             account = _asked(url, "accounts")["main"]
@@ -178,10 +175,7 @@ class ExchangeWay:
         """Run the engine; where it is to be killed, once more. An empty dict stands for a death."""
         found = []
         if plan.kill_at:
-            # An outage that comes later is for the life that is left.
             found.append(self._life(plan, folder, progress))
-            if plan.drop_at < plan.kill_at:
-                plan = replace(plan, drop_at=0)
             plan = replace(plan, kill_at=0)
         found.append(self._life(plan, folder, progress))
         return found
@@ -230,27 +224,38 @@ def require_checkout() -> None:
         )
 
 
-def interruptions(decided: np.ndarray[Any, Any], span: tuple[int, int]) -> Interruptions:
-    """Choose where an engine is killed and where its sockets are cut: where it sends orders.
+def interruptions(run: RunFrames, span: tuple[int, int]) -> Interruptions:
+    """Choose where an engine is killed and where its sockets are cut: where it orders something.
 
     Parameters
     ----------
-    decided : array of int
-        Closes at which the backtest orders something, UTC nanoseconds.
+    run : RunFrames
+        The backtest's.
     span : (start, end)
         The audited span. The process is killed after about a third of it, the sockets are cut after
         about two thirds.
+
+    Raises
+    ------
+    ConfigError
+        If it orders something at fewer than two closes.
     """
     start, end = span
+    decisions = run.decisions
+    sent = decisions.loc[decisions["client_order_id"] != "", "ts_init"].to_numpy(dtype=np.int64)
+    closes = np.unique(sent)
     # The stream tells when the next settlement is due: not what is missed at that very time.
-    calm = decided[(decided % FUNDING_NS != 0) & ((decided + FUNDING_NS // 2) % FUNDING_NS != 0)]
+    calm = closes[(closes % FUNDING_NS != 0) & (closes % FUNDING_NS < FUNDING_NS - NS_PER_HOUR)]
+    # Where a stop is hit, bars of one close come one after the other, with events between them.
+    calm = calm[~np.isin(calm, run.fills["ts_event"].to_numpy(dtype=np.int64))]
     if len(calm) < 2:
         raise ConfigError(
             f"an interrupted run must order something at two closes or more, from "
             f"{format_time(start)} to {format_time(end)} it was {len(calm)}: take a longer span"
         )
-    kill = calm[np.argmin(np.abs(calm - (start + (end - start) // 3)))]
-    rest = calm[calm != kill]
+    # The last is left for the sockets: what a killed process went through, it can tell nobody.
+    kill = calm[np.argmin(np.abs(calm[:-1] - (start + (end - start) // 3)))]
+    rest = calm[calm > kill]
     drop = rest[np.argmin(np.abs(rest - (start + (end - start) * 2 // 3)))]
     return Interruptions(drop_at=int(drop), kill_at=int(kill))
 

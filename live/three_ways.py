@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from catalog.errors import AuditFailedError
 from catalog.progress import Progress, no_progress
 from catalog.timestamps import format_time
@@ -72,7 +70,9 @@ class ThreeWayReport:
         facts = ", ".join(f"{name} {count:,}" for name, count in self.run.facts.items())
         lines.append(facts)
         if broken.kill_at:
-            lines.append(f"process killed in the middle of {format_time(broken.kill_at)}")
+            lines.append(
+                f"process killed with the orders of {format_time(broken.kill_at)} on their way"
+            )
         if broken.drop_at:
             lines.append(f"sockets cut before {format_time(broken.drop_at)}, its bars fetched")
         cash = ", ".join(f"{name} {value:,.8f}" for name, value in self.run.cash.items())
@@ -126,9 +126,7 @@ def audit_three_ways(
     found = two_ways(profile, catalog, span=span, progress=progress)
     breaks = Interruptions()
     if interrupted:
-        decisions = found.backtest.decisions
-        ordered = decisions.loc[decisions["client_order_id"] != "", "ts_init"]
-        breaks = interruptions(np.unique(ordered.to_numpy(dtype=np.int64)), found.span)
+        breaks = interruptions(found.backtest, found.span)
     way = ExchangeWay(profile, catalog, found.model, found.inputs, found.span)
     run = way.run(breaks, progress)
     exchange = compare(

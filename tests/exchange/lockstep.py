@@ -209,10 +209,9 @@ class LockStep:
 
     def missing(self) -> str:
         """Return in words what the client or the exchange has not seen yet; empty for nothing."""
-        view = self._view
-        for name in list(view.handled):
-            if view.handled[name] < self._sent[name]:
-                return f"{name}: {view.handled[name]} of {self._sent[name]} records were handled"
+        view, unhandled = self._view, self.unhandled()
+        if unhandled:
+            return unhandled
         if self._requests < view.sent:
             self._learn(self._call("GET", "accounts?changed=true"))
         if self._requests < view.sent:
@@ -223,6 +222,14 @@ class LockStep:
                 return f"order {name} {fault}"
             if not one["open"]:
                 del self._orders[name]
+        return ""
+
+    def unhandled(self) -> str:
+        """Return in words which market records the client has not handled; empty for none."""
+        view = self._view
+        for name in list(view.handled):
+            if view.handled[name] < self._sent[name]:
+                return f"{name}: {view.handled[name]} of {self._sent[name]} records were handled"
         return ""
 
     def close(self) -> None:

@@ -24,17 +24,18 @@ from contextlib import closing
 from dataclasses import astuple, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 from catalog.errors import RunFailedError
 from catalog.timestamps import NS_PER_SECOND, interval_name
-from live import engine_parts, engine_watch
+from live import engine_exchange, engine_parts, engine_watch
 from live.bar_gate import BarSet
 from live.engine import Silent
 from live.engine_exchange import ExchangeEngine, Stores
 from live.engine_parts import STATE_FILE, claim_guard, prepare
 from live.engine_request import EngineRequest, symbol_of
 from live.exchange_plan import NodePlan
+from live.market_feed import MarketFeed
 from live.naked_watch import NakedWatch
 from live.profile import load_profile
 from live.state_store import StateStore
@@ -202,6 +203,20 @@ class _ClosesOnly(RiskGuard):
         """Leave a mark price alone."""
 
 
+class SeenFeed(MarketFeed):
+    """A feed that says which bars it has seen."""
+
+    newest: ClassVar[dict[str, int]] = {}
+    """By stream, the newest stamp, UTC nanoseconds."""
+
+    def on_bar(self, bar: Any) -> None:
+        """Take a bar, and say so."""
+        super().on_bar(bar)
+        kind = bar.bar_type
+        interval = interval_name(self._spec.interval_ns)
+        self.newest[_stream(str(kind.instrument_id), interval)] = bar.ts_event
+
+
 class ParityEngine(ExchangeEngine):
     """An engine that says which closes it has handled."""
 
@@ -254,11 +269,35 @@ class Steps(LockStep):
         found = super().advance()
         if outage:
             self._come_back()
-        step = self.step
-        if plan.kill_at and step is not None and step["ts"] == plan.kill_at and step["market"]:
-            time.sleep(plan.kill_after_s)
-            os.kill(os.getpid(), signal.SIGKILL)
         return found
+
+    def handled(self, step: dict[str, Any]) -> None:
+        """Tell how far the market is; end the process where the plan says so.
+
+        What it has decided at that close is committed and on its way, and nothing was answered. An
+        order that dies between its journal and the exchange would be given up by the next process
+        (`live.recovery`), and decided anew: that is no parity, and tested elsewhere.
+        """
+        if self._plan.kill_at == step["ts"] and step["market"] and step["closes"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.steps % _TOLD_EVERY == 0:
+            print(f"AT {step['ts']}", flush=True)
+
+    def unhandled(self) -> str:
+        """Return which bars were not handled; a close of which only some are shown was not yet.
+
+        The exchange shows some of a close's bars before the others where one of those hits a stop,
+        whose events come first; the engine takes what it is shown and waits for the rest.
+        """
+        sent, newest = self._sent, SeenFeed.newest
+        if len({sent[name] for name in self._view.handled}) <= 1:
+            return super().unhandled()
+        assert self.step is not None
+        close = self.step["ts"] - NS_PER_SECOND
+        late = [
+            one for one in self.step["market"] if one in sent and newest.get(one, close) < close
+        ]
+        return f"{', '.join(late)} were not seen" if late else ""
 
     def _comes(self, close: int) -> bool:
         """Return whether the bars of a close come with the next step."""
@@ -305,14 +344,9 @@ def _drive(engine: ParityEngine, steps: Steps, failed: list[str]) -> None:
                 raise RunFailedError(f"the engine must be ready, is {status}")
             time.sleep(0.01)
         steps.await_client(engine.view.handled, seconds=_PATIENCE_S)
-
-        def tell(step: dict[str, Any]) -> None:
-            if steps.steps % _TOLD_EVERY == 0:
-                print(f"AT {step['ts']}", flush=True)
-
-        steps.run(on_step=tell)
+        steps.run(on_step=steps.handled)
     except BaseException as error:
-        failed.append(f"{type(error).__name__}: {error}")
+        failed.append(f"{type(error).__name__}: {error}; {engine.feed.status()}")
     finally:
         steps.close()
         engine.engine.stop()
@@ -324,6 +358,7 @@ def run(plan: NodePlan) -> dict[str, Any]:
     WatchedStrategy.view = ParityEngine.view = view = ClientView()
     engine_parts.RunRecorder = ToldRecorder  # type: ignore[misc]
     engine_parts.KeptStrategy = WatchedStrategy  # type: ignore[misc]
+    engine_exchange.MarketFeed = SeenFeed  # type: ignore[misc]
     engine_watch.NakedWatch = partial(NakedWatch, 1 << 60)  # type: ignore[assignment, misc]
     prepared = prepare(_request(plan))
     guard = claim_guard(prepared)
@@ -353,8 +388,8 @@ def run(plan: NodePlan) -> dict[str, Any]:
         "errors": engine.parts.recorder.errors,
         "steps": steps.steps,
         "outages": steps.outages,
-        "reconnects": counters["reconnects"],
-        "backfilled": counters["backfilled"],
+        "reconnects": counters.get("reconnects", 0),
+        "backfilled": counters.get("backfilled", 0),
         "cash": engine.parts.recorder.ledger.cash,
     }
 

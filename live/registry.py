@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from catalog.errors import DataError
 from live.engine_status import EngineStatus, check_engine_name
-from live.sqlite_files import open_database, transaction
+from live.sqlite_file import open_shared, transaction
 
 type CommandName = Literal["start", "stop", "restart"]
 """What the supervisor does when it is asked."""
@@ -156,7 +156,7 @@ class Registry:
                 "engine first"
             )
         with self._errors("opened"):
-            self._connection = open_database(self.path, _SCHEMA, _VERSION, busy_timeout_secs)
+            self._connection = open_shared(self.path, _SCHEMA, _VERSION, busy_timeout_secs)
 
     def close(self) -> None:
         """End the connection; what was written stays."""

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from catalog.errors import DataError
 from live.engine_status import check_engine_name
-from live.sqlite_files import open_database, transaction
+from live.sqlite_file import open_shared, transaction
 from strategies.guard_orders import Refused
 from strategies.risk_policy import RiskPolicy
 
@@ -69,7 +69,7 @@ class SharedBook:
         self.path = Path(path)
         self._lock = threading.Lock()
         with self._errors("opened"):
-            self._connection = open_database(self.path, _SCHEMA, _VERSION, busy_timeout_secs)
+            self._connection = open_shared(self.path, _SCHEMA, _VERSION, busy_timeout_secs)
 
     def close(self) -> None:
         """End the connection; what was taken stays."""

@@ -1,17 +1,20 @@
-"""A SQLite file that one process writes: WAL mode, a lock, transactions, errors with a name."""
+"""The SQLite files of a state folder: WAL mode, transactions, one schema version.
+
+Some belong to one process (an engine's orders, its paper account), others are shared by all (the
+registry, the places of an account).
+"""
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from catalog.errors import ConfigError, DataError
+from catalog.locks import HeldError, hold
 
 _LOCK_WAIT_SECS = 2.0
 
@@ -71,14 +74,8 @@ class SqliteFile:
         """
         with self.named_errors():
             self._be_durable(durable)
-            self.db.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(self.db):
                 yield self.db
-                self.db.execute("COMMIT")
-            except BaseException:
-                if self.db.in_transaction:
-                    self.db.execute("ROLLBACK")
-                raise
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
@@ -109,23 +106,93 @@ _META = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT N
 
 def _claimed(path: Path) -> IO[str]:
     """Return the lock of a database, which ends with the process."""
-    handle = path.with_name(f"{path.name}.lock").open("a+", encoding="utf-8")
-    deadline = time.monotonic() + _LOCK_WAIT_SECS
+    try:
+        return hold(path.with_name(f"{path.name}.lock"), _LOCK_WAIT_SECS)
+    except HeldError as error:
+        raise ConfigError(
+            f"the state {path} must belong to one process, process {error.holder} has it: stop "
+            f"that one or give another state folder"
+        ) from None
+
+
+def open_shared(
+    path: Path, schema: str, version: int, busy_timeout_secs: float
+) -> sqlite3.Connection:
+    """Open a database of many processes and make its tables where they are missing.
+
+    Parameters
+    ----------
+    path : Path
+        Its file; its folder is made.
+    schema : str
+        Statements that make the tables, each ended by ``;`` and a new line.
+    version : int
+        Of the schema.
+    busy_timeout_secs : float
+        How long to wait for another process.
+
+    Raises
+    ------
+    DataError
+        If it is of another version.
+    sqlite3.Error, OSError
+        If it cannot be opened.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(
+        path, timeout=busy_timeout_secs, isolation_level=None, check_same_thread=False
+    )
+    try:
+        _patiently(busy_timeout_secs, lambda: connection.execute("PRAGMA journal_mode = WAL"))
+        connection.execute("PRAGMA synchronous = NORMAL")
+        if _version(connection) == 0:
+            with transaction(connection):
+                # Another process may have been first.
+                if _version(connection) == 0:
+                    for statement in schema.split(";\n"):
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA user_version = {version}")
+        if _version(connection) != version:
+            raise DataError(
+                f"the database {path} must be of version {version}, was {_version(connection)}: "
+                "use the release of LeviBot that made it, or move it away"
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Run what is within as one transaction that may write from its start.
+
+    One that began as a reader may not wait for another writer.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # A full disk may have ended the transaction already.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _patiently(timeout_secs: float, action: Callable[[], object]) -> None:
+    """Repeat what another process's lock prevents; SQLite does not wait for every kind of lock."""
+    deadline = time.monotonic() + timeout_secs
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < deadline:
-                time.sleep(0.02)
-                continue
-            handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            handle.close()
-            raise ConfigError(
-                f"the state {path} must belong to one process, process {holder} has it: stop that "
-                f"one or give another state folder"
-            ) from None
-        handle.truncate(0)
-        handle.write(f"{os.getpid()}\n")
-        handle.flush()
-        return handle
+            action()
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return

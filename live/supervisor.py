@@ -8,9 +8,7 @@ does what is due and waits for nobody.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import sys
 import threading
 import time
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
 from catalog.errors import ConfigError, DataError
+from catalog.locks import HeldError, hold
 from live.engine_plan import FleetPlan
 from live.engine_process import EngineEvent, EngineProcess, Launch, ProcessRules, engine_marker
 from live.engine_status import EngineStatus
@@ -380,23 +379,14 @@ def _claimed(path: Path) -> IO[str]:
     """Keep other supervisors from a state folder until the handle is closed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a+", encoding="utf-8")
+        return hold(path)
     except OSError as error:
         raise DataError(
             f"the state folder must be writable, {path} could not be opened ({error}): make room "
             "or give another --state"
         ) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        handle.seek(0)
-        holder = handle.read().strip() or "unknown"
-        handle.close()
+    except HeldError as error:
         raise ConfigError(
-            f"a state folder must have one supervisor, process {holder} supervises "
+            f"a state folder must have one supervisor, process {error.holder} supervises "
             f"{path.parent}: stop that one or give another --state"
         ) from None
-    handle.truncate(0)
-    handle.write(f"{os.getpid()}\n")
-    handle.flush()
-    return handle

@@ -12,13 +12,13 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import IO, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from catalog.errors import ConfigError, DataError
+from catalog.locks import HeldError, hold
 from catalog.transactions import sync_folder
 from strategies.guard_state import HOLDS, GuardState, Hold
 
@@ -60,28 +60,17 @@ class GuardStore:
         lock = beside(self.path, "lock")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle = lock.open("a+", encoding="utf-8")
+            self._lock = hold(lock, wait_secs)
         except OSError as error:
             raise DataError(
                 f"the risk guard's state must be stored, {lock} could not be written ({error}): "
                 f"make room or give another path, then start again"
             ) from error
-        deadline = time.monotonic() + wait_secs
-        while not _locked(handle):
-            if time.monotonic() < deadline:
-                time.sleep(0.02)
-                continue
-            handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            handle.close()
+        except HeldError as error:
             raise ConfigError(
-                f"the risk guard's state {self.path} must belong to one process, process {holder} "
-                f"has it: stop that one or give another path"
-            )
-        handle.truncate(0)
-        handle.write(f"{os.getpid()}\n")
-        handle.flush()
-        self._lock = handle
+                f"the risk guard's state {self.path} must belong to one process, process "
+                f"{error.holder} has it: stop that one or give another path"
+            ) from None
 
     def give_up(self) -> None:
         """Let other processes have the file."""
@@ -171,14 +160,6 @@ def kill_switch_seen(path: str | Path) -> str:
     except (OSError, ValueError) as error:
         return f"the place of the kill-switch file {path} cannot be looked at: {error}"
     return f"the kill-switch file {path} is there"
-
-
-def _locked(handle: IO[str]) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _encode(state: GuardState) -> bytes:

@@ -17,12 +17,12 @@ from live.engine_log import EngineLog
 from live.engine_parts import EngineParts, Prepared, assemble, claim_guard, prepare
 from live.engine_request import EngineRequest
 from live.engine_status import EngineStatus, State
-from live.engine_view import EngineView
 from live.engine_watch import EngineWatch, WatchHooks
 from live.followed_profile import FollowedProfile
 from live.global_risk import GlobalGate
 from live.live_guard import LiveGuard
 from live.naked_watch import Naked
+from live.own_view import OwnView
 from live.run_tap import RunTap
 from live.state_folder import StateFolder
 from live.status_thread import StatusThread
@@ -73,7 +73,7 @@ class Engine:
     def __init__(self, parts: EngineParts, now: Callable[[], int], teller: Teller) -> None:
         self.parts = parts
         self.teller = teller
-        self.view = EngineView(parts, now)
+        self.view = OwnView(parts, now)
         self._published = StatusThread(StateFolder(parts.request.state).registry)
         self._now = now
         self._reason = ""

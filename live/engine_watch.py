@@ -17,8 +17,8 @@ from nautilus_trader.model import ActorId
 
 from live.engine_parts import EngineParts
 from live.engine_status import EngineStatus
-from live.engine_view import EngineView, resting_stops
 from live.naked_watch import Naked, NakedWatch
+from live.own_view import OwnView, resting_stops
 from strategies.policy import STOP_REFUSED
 from strategies.predictor_actor import PREDICTION_TYPE
 
@@ -63,7 +63,7 @@ class EngineWatch(DataActor):
     ----------
     parts : EngineParts
         The engine's components.
-    view : EngineView
+    view : OwnView
         Makes its status.
     now : callable
         The time by which an exit is stamped, UTC nanoseconds: the wall clock's or the replay's.
@@ -72,13 +72,13 @@ class EngineWatch(DataActor):
     """
 
     def __new__(
-        cls, parts: EngineParts, view: EngineView, now: Callable[[], int], hooks: WatchHooks
+        cls, parts: EngineParts, view: OwnView, now: Callable[[], int], hooks: WatchHooks
     ) -> Self:
         """Create the native part, whose own constructor refuses our arguments."""
         return super().__new__(cls)
 
     def __init__(
-        self, parts: EngineParts, view: EngineView, now: Callable[[], int], hooks: WatchHooks
+        self, parts: EngineParts, view: OwnView, now: Callable[[], int], hooks: WatchHooks
     ) -> None:
         super().__init__(DataActorConfig(actor_id=ActorId("ENGINE-WATCH-001")))
         self._parts = parts

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from live.engine_log import bar_id
-from live.news import NewEntries, NewRows
+from live.new_rows import NewEntries, NewRows
 from strategies.recorder import FINAL_STATUSES, OrderRow, RunRecorder
 
 

@@ -17,7 +17,7 @@ from catalog.timestamps import NS_PER_DAY, NS_PER_SECOND, parse_time
 from live.engine_log import DayFiles, EngineLog, bar_id, log_file, log_files
 from live.event_log import ClickHouse, export_events
 from live.log_reader import LogFilter, chain_of, follow_logs, line_of, read_logs
-from live.news import NewEntries, NewRows
+from live.new_rows import NewEntries, NewRows
 from live.run_tap import RunTap
 from strategies.guard_state import GuardEvent
 from strategies.recorder import Decision, FillRow, OrderRow, RunRecorder

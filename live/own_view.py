@@ -27,7 +27,7 @@ from live.engine_status import (
     PredictionStatus,
     State,
 )
-from live.news import NewEntries, NewRows
+from live.new_rows import NewEntries, NewRows
 from live.processes import ProcessId
 from live.runs import code_version
 from strategies.ledger import PositionRow
@@ -87,7 +87,7 @@ class Measured:
         return LatencyHistogram(LATENCY_BUCKETS_MS, counts, self.latency_sum, self.latency_count)
 
 
-class EngineView:
+class OwnView:
     """Makes the status of one engine.
 
     Parameters

@@ -22,6 +22,7 @@ from live.start_books import (
     follow,
     read_foreign,
     report_of,
+    under_way,
     write_foreign,
 )
 from strategies.order_reports import OrderReport
@@ -83,6 +84,10 @@ class AccountWatch:
         self.found: list[str] = []
         """Differences that counted, in words."""
 
+    def foreign(self) -> dict[str, float]:
+        """Return what is somebody else's, signed base units by instrument."""
+        return self._foreign
+
     def start(self) -> None:
         """Begin to ask."""
         self._thread.start()
@@ -123,7 +128,8 @@ class AccountWatch:
         for one in lasting:
             self._follow(one, answer)
         if any(one.kind in ("position", "foreign_position") for one in lasting):
-            follow(self._parts, self._foreign, answer.state, self._now())
+            unsure = under_way(self._parts)
+            follow(self._parts, self._foreign, answer.state, self._now(), unsure)
             write_foreign(self._parts, self._foreign)
 
     def _follow(self, one: Discrepancy, answer: _Answer) -> None:

@@ -28,6 +28,7 @@ from live.engine import Engine, Outcome, Teller
 from live.engine_parts import PAPER_FILE, STATE_FILE, Prepared, Setting, assemble
 from live.engine_process import SHARED_ACCOUNT_VARIABLE
 from live.feed_delivery import Receivers
+from live.foreign_gate import ForeignGate
 from live.history import StoredHistory, first_needed, stored_history
 from live.live_guard import LiveGuard
 from live.market_clock import ClockTap, MarketClock, clock_for, wall_clock
@@ -320,6 +321,9 @@ class ExchangeEngine:
             return None
         watcher = AccountWatch(self.parts, self._account, self.now, self._teller)
         self.engine.each_look.append(watcher.look)
+        desk = self.parts.strategy.guard
+        assert desk is not None
+        desk.gate = ForeignGate(watcher.foreign, desk.gate)
         watcher.start()
         return watcher
 

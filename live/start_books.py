@@ -9,7 +9,7 @@ books say is gone, and our books follow.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,10 +76,30 @@ def their_books(state: AccountState, instruments: Iterable[str]) -> Books:
     return Books(positions, orders)
 
 
-def follow(parts: EngineParts, foreign: dict[str, float], state: AccountState, ts: int) -> None:
+def under_way(parts: EngineParts) -> frozenset[str]:
+    """Return the instruments of which orders that trade at once have no outcome yet.
+
+    What they have traded may be in the account and not in our books: it is nobody else's.
+    """
+    return frozenset(
+        row.instrument_id
+        for row in parts.strategy.alive()
+        if row.type == "MARKET" or row.status in ("INITIALIZED", "SUBMITTED")
+    )
+
+
+def follow(
+    parts: EngineParts,
+    foreign: dict[str, float],
+    state: AccountState,
+    ts: int,
+    unsure: Collection[str] = (),
+) -> None:
     """Bring our positions to the exchange's, where it holds less than they say.
 
-    `foreign` is brought to what it holds beyond them.
+    `foreign` is brought to what it holds beyond them. Of a position that has become smaller and is
+    partly somebody else's, that part went first: a person closes what is the person's, and what is
+    taken for closed would stay behind without its stop.
 
     Parameters
     ----------
@@ -91,16 +111,19 @@ def follow(parts: EngineParts, foreign: dict[str, float], state: AccountState, t
         What the exchange says.
     ts : int
         At which our books change, UTC nanoseconds.
+    unsure : collection of str
+        Instruments that are left as they are.
     """
     held = {one.instrument_id: one for one in state.positions}
-    for name in parts.request.traded:
+    for name in sorted({*parts.request.traded} - {*unsure}):
         theirs = held[name].quantity if name in held else 0.0
         ours = parts.recorder.ledger.quantity(name)
         rest = round(theirs - foreign.get(name, 0.0), _DECIMALS)
         if rest == ours:
             continue
         # Between nothing and what we think we hold.
-        left = min(max(rest, min(ours, 0.0)), max(ours, 0.0))
+        low, high = min(ours, 0.0), max(ours, 0.0)
+        left = max((min(max(one, low), high) for one in (rest, theirs)), key=abs)
         mine = theirs if parts.request.claims else left
         if mine != ours:
             entry = held[name].entry_price if name in held else 0.0

@@ -36,6 +36,7 @@ REFUSALS = (
     "global_correlated",
     "global_loss",
     "global_unknown",
+    "foreign_position",
 )
 """Every reason for which an order is refused or made smaller. Append only."""
 

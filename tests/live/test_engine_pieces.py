@@ -21,11 +21,13 @@ from live.engine_request import (
     parse_replay,
     parse_speed,
 )
+from live.foreign_gate import ForeignGate
 from live.market_clock import SAME_TIME_NS, MarketClock, clock_for, wall_clock
 from live.naked_watch import NakedWatch
 from live.profile import load_profile
 from live.reconcile import Books, Resting, compare_books
-from live.start_books import follow
+from live.start_books import follow, under_way
+from strategies.guard_orders import REFUSALS
 from strategies.ledger import Ledger, LedgerFill
 
 BTC, ETH = "BTCUSDT-PERP.BINANCE", "ETHUSDT-PERP.BINANCE"
@@ -179,11 +181,15 @@ def books(held: float, *, claims: bool = False) -> Any:
     [
         (0.0, 5.0, 0.0, None, 5.0),  # a person's position: left alone
         (1.0, 6.0, 5.0, None, 5.0),  # nothing has changed
-        (1.0, 5.4, 5.0, 0.4, 5.0),  # part of ours is gone
+        (1.0, 5.4, 5.0, None, 4.4),  # no order of ours tells why: a person sold the person's
+        (1.0, 0.4, 0.0, 0.4, 0.0),  # part of ours is gone
         (1.0, 0.0, 0.0, 0.0, 0.0),  # ours is gone: a liquidation
         (-1.0, -0.3, 0.0, -0.3, 0.0),
         (1.0, 9.0, 5.0, None, 8.0),  # a person bought more
         (1.0, -2.0, 0.0, 0.0, -2.0),  # somebody sold through ours
+        (1.0, 1.0, 5.0, None, 0.0),  # a person closed what was the person's
+        (-1.0, -1.0, -1.0, None, 0.0),  # ours was taken for a person's before its fill was told
+        (1.0, -3.0, -5.0, None, -4.0),  # a person bought back a part of the other side
     ],
 )
 def test_our_books_follow_the_exchange_and_leave_the_rest_alone(
@@ -195,6 +201,48 @@ def test_our_books_follow_the_exchange_and_leave_the_rest_alone(
     booked = [one[1] for one in parts.strategy.booked]
     assert booked == ([] if mine is None else [mine])
     assert others[BTC] == pytest.approx(left)
+
+
+@pytest.mark.parametrize(
+    ("type_", "status", "unsure"),
+    [
+        ("MARKET", "SUBMITTED", True),
+        ("MARKET", "ACCEPTED", True),
+        ("LIMIT", "SUBMITTED", True),
+        ("LIMIT", "ACCEPTED", False),
+        ("STOP_MARKET", "ACCEPTED", False),
+    ],
+)
+def test_what_an_order_of_ours_may_have_traded_is_nobody_elses(
+    type_: str, status: str, unsure: bool
+) -> None:
+    row = SimpleNamespace(instrument_id=BTC, type=type_, status=status)
+    parts, others = books(0.0), dict[str, float]()
+    parts.strategy.alive = lambda: [row]
+    state = AccountState(1_000.0, (HeldPosition(BTC, 5.0, 90.0),), ())
+    follow(parts, others, state, 7, under_way(parts))
+    assert others == ({} if unsure else {BTC: 5.0})
+
+
+def test_nothing_is_opened_beside_a_position_of_somebody_else() -> None:
+    asked: list[str] = []
+
+    class Then:
+        def admit(self, policy: Any, intent: Any) -> None:
+            asked.append(intent.instrument_id)
+
+        def hold(self, occupied: Any) -> None:
+            asked.append("hold")
+
+    gate = ForeignGate(lambda: {BTC: -0.5, ETH: 0.0}, Then())
+    btc, eth = SimpleNamespace(instrument_id=BTC), SimpleNamespace(instrument_id=ETH)
+    refused = gate.admit(PROFILE.strategy.risk, btc)  # type: ignore[arg-type]
+    assert refused is not None
+    assert refused.why in REFUSALS
+    assert "-0.5 of BTCUSDT-PERP.BINANCE are not ours" in refused.detail
+    assert gate.admit(PROFILE.strategy.risk, eth) is None  # type: ignore[arg-type]
+    gate.hold({})
+    assert asked == [ETH, "hold"]
 
 
 def test_a_profile_that_claims_takes_a_position_over() -> None:

@@ -14,7 +14,14 @@ from typing import NamedTuple, Protocol
 
 from catalog.errors import LeviBotError, RunFailedError
 from live.engine_log import EngineLog
-from live.engine_parts import EngineParts, Prepared, assemble, claim_guard, prepare
+from live.engine_parts import (
+    GUARD_FILE,
+    EngineParts,
+    Prepared,
+    assemble,
+    claim_guard,
+    prepare,
+)
 from live.engine_request import EngineRequest
 from live.engine_status import EngineStatus, State
 from live.engine_watch import EngineWatch, WatchHooks
@@ -26,6 +33,7 @@ from live.own_view import OwnView
 from live.run_tap import RunTap
 from live.state_folder import StateFolder
 from live.status_thread import StatusThread
+from strategies.guard_store import is_claimed
 
 DONE, FAILED = 0, 5
 """Exit codes of an engine that was stopped or has come to its end, and of one that failed."""
@@ -213,25 +221,33 @@ def _run(prepared: Prepared, guard: LiveGuard, teller: Teller) -> Outcome:
 
 
 def publish_failure(request: EngineRequest, error: BaseException) -> None:
-    """Leave the reason of an engine that could not even start in the registry. Never raises."""
+    """Leave the reason of an engine that could not even start in the registry. Never raises.
+
+    What it held and was worth when it ran last stays: the limits over all engines count it. Where
+    another process is this engine, nothing is wrong with it.
+    """
     from live.processes import ProcessId
     from live.registry import Registry
 
-    status = EngineStatus(
-        engine=request.name,
-        profile=request.profile.name,
-        mode=request.mode,
-        state="failed",
-        instruments=request.traded,
-        heartbeat_ns=time.time_ns(),
-        last_error=f"{type(error).__name__}: {error}",
-    )
+    if is_claimed(request.folder / GUARD_FILE):
+        return
     own = ProcessId.own()
-    status = replace(status, pid=own.pid, process_start_ns=own.start_ns, boot=own.boot)
     try:
         path: Path = StateFolder(request.state).registry
         path.parent.mkdir(parents=True, exist_ok=True)
         registry = Registry(path)
+        status = replace(
+            registry.status(request.name) or EngineStatus(engine=request.name),
+            profile=request.profile.name,
+            mode=request.mode,
+            state="failed",
+            instruments=request.traded,
+            heartbeat_ns=time.time_ns(),
+            last_error=f"{type(error).__name__}: {error}",
+            pid=own.pid,
+            process_start_ns=own.start_ns,
+            boot=own.boot,
+        )
         registry.publish(status)
         registry.close()
     except (LeviBotError, OSError):

@@ -137,6 +137,8 @@ class WatchedStrategy(KeptStrategy):
         leave = self.desk.leave
 
         def left(client_order_id: str) -> None:
+            # Known from now on: what is heard of it is waited for.
+            self.see(client_order_id)
             leave(client_order_id)
             self.view.sent += 1
 

@@ -20,6 +20,7 @@ import requests
 from adapters.connections import Connection
 from adapters.errors import AdapterError, NotFoundError, RefusedError, RetryableError
 from catalog.errors import ConfigError
+from catalog.instruments import symbol_of
 
 _MS = 1_000_000
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
@@ -196,7 +197,7 @@ class BinanceAccount:
         address share.
         """
         balances = self._get("/fapi/v2/balance")
-        only = [{"symbol": _symbol(one)} for one in instruments]
+        only = [{"symbol": symbol_of(one)} for one in instruments]
         held = self._get("/fapi/v2/positionRisk", only[0] if len(only) == 1 else {})
         asked = only if 0 < len(only) < _ALL_WEIGHT else [{}]
         plain = [row for one in asked for row in self._get("/fapi/v1/openOrders", one)]
@@ -214,7 +215,7 @@ class BinanceAccount:
     def lookup(self, client_order_id: str, instrument_id: str) -> AccountOrder | None:
         """Return an order, open or ended; see `AccountReader`."""
         name = _PREFIX + client_order_id
-        symbol = _symbol(instrument_id)
+        symbol = symbol_of(instrument_id)
         try:
             found = self._get("/fapi/v1/order", {"symbol": symbol, "origClientOrderId": name})
             return _order(cast("dict[str, Any]", found))
@@ -228,7 +229,7 @@ class BinanceAccount:
 
     def fills(self, order: AccountOrder) -> tuple[AccountFill, ...]:
         """Return the trades of an order, oldest first; see `AccountReader`."""
-        symbol = _symbol(order.instrument_id)
+        symbol = symbol_of(order.instrument_id)
         query = {"symbol": symbol, "orderId": order.venue_order_id}
         rows = self._get("/fapi/v1/userTrades", query)
         own = [_fill(one) for one in rows if str(one["orderId"]) == order.venue_order_id]
@@ -300,10 +301,6 @@ def _rows(answer: Any) -> list[dict[str, Any]]:
 
 def _instrument(symbol: str) -> str:
     return f"{symbol}-PERP.BINANCE"
-
-
-def _symbol(instrument_id: str) -> str:
-    return instrument_id.rpartition(".")[0].removesuffix("-PERP")
 
 
 def _client_id(raw: str) -> str:

@@ -14,6 +14,7 @@ import requests
 from adapters.connections import Connection
 from adapters.errors import AdapterError, RefusedError
 from adapters.venues import BINANCE, Venue
+from catalog.instruments import symbol_of
 
 _TIMEOUT_SECS = 10.0
 _BINANCE_URLS = {"live": "https://fapi.binance.com", "testnet": "https://testnet.binancefuture.com"}
@@ -63,7 +64,7 @@ def market_time_ns(venue: Venue, connection: Connection, instrument_id: str) -> 
     if venue.name != BINANCE.name:
         return None
     url = connection.http or _BINANCE_URLS[connection.environment]
-    symbol = instrument_id.rpartition(".")[0].removesuffix("-PERP")
+    symbol = symbol_of(instrument_id)
     address = f"{url}/fapi/v1/premiumIndex"
     try:
         answer = requests.get(address, params={"symbol": symbol}, timeout=_TIMEOUT_SECS)

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from adapters.connections import Connection, Environment, Keys
 from catalog.errors import ConfigError
+from catalog.instruments import symbol_of
 
 _PERPETUAL = re.compile(r"^(?P<base>[A-Z0-9]+?)(?P<quote>USDT|USDC|USD)-PERP$")
 
@@ -173,7 +174,7 @@ def _binance_execution(connection: Connection) -> Client:
 
 
 def _by_symbol(leverages: Mapping[str, int]) -> dict[str, int]:
-    return {name.rpartition(".")[0].removesuffix("-PERP"): x for name, x in leverages.items()}
+    return {symbol_of(name): x for name, x in leverages.items()}
 
 
 def _binance_environment(connection: Connection) -> Any:

@@ -161,6 +161,11 @@ def is_perpetual(instrument_id: str) -> bool:
     return _PERPETUAL.match(instrument_id) is not None
 
 
+def symbol_of(instrument_id: str) -> str:
+    """Return the exchange's symbol in an id: ``BTCUSDT`` of ``BTCUSDT-PERP.BINANCE``."""
+    return instrument_id.split(".")[0].removesuffix("-PERP")
+
+
 def definition(spec: InstrumentSpec) -> CryptoPerpetual | CurrencyPair:
     """Return the engine's definition of an instrument.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from adapters.connections import Connection
 from adapters.venues import Venue, venue_of
 from catalog.errors import ConfigError
+from catalog.instruments import symbol_of
 from catalog.timestamps import format_time, parse_time
 from live.engine_status import Mode, check_engine_name
 
@@ -212,11 +213,6 @@ def _instrument(text: str, known: Sequence[str]) -> str:
             f"--symbols must name instruments of the profile ({', '.join(known)}), had {text!r}"
         )
     return found[0]
-
-
-def symbol_of(instrument_id: str) -> str:
-    """Return ``BTCUSDT`` of ``BTCUSDT-PERP.BINANCE``."""
-    return instrument_id.rpartition(".")[0].removesuffix("-PERP")
 
 
 def engine_name(traded: Sequence[str], profile: Profile) -> str:

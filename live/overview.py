@@ -14,16 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from catalog.errors import DataError
+from catalog.instruments import symbol_of
 from catalog.timestamps import NS_PER_SECOND
 from live.engine_status import RUNNING, EngineStatus, PredictionStatus
 from live.kill_switch import KillSwitch, read_kill
-from live.registry import REGISTRY_FILE, EngineRecord, Registry
+from live.registry import REGISTRY_FILE, SUPERVISOR_FACT, EngineRecord, Registry
 
 SILENT_AFTER_SECS = 10.0
 """An engine says something every second; one that has not for so long counts as not running."""
-
-SUPERVISOR_FACT = "supervisor"
-"""Name of the registry's fact that a running supervisor keeps fresh; its `pid` is 0 at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,11 +256,6 @@ class Reading:
             return cls(folder.overview())
         except DataError as error:
             return cls(Overview(time.time_ns(), kill=read_kill(folder.path)), str(error))
-
-
-def symbol_of(instrument: str) -> str:
-    """Return the exchange's symbol in an instrument's id: BTCUSDT of BTCUSDT-PERP.BINANCE."""
-    return instrument.split(".")[0].removesuffix("-PERP")
 
 
 def _unseen(name: str) -> EngineStatus:

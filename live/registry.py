@@ -28,6 +28,8 @@ type Stage = Literal["stopped", "running", "backoff", "given_up"]
 
 ALL_ENGINES = "*"
 REGISTRY_FILE = "registry.db"
+SUPERVISOR_FACT = "supervisor"
+"""Name of the fact that a running supervisor keeps fresh; its `pid` is 0 at the end."""
 _VERSION = 1
 _SCHEMA = """
 CREATE TABLE statuses (engine TEXT PRIMARY KEY, published_ns INTEGER NOT NULL,

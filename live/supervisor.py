@@ -24,11 +24,8 @@ from live.engine_process import EngineEvent, EngineProcess, Launch, ProcessRules
 from live.engine_status import EngineStatus
 from live.orphans import end_orphans, find_orphans, stranger
 from live.processes import ProcessId
-from live.registry import ALL_ENGINES, Command, EngineRecord, Registry
+from live.registry import ALL_ENGINES, SUPERVISOR_FACT, Command, EngineRecord, Registry
 from live.state_folder import StateFolder
-
-SUPERVISOR_FACT = "supervisor"
-"""Name of the registry's fact that says who supervises."""
 
 _SLEPT_SECS = 3.0
 _COMMAND_LIFE_SECS = 60.0

@@ -12,9 +12,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from catalog.instruments import symbol_of
 from catalog.timestamps import format_time
 from live.engine_status import RUNNING, EngineStatus
-from live.overview import EngineView, Overview, Reading, RegistryReader, symbol_of
+from live.overview import EngineView, Overview, Reading, RegistryReader
 
 _UNKNOWN = "-"
 _STATE_STYLES = {

@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import Any, ClassVar, TextIO
 
 from catalog.errors import RunFailedError
+from catalog.instruments import symbol_of
 from catalog.timestamps import NS_PER_SECOND, interval_name
 from live import engine_exchange, engine_parts, engine_watch
 from live.bar_gate import BarSet
 from live.engine import Silent
 from live.engine_exchange import ExchangeEngine, Stores
 from live.engine_parts import STATE_FILE, claim_guard, prepare
-from live.engine_request import EngineRequest, symbol_of
+from live.engine_request import EngineRequest
 from live.exchange_plan import NodePlan
 from live.market_feed import MarketFeed
 from live.naked_watch import NakedWatch

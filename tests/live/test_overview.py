@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from catalog.errors import DataError
+from catalog.instruments import symbol_of
 from live.engine_status import EngineStatus, GuardLevel
 from live.kill_switch import set_kill
 from live.overview import (
@@ -16,7 +17,6 @@ from live.overview import (
     Overview,
     Reading,
     RegistryReader,
-    symbol_of,
 )
 from live.registry import EngineRecord, Registry
 from tests.live.fleet import BTC, ETH, NS, make_fleet, record, supervise, trading

@@ -71,7 +71,7 @@ class ToldRows:
         if kind == "prediction":
             values, missing = row
             fields = [tuple(map(_tuple, one)) if isinstance(one, list) else one for one in values]
-            self.predictions.append((Prediction(*fields), missing))
+            self.predictions.append((Prediction._make(fields), missing))
         elif kind == "guard":
             self.guard.append(GuardEvent(*row))
         elif kind == "funding":

@@ -80,6 +80,11 @@ class Connection:
                 f"address of an exchange must look like http://127.0.0.1:8000, was "
                 f"{self.base_url!r}"
             )
+        if parts.username is not None or parts.password is not None:
+            raise ConfigError(
+                f"address of an exchange must have no name and password in it, that of "
+                f"{parts.hostname} had: it is shown in messages; keys come from the environment"
+            )
 
     @property
     def http(self) -> str | None:

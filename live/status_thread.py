@@ -35,6 +35,7 @@ class StatusThread:
         self.failures = 0
         """Publications that failed."""
         self.last_failure = ""
+        self._identity = 0
 
     def start(self) -> None:
         """Begin to publish."""
@@ -53,6 +54,11 @@ class StatusThread:
     def _run(self) -> None:
         registry = self._quietly(self._open)
         while not self._ending.wait(self._period_secs):
+            if registry is not None and not self._is_there():
+                # Somebody has removed the file, or put another in its place: what is written into
+                # the old one nobody reads, and a supervisor would take the engine for dead.
+                registry.close()
+                registry = None
             registry = registry or self._quietly(self._open)
             self._publish(registry)
         self._publish(registry)
@@ -61,7 +67,16 @@ class StatusThread:
 
     def _open(self) -> Registry:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        return Registry(self._path)
+        registry = Registry(self._path)
+        self._identity = self._path.stat().st_ino
+        return registry
+
+    def _is_there(self) -> bool:
+        """Return whether the path still leads to the file that is open."""
+        try:
+            return self._path.stat().st_ino == self._identity
+        except OSError:
+            return False
 
     def _publish(self, registry: Registry | None) -> None:
         status = self._newest

@@ -121,3 +121,9 @@ def test_only_what_was_tried_is_said_to_be() -> None:
     assert BINANCE.is_proven
     assert [name for name, venue in VENUES.items() if venue.is_proven] == ["binance"]
     assert all(venue.untried for venue in VENUES.values())
+
+
+def test_an_address_holds_no_secret_that_messages_would_show() -> None:
+    with pytest.raises(ConfigError, match="must have no name and password") as told:
+        Connection("live", "http://me:hunter2@127.0.0.1:9")
+    assert "hunter2" not in str(told.value)

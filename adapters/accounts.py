@@ -18,12 +18,12 @@ from urllib.parse import urlencode
 import requests
 
 from adapters.connections import Connection
-from adapters.errors import AdapterError, NotFoundError, RefusedError, RetryableError
+from adapters.errors import AdapterError, NotFoundError, RetryableError
+from adapters.http_status import refusal
 from catalog.errors import ConfigError
 from catalog.instruments import symbol_of
 
 _MS = 1_000_000
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _NO_SUCH_ORDER = frozenset({-2011, -2013})
 _CLOCK = -1021
 _ALL_WEIGHT = 40
@@ -279,10 +279,7 @@ class BinanceAccount:
             self._ahead_ms = None
             return RetryableError(f"{path}: {message}")
         text = self._keys.mask(f"{path}: the exchange answered {response.status_code}: {message}")
-        if response.status_code in _PASSING:
-            waits = response.headers.get("Retry-After", "")
-            return RetryableError(text, float(waits) if waits.isdecimal() else None)
-        return RefusedError(text)
+        return refusal(response, text)
 
 
 def _error(response: requests.Response) -> tuple[int, str]:

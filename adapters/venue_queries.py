@@ -12,7 +12,8 @@ from typing import Any
 import requests
 
 from adapters.connections import Connection
-from adapters.errors import AdapterError, RefusedError
+from adapters.errors import AdapterError
+from adapters.http_status import refusal
 from adapters.venues import BINANCE, Venue
 from catalog.instruments import symbol_of
 
@@ -75,9 +76,10 @@ def market_time_ns(venue: Venue, connection: Connection, instrument_id: str) -> 
             "the address and the network, then start again"
         ) from error
     if answer.status_code != requests.codes.ok:
-        raise RefusedError(
+        text = (
             f"{address} must answer for {symbol}, answered {answer.status_code}: "
             f"{str(content)[:200]}"
         )
+        raise refusal(answer, text)
     found = content[0] if isinstance(content, list) else content
     return int(found["time"]) * _NS_PER_MS

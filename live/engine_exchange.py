@@ -37,6 +37,7 @@ from live.node import NodeClients, exchange_node_config, run_clients
 from live.paper import PaperExecutionClient, PaperWiring, paper_factory
 from live.paper_quotes import LatePaper, PaperQuotes
 from live.paper_store import PaperStore
+from live.patience import patient
 from live.recovery import Recovered, RecoveryConfig, recover
 from live.slow_feed import SlowFeed, open_slow_feed
 from live.start_books import Start, balance_of, begin_books
@@ -103,13 +104,16 @@ class ExchangeEngine:
         self._store, self._paper_store = stores
         self._data = request.data_connection()
         self._account = self._reader()
-        self.clock = self._market_clock()
+        self.clock = patient(self._market_clock, self._wait)
         self.now: Callable[[], int] = self.clock or wall_clock
-        definitions = self._definitions()
-        start = begin_books(prepared, self._account) if self._account is not None else None
+        definitions = patient(self._definitions, self._wait)
+        start = None
+        if (account := self._account) is not None:
+            start = patient(lambda: begin_books(prepared, account), self._wait)
         balance = None if start is None else balance_of(prepared, start)
         setting = Setting(definitions, fed=True, claims=True, balance=balance)
         self.parts = assemble(prepared, guard, stores.state, setting)
+        self.parts.strategy.newest = self.clock
         self.engine = Engine(self.parts, self.now, teller)
         self._definitions_of_all = definitions
         self._paper = LatePaper()
@@ -132,6 +136,9 @@ class ExchangeEngine:
         return self._request.mode != "paper"
 
     # ---- before the node
+
+    def _wait(self, why: str) -> None:
+        self._teller.event("waiting", why)
 
     def _reader(self) -> AccountReader | None:
         if not self._is_real:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, Protocol, cast
 
+from catalog.timestamps import NS_PER_DAY
+
 _SELF_AND_ONE = 2
 
 
@@ -61,3 +63,23 @@ def _note(component: HasRecorder, callback: str, error: Exception) -> None:
 
 def nothing(event: Any) -> None:
     """Take a clock alert whose only purpose is that time is looked at."""
+
+
+def event_time(event: Any, newest: Callable[[], int] | None) -> int:
+    """Return when an event happened, by the time of the data, UTC nanoseconds.
+
+    The engine stamps what it finds out itself, such as an order that nobody answered, by the wall
+    clock, which is years off where an exchange plays recorded data.
+
+    Parameters
+    ----------
+    event : Any
+        Of the engine.
+    newest : callable, optional
+        The time of the data; None where that is the clock's.
+    """
+    ts: int = event.ts_event
+    if newest is None:
+        return ts
+    now = newest()
+    return ts if ts - now < NS_PER_DAY else now

@@ -17,7 +17,7 @@ from nautilus_trader.trading import Strategy, StrategyConfig
 from catalog.errors import ConfigError
 from catalog.timestamps import NS_PER_HOUR
 from catalog.types import register_types
-from strategies.callbacks import guarded
+from strategies.callbacks import event_time, guarded
 from strategies.guard import Guard
 from strategies.guard_desk import GuardDesk
 from strategies.intent import MarketView
@@ -115,6 +115,7 @@ class FusionStrategy(Strategy):
         self._decided = DecidedBars(settings.interval_ns)
         self._interval_ns = settings.interval_ns
         self._count = len(self._states)
+        self.newest: Any = None
         self._ts = 0
         self._seen = 0
         self._pending: list[_Record] = []
@@ -483,14 +484,14 @@ class FusionStrategy(Strategy):
 
     def _refused(self, event: Any, order_id_: str, detail: str) -> None:
         """Leave no position whose exit was refused; tell the guard of refused entries."""
-        row = self.recorder.orders.get(order_id_)
+        row, ts = self.recorder.orders.get(order_id_), event_time(event, self.newest)
         if row is None:
             return
         # A post-only order asks to be refused where it would take.
         asked = row.post_only and row.status == "REJECTED" and event.due_post_only
         if self.guard is not None and not row.reduce_only and not asked:
-            self.guard.on_reject(event.ts_event, detail)
-        self.protection.refused(order_id_, event.ts_event)
+            self.guard.on_reject(ts, detail)
+        self.protection.refused(order_id_, ts)
 
     def _ended(self, order_id_: str) -> None:
         row = self.recorder.orders.get(order_id_)

@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--fill-parts", type=int, default=1, help="trades of a fill")
     add("--partials", type=int, default=0, help="unfinished klines of a bar")
     add("--state", type=Path, help="folder of the truth log, from which it goes on")
+    add("--weight-limit", type=int, default=2_400, help="request weight in a minute")
     add("--paused", action="store_true", help="wait for POST /control/resume")
     add("--port", type=int, default=0, help="0 for a free one")
     return parser
@@ -87,6 +88,7 @@ def _settings(options: argparse.Namespace) -> ExchangeSettings:
         partials=options.partials,
         state=options.state,
         paused=options.paused,
+        weight_limit=options.weight_limit,
         execution=costs,
     )
 

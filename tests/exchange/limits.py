@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 from tests.exchange.errors import ExchangeError
 
@@ -42,6 +43,10 @@ class Limits:
         self._order_limit = orders
         self._weight = _Window(_MINUTE)
         self._orders = _Window(_TEN_SECONDS)
+        self.spent: Counter[str] = Counter()
+        """Weight since the start, by what was asked."""
+        self.refused = 0
+        """Requests that were too many."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -68,15 +73,17 @@ class Limits:
             for kind, unit, length, limit, used in counted
         ]
 
-    def use(self, weight: int) -> None:
-        """Count a request.
+    def use(self, weight: int, what: str = "") -> None:
+        """Count a request; `what` says which, for `spent`.
 
         Raises
         ------
         ExchangeError
             429 with the seconds to wait, where the minute's weight is used up.
         """
+        self.spent[what] += weight
         if self._weight.add(weight) > self._weight_limit:
+            self.refused += 1
             raise ExchangeError(
                 -1003,
                 f"Too many requests; current limit is {self._weight_limit} requests per minute.",

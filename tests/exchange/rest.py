@@ -98,7 +98,7 @@ class Rest:
         server = self._server
         try:
             await server.faults.before_answer(f"{request.method} {request.path}")
-            server.limits.use(weight)
+            server.limits.use(weight, f"{request.method} {request.path}")
             body = await request.text()
             params = dict(parse_qsl(raw_query(request), keep_blank_values=True))
             params |= dict(parse_qsl(body, keep_blank_values=True))

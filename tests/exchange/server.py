@@ -211,4 +211,6 @@ class ExchangeServer:
             "running": self.running.is_set(),
             "error": None if self.error is None else repr(self.error),
             "connections": self.streams.counts(),
+            "weight": dict(self.limits.spent),
+            "too_many": self.limits.refused,
         }

@@ -116,7 +116,10 @@ class FleetMarket:
         return (
             *("--catalog", str(self.catalog), "--from", START, "--speed", f"{speed:g}"),
             *("--instruments", ",".join(self.instruments), "--state", str(state)),
-            *("--profile", str(self.profile(self.symbols[0])), *more),
+            *("--profile", str(self.profile(self.symbols[0]))),
+            # Each fill is followed by questions, and in accelerated time there are hundreds of
+            # times as many fills in a minute in which requests are counted.
+            *("--weight-limit", str(20 * 2_400), *more),
         )
 
     def _fit(self, symbol: str, trees: int, strategy: dict[str, Any]) -> None:

@@ -114,6 +114,9 @@ def soak(config: SoakConfig, folder: Path, say: Callable[[str], None] = print) -
             stopped = time.monotonic()
             report.figures["supervisor_exit"] = fleet.stop()
         account = fleet.exchange.remote.accounts()["main"]
+        state = fleet.exchange.remote.state()
+        report.figures["too_many_requests"] = state["too_many"]
+        report.figures["weight"] = state["weight"]
         tail.finish()
     audit, differences = _audit(fleet, watch.engines, account, tail)
     report.differences = differences

@@ -77,7 +77,7 @@ def prometheus(folder: Path, target: str) -> Iterator[httpx.Client]:
         process.wait(20.0)
 
 
-def until(what: Callable[[], Any], name: str, within_secs: float = 30.0) -> Any:
+def until(what: Callable[[], Any], name: str, within_secs: float = 60.0) -> Any:
     deadline = time.monotonic() + within_secs
     while time.monotonic() < deadline:
         try:

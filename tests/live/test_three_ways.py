@@ -51,7 +51,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> EngineMarket:
 
 @pytest.mark.timeout(180)
 def test_an_engine_that_was_cut_off_and_killed_equals_the_backtest(market: EngineMarket) -> None:
-    span = (parse_time("2024-01-26"), parse_time("2024-01-27"))
+    span = (parse_time("2024-01-26"), parse_time("2024-01-26T11:00"))
     profile = load_profile(str(market.profile), RESTLESS)
     report = audit_three_ways(profile, market.market.catalog, span=span, interrupted=True)
     assert report.identical, str(report)

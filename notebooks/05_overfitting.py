@@ -22,7 +22,7 @@
 #
 # The market is real where `../shared/data` is present; otherwise it is made up and marked SYNTHETIC
 # wherever it is shown. The rules are made up in any case. To look at a catalog of yours:
-# `LEVIBOT_CATALOG=data/catalog make run-notebooks ARGS=05_overfitting` (it must hold the span below).
+# `LEVIBOT_CATALOG=data/catalog make run-notebooks ARGS=05_overfitting` (it holds the span below).
 
 # %%
 import os

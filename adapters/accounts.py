@@ -25,6 +25,7 @@ from catalog.instruments import symbol_of
 
 _MS = 1_000_000
 _NO_SUCH_ORDER = frozenset({-2011, -2013})
+_LONGEST_WAIT_SECS = 10.0
 _CLOCK = -1021
 _ALL_WEIGHT = 40
 """What a question for the open orders of all symbols weighs; 1 for those of one."""
@@ -243,12 +244,14 @@ class BinanceAccount:
             try:
                 return self._ask(path, query or {}, signed)
             except RetryableError as error:
-                if attempt == self._attempts:
+                waits = error.retry_after_secs or wait
+                # Who asks on while it is told to wait is shut out for longer and longer.
+                if attempt == self._attempts or waits > _LONGEST_WAIT_SECS:
                     raise AdapterError(
                         f"the exchange at {self._url} must answer {path}, did not in {attempt} "
                         f"attempts: {error}"
                     ) from error
-                time.sleep(min(error.retry_after_secs or wait, 10.0))
+                time.sleep(waits)
                 wait *= 2.0
         raise AssertionError("every attempt returns or raises")
 

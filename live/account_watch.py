@@ -29,6 +29,8 @@ from strategies.order_reports import OrderReport
 
 PERIOD_SECS = 15.0
 AFTER_FILL_SECS = 1.0
+MOST_PAUSE_SECS = 120.0
+"""The longest pause after answers that did not come, seconds; it doubles from the usual one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class AccountWatch:
         self._before: tuple[Discrepancy, ...] = ()
         self._fills = 0
         self._ask_at = time.monotonic() + AFTER_FILL_SECS
+        self._pause = 0.0
         self.asked = 0
         self.failures = 0
         self.found: list[str] = []
@@ -109,9 +112,10 @@ class AccountWatch:
         fills = len(self._parts.recorder.fills)
         if fills != self._fills:
             self._fills = fills
-            self._ask_at = min(self._ask_at, clock + AFTER_FILL_SECS)
+            self._ask_at = min(self._ask_at, clock + max(AFTER_FILL_SECS, self._pause))
         if clock >= self._ask_at:
-            self._ask_at = clock + (AFTER_FILL_SECS if self._before else PERIOD_SECS)
+            again = AFTER_FILL_SECS if self._before else PERIOD_SECS
+            self._ask_at = clock + max(again, self._pause)
             alive = {one.client_order_id: one.instrument_id for one in self._parts.strategy.alive()}
             self._question = _Question(alive, self._moved())
             self._wake.set()
@@ -157,8 +161,12 @@ class AccountWatch:
             try:
                 self._answer = self._ask(question)
                 self.asked += 1
+                self._pause = 0.0
             except (LeviBotError, OSError, ValueError, KeyError) as error:
                 self.failures += 1
+                # An exchange that refuses to answer bans for longer those that go on asking.
+                self._pause = min(max(2.0 * self._pause, PERIOD_SECS), MOST_PAUSE_SECS)
+                self._ask_at = max(self._ask_at, time.monotonic() + self._pause)
                 self._teller.event("account", f"the account did not answer: {error}")
 
     def _ask(self, question: _Question) -> _Answer:

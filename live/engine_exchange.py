@@ -320,6 +320,7 @@ class ExchangeEngine:
 
     def _guard_actor(self) -> RiskGuard:
         speed = 1.0 if self.clock is None else self.clock.speed or 1e6
+        self.parts.guard.watch.wall = wall_clock
         config = RiskGuardConfig(_LOOK_MS, self.parts.guard.watch, self.clock, speed)
         return RiskGuard(self.parts.strategy, config)
 

@@ -116,9 +116,10 @@ class DayFiles:
 
     def close(self) -> None:
         """Flush and close; the next line opens the file again."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            # It is closed, and of no use any more, also where its last lines find no room.
+            file.close()
 
     def _open(self, day: int) -> None:
         self.close()

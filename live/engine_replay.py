@@ -164,6 +164,7 @@ class ReplayEngine:
         session.on_timestamp = self._close
         engine, parts = self.engine, self.parts
         engine.stop = lambda: session.on_end() if session.on_end is not None else None
+        parts.guard.watch.wall = time.time_ns
         engine.start("trading")
         error: BaseException | None = None
         try:

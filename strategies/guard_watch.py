@@ -6,6 +6,7 @@ Pure of the engine and of any clock: an actor asks it to look, and tells it when
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from catalog.errors import ConfigError, DataError
 from strategies.guard import Guard
@@ -35,6 +36,11 @@ class GuardWatch:
         Where its state outlives the process; claimed by whoever made it.
     policy : PolicyWatch, optional
         The file of its policy; without one the policy stays as it is.
+
+    Attributes
+    ----------
+    wall : callable or None
+        The wall clock, which requests are stamped by, where looks are stamped by recorded data.
     """
 
     def __init__(self, guard: Guard, store: GuardStore, policy: PolicyWatch | None = None) -> None:
@@ -43,6 +49,7 @@ class GuardWatch:
         self._policy = policy
         self._saved: tuple[object, ...] | None = None
         self._saved_at = 0.0
+        self.wall: Callable[[], int] | None = None
 
     def kill_switch_set(self) -> bool:
         """Return whether a kill switch is there that the guard has not been told of; 5 µs."""
@@ -108,7 +115,7 @@ class GuardWatch:
         # Gone before it counts: one that stayed would release what comes later as well.
         if not remove_request(self._store.path):
             return self._refused(ts, request, "its file cannot be removed")
-        age = request.age_secs(ts)
+        age = request.age_secs(ts if self.wall is None else self.wall())
         if not -MAX_REQUEST_AGE_SECS <= age <= MAX_REQUEST_AGE_SECS:
             return self._refused(
                 ts,

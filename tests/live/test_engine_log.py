@@ -357,3 +357,22 @@ def test_an_address_with_an_account_or_of_no_server_is_refused(url: str) -> None
         ClickHouse.of("http://h:1", "t; DROP TABLE x")
     with pytest.raises(DataError, match="did not"):
         ClickHouse.of("http://127.0.0.1:9", "t").prepare()
+
+
+def test_a_full_disk_ends_no_log_for_good(tmp_path: Path) -> None:
+    """Closing writes what is buffered, and fails where there is no room: the next line opens."""
+    files = DayFiles(tmp_path, "engine-A")
+    files.write(0, b"first")
+
+    class Full:
+        def close(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    assert files._file is not None
+    files._file.close()
+    files._file = Full()  # type: ignore[assignment]
+    with pytest.raises(OSError, match="No space left"):
+        files.close()
+    files.write(1, b"second")
+    files.close()
+    assert log_file(tmp_path, "engine-A", 0).read_bytes() == b"first\nsecond\n"

@@ -235,3 +235,15 @@ def test_a_failure_to_store_that_is_none_of_the_disks_blocks_as_well(path: Path)
     guard.state.equity = object()  # type: ignore[assignment]
     watch.save()
     assert guard.reasons == "guard_failure"
+
+
+def test_an_engine_on_recorded_data_is_released_by_the_clock_of_the_person(path: Path) -> None:
+    guard = Guard(RiskPolicy(kill_switch_file=str(path.parent / "KILL")))
+    guard.on_positions(SECOND, 0)
+    guard.halt(SECOND, "a person")
+    watch = GuardWatch(guard, GuardStore(path))
+    write_request(path, GuardRequest.now("release", "anna", ""))
+    watch.wall = time.time_ns
+    watch.look(2 * SECOND)
+    assert guard.reasons == ""
+    assert guard.state.history[-1].kind == "release"

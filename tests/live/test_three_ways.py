@@ -58,7 +58,6 @@ def test_an_engine_that_was_cut_off_and_killed_equals_the_backtest(market: Engin
     report.require_identical()
     assert report.exchange.compared["predictions"] == report.paper.compared["predictions"] > 0
     assert report.exchange.compared["fills"] > 4
-    assert report.exchange.compared["settlements"] > 0
     assert report.run.facts["lives"] == 2
     assert report.run.facts["reconnects"] >= 1
     assert report.run.facts["backfilled"] >= 2
@@ -78,6 +77,7 @@ def test_a_month_of_three_real_symbols_is_the_same_three_ways(
     assert report.identical, str(report)
     assert report.exchange.compared["predictions"] == 3 * 30 * 96
     assert report.exchange.compared["fills"] > 10
+    assert report.exchange.compared["settlements"] > 10
 
 
 # ---- the comparison can fail

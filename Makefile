@@ -11,6 +11,9 @@ BIN := .venv/bin
 PYTHON := $(BIN)/python
 OUT ?= runs/demo
 WORKERS ?= 2
+MINUTES ?= 30
+ENGINES ?= 15
+SEED ?= 1
 # More options for pytest, such as ARGS='-k parity'.
 ARGS ?=
 # Each pytest worker keeps to one core: two workers with two threads each would only wait.
@@ -18,7 +21,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 MPLBA
 PYTEST := $(ONE_THREAD) $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile
 CHECKS := format lint types imports locks rules
 
-.PHONY: help setup demo test test-all check $(CHECKS) fix bench notebooks run-notebooks lock clean
+.PHONY: help setup demo test test-all check $(CHECKS) fix bench soak notebooks run-notebooks lock clean
 
 help: ## Show this list
 	@echo 'make TARGET, where TARGET is one of'
@@ -65,6 +68,10 @@ fix: setup ## Format the code and repair what the linter can
 
 bench: setup ## Run the benchmarks against their budgets; ARGS='features' picks some
 	@$(PYTHON) -m tests.benchmarks.run $(ARGS)
+
+soak: setup ## Many engines while exchange and processes fail; MINUTES=5 ENGINES=15 SEED=1
+	@OMP_NUM_THREADS=1 $(PYTHON) -m tests.soak --minutes $(MINUTES) --engines $(ENGINES) \
+	    --seed $(SEED) $(ARGS)
 
 notebooks: setup ## Open the notebooks in JupyterLab; ARGS='--no-browser' and others go to it
 	@$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)

@@ -81,6 +81,9 @@ class AccountWatch:
         self._before: tuple[Discrepancy, ...] = ()
         self._fills = 0
         self._ask_at = time.monotonic() + AFTER_FILL_SECS
+        self._asked_at = 0.0
+        # From now on what was only inferred is asked for here, and not booked as it is.
+        parts.strategy.inferred = set()
         self._pause = 0.0
         self.asked = 0
         self.failures = 0
@@ -106,6 +109,8 @@ class AccountWatch:
     def look(self, wall_ns: int) -> None:
         """Judge the newest answer, and ask again when it is time."""
         answer, self._answer = self._answer, None
+        if answer is not None:
+            self._book_inferred(answer)
         if answer is not None and answer.moved == self._moved():
             self._judge(answer)
         clock = time.monotonic()
@@ -113,12 +118,27 @@ class AccountWatch:
         if fills != self._fills:
             self._fills = fills
             self._ask_at = min(self._ask_at, clock + max(AFTER_FILL_SECS, self._pause))
+        inferred = self._parts.strategy.inferred or ()
+        if inferred:
+            self._ask_at = min(self._ask_at, self._asked_at + max(AFTER_FILL_SECS, self._pause))
         if clock >= self._ask_at:
+            self._asked_at = clock
             again = AFTER_FILL_SECS if self._before else PERIOD_SECS
             self._ask_at = clock + max(again, self._pause)
             alive = {one.client_order_id: one.instrument_id for one in self._parts.strategy.alive()}
+            orders = self._parts.recorder.orders
+            alive |= {name: orders[name].instrument_id for name in inferred}
             self._question = _Question(alive, self._moved())
             self._wake.set()
+
+    def _book_inferred(self, answer: _Answer) -> None:
+        """Book what was really traded of orders whose fill the engine has only inferred."""
+        inferred = self._parts.strategy.inferred
+        for name in sorted(inferred or ()):
+            report = answer.reports.get(name)
+            if report is not None and report.trades and inferred is not None:
+                self._parts.strategy.recovered(report)
+                inferred.discard(name)
 
     def _moved(self) -> tuple[int, int]:
         recorder = self._parts.recorder

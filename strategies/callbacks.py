@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, Protocol, cast
@@ -9,6 +10,7 @@ from typing import Any, Concatenate, Protocol, cast
 from catalog.timestamps import NS_PER_DAY
 
 _SELF_AND_ONE = 2
+_MADE_UP = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
 
 class KeepsErrors(Protocol):
@@ -83,3 +85,12 @@ def event_time(event: Any, newest: Callable[[], int] | None) -> int:
         return ts
     now = newest()
     return ts if ts - now < NS_PER_DAY else now
+
+
+def is_inferred(event: Any) -> bool:
+    """Return whether the engine has made a fill up to explain what an order's status says.
+
+    Such a fill has no commission, and an identifier that the exchange never gave: what was really
+    traded has to be asked for.
+    """
+    return bool(event.reconciliation) and _MADE_UP.match(str(event.trade_id)) is not None

@@ -24,6 +24,7 @@ from nautilus_trader.model import ClientOrderId
 
 from catalog.errors import ConfigError
 from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR
+from strategies.callbacks import is_inferred
 from strategies.execution import BUY, SELL, Side
 from strategies.fusion import FusionStrategy, StrategySettings
 from strategies.guard import Guard
@@ -128,6 +129,7 @@ class KeptStrategy(FusionStrategy):
         self.desk.outbox = self.outbox
         self.foreign = 0
         self.trims = True
+        self.inferred: set[str] | None = None
         self._trades: dict[str, list[str]] = {}
         self._trade = ""
         self._funded: dict[str, int] = {}
@@ -161,6 +163,9 @@ class KeptStrategy(FusionStrategy):
         order_id_ = event.client_order_id.value
         if order_id_ not in self.recorder.orders:
             self.foreign += 1
+            return
+        if self.inferred is not None and is_inferred(event):
+            self.inferred.add(order_id_)
             return
         if self._is_news(order_id_, str(event.trade_id)):
             with self.outbox:

@@ -141,7 +141,7 @@ def compare(
 
 def _compare_fills(ours: Mapping[str, Fill], theirs: Mapping[str, Fill]) -> list[str]:
     told = []
-    for trade in sorted(ours.keys() | theirs.keys(), key=int):
+    for trade in sorted(ours.keys() | theirs.keys()):
         here, there = ours.get(trade), theirs.get(trade)
         if here is None and there is not None:
             told.append(f"trade {trade} of {there.order} is in no journal")

@@ -22,6 +22,9 @@ from live.state_folder import StateFolder
 from live.supervisor import Supervisor, SupervisorConfig
 
 ANSWER_SECS = 60.0
+_STARTS_A_MINUTE = 9
+"""A start on an account weighs about 165 of the 2,400 that Binance grants an address a minute
+(positions, orders of all symbols, the kind of positions), and a running engine 48."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +162,11 @@ def supervisor_config(request: SuperviseRequest, plan: FleetPlan) -> SupervisorC
         health=HealthLimits(data_age_secs=stale_secs(profiles)),
         grace_secs=request.grace_secs,
     )
-    return SupervisorConfig(rules, starts_at_once=request.starts_at_once)
+    return SupervisorConfig(
+        rules,
+        starts_at_once=request.starts_at_once,
+        starts_a_minute=None if plan.mode == "paper" else _STARTS_A_MINUTE,
+    )
 
 
 def ask_engine(state: Path, command: CommandName, engine: str, who: str) -> str:

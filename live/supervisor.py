@@ -27,6 +27,7 @@ from live.processes import ProcessId
 from live.registry import ALL_ENGINES, SUPERVISOR_FACT, Command, EngineRecord, Registry
 from live.state_folder import StateFolder
 
+_MINUTE_SECS = 60.0
 _SLEPT_SECS = 3.0
 _COMMAND_LIFE_SECS = 60.0
 _RECORD_SECS = 5.0
@@ -57,12 +58,15 @@ class SupervisorConfig:
         Between two looks of the observers.
     starts_at_once : int
         Engines that may start at the same time: a start takes a core for seconds.
+    starts_a_minute : int, optional
+        Starts in a minute, where an exchange counts what they ask; None for any number.
     """
 
     rules: ProcessRules = field(default_factory=ProcessRules)
     turn_secs: float = 0.1
     look_secs: float = 1.0
     starts_at_once: int = 2
+    starts_a_minute: int | None = None
 
 
 class _Open(NamedTuple):
@@ -130,6 +134,7 @@ class Supervisor:
         self._stored_at = self._looked_at = self._fact_at = self._turned_at = 0.0
         self._open: list[_Open] = []
         self._refused: set[str] = set()
+        self._starts: list[float] = []
 
     # ---- the loop
 
@@ -172,13 +177,14 @@ class Supervisor:
         starting = sum(one.starting for one in self.engines.values())
         for name, engine in self.engines.items():
             status = statuses.get(name)
-            may_start = starting < self._config.starts_at_once and not (
-                engine.due and self._occupied(name, status)
-            )
+            may_start = starting < self._config.starts_at_once and self._may_ask(now)
+            may_start = may_start and not (engine.due and self._occupied(name, status))
             was_there = engine.running
             with self._counted(name):
                 engine.step(status, may_start, now)
-            starting += engine.running and not was_there
+            if engine.running and not was_there:
+                starting += 1
+                self._starts.append(now)
         with self._counted("registry"):
             self._store(now)
             self._answer(now)
@@ -188,6 +194,12 @@ class Supervisor:
             for observer in self._observers:
                 with self._counted(type(observer).__name__):
                     observer.on_look(statuses, records)
+
+    def _may_ask(self, now: float) -> bool:
+        """Return whether there were fewer starts in the last minute than an exchange bears."""
+        self._starts = [one for one in self._starts if now - one < _MINUTE_SECS]
+        most = self._config.starts_a_minute
+        return most is None or len(self._starts) < most
 
     def shut_down(self) -> None:
         """End every engine in order, all at once; kill those that do not end in time."""

@@ -29,8 +29,8 @@ from strategies.order_reports import OrderReport
 
 PERIOD_SECS = 15.0
 AFTER_FILL_SECS = 1.0
-MOST_PAUSE_SECS = 120.0
-"""The longest pause after answers that did not come, seconds; it doubles from the usual one."""
+LEAST_PAUSE_SECS, MOST_PAUSE_SECS = 2.0, 120.0
+"""The first and the longest pause after answers that did not come, seconds; it doubles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class AccountWatch:
             except (LeviBotError, OSError, ValueError, KeyError) as error:
                 self.failures += 1
                 # An exchange that refuses to answer bans for longer those that go on asking.
-                self._pause = min(max(2.0 * self._pause, PERIOD_SECS), MOST_PAUSE_SECS)
+                self._pause = min(max(2.0 * self._pause, LEAST_PAUSE_SECS), MOST_PAUSE_SECS)
                 self._ask_at = max(self._ask_at, time.monotonic() + self._pause)
                 self._teller.event("account", f"the account did not answer: {error}")
 

@@ -10,7 +10,7 @@ import pytest
 
 from adapters.errors import AdapterError
 from live import account_watch
-from live.account_watch import MOST_PAUSE_SECS, PERIOD_SECS, AccountWatch
+from live.account_watch import LEAST_PAUSE_SECS, MOST_PAUSE_SECS, AccountWatch
 
 
 def until(what: Any) -> None:
@@ -41,7 +41,7 @@ def test_an_account_that_does_not_answer_is_asked_with_growing_pauses(
     watch.start()
     pauses = []
     try:
-        for count in range(1, 7):
+        for count in range(1, 9):
             while watch.failures < count:
                 clock[0] += 1.0
                 # A fill asks at once, but not of one who has just refused.
@@ -53,6 +53,6 @@ def test_an_account_that_does_not_answer_is_asked_with_growing_pauses(
             pauses.append(watch._pause)
     finally:
         watch.close()
-    assert pauses == [15.0, 30.0, 60.0, 120.0, 120.0, 120.0]
-    assert (pauses[0], pauses[-1]) == (PERIOD_SECS, MOST_PAUSE_SECS)
+    assert pauses == [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 120.0, 120.0]
+    assert (pauses[0], pauses[-1]) == (LEAST_PAUSE_SECS, MOST_PAUSE_SECS)
     assert clock[0] - 1_000.0 >= sum(pauses[:-1])

@@ -72,6 +72,10 @@ def _reconnected(before: EngineStatus, after: EngineStatus, world: World) -> obj
     return after.counters.reconnects > before.counters.reconnects
 
 
+def _fetched(before: EngineStatus, after: EngineStatus, world: World) -> object:
+    return after.counters.backfilled > before.counters.backfilled
+
+
 def _nothing_twice(before: EngineStatus, after: EngineStatus, world: World) -> object:
     return after.counters.duplicate > before.counters.duplicate
 
@@ -79,7 +83,7 @@ def _nothing_twice(before: EngineStatus, after: EngineStatus, world: World) -> o
 def _complete(before: EngineStatus, after: EngineStatus, world: World) -> object:
     """Every bar has been handled: as many closes as time has passed."""
     closes = (after.last_bar_ns - before.last_bar_ns) // 900_000_000_000
-    return after.counters.predictions - before.counters.predictions >= 3 * closes
+    return closes and after.counters.bars - before.counters.bars >= 3 * closes
 
 
 def _said(text: str) -> Did:
@@ -110,6 +114,9 @@ CASES = {
         "lost_answer", {"times": 2, "path": "rder"}, _complete
     ),
     "connects anew, and fetches the bars that it missed": Case("drop", {}, _reconnected),
+    "fetches what a silent stream keeps to itself": Case(
+        "silence", {"seconds": 5.0, "channel": "market"}, _fetched
+    ),
     "is told of fills again with a new listen key": Case("listen_key_expired", {}, _complete),
     "trades again when the exchange is back": Case("maintenance", {"seconds": 3.0}, _reconnected),
     "sets its clock by the exchange's (ahead)": Case(
@@ -136,22 +143,16 @@ def test_it(world: World, what: str) -> None:
     assert world.lines("error") == 0, world.engine.log("error")
 
 
-def test_it_waits_in_silence_for_as_long_as_it_lasts(world: World) -> None:
-    world.exchange.remote.fault("silence", seconds=4.0, channel="market")
-    world.engine.until(lambda one: one.state == "waiting", "waiting")
+def test_it_opens_nothing_while_neither_stream_nor_history_answers(world: World) -> None:
+    # Both, because what a stream keeps to itself is fetched.
+    world.exchange.remote.fault("silence", seconds=8.0, channel="market")
+    world.exchange.remote.fault("server_error", seconds=8.0, status=503)
+    world.engine.until(lambda one: one.state == "waiting", "waiting", 30.0)
     orders = world.status().counters.orders
     time.sleep(1.0)
     assert world.status().counters.orders == orders
     world.exchange.remote.clear_faults()
     world.traded(5)
-
-
-def test_refused_stops_leave_no_position(world: World) -> None:
-    rejects = world.status().counters.rejects
-    world.exchange.remote.fault("reject_stop", times=2)
-    world.engine.until(lambda one: one.counters.rejects >= rejects + 2, "two refusals", 240.0)
-    forced = [name for name in world.engine.journal() if "-F" in name]
-    assert len(forced) >= 2
 
 
 def test_at_the_end_journal_and_exchange_agree(world: World) -> None:

@@ -172,6 +172,8 @@ def _risk() -> dict[str, Any]:
         "max_drawdown": 0.9,
         "max_consecutive_losses": 100_000,
         "max_rejected_orders": 1_000,
+        # Four seconds of silence are an hour of data at 900 seconds a second.
+        "max_data_age_secs": 86_400.0,
     }
 
 

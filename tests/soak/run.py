@@ -27,7 +27,8 @@ from tests.soak.verdict import (
 
 _START_S = 300.0
 _SETTLE_S = 60.0
-_CALM_S = 5.0
+_UNANSWERED_S = 35.0
+_CALM_S = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +109,9 @@ def soak(config: SoakConfig, folder: Path, say: Callable[[str], None] = print) -
             ended = time.monotonic()
             fleet.exchange.remote.clear_faults()
             report.figures["settled_s"] = watch.until_all_trade(_SETTLE_S)
-            # Time for what is on its way, and for engines to compare their books.
+            # An order that nobody answered is given up after 30 s, and books are compared
+            # every 15 s.
+            time.sleep(_UNANSWERED_S)
             fleet.exchange.remote.pause()
             time.sleep(_CALM_S)
             stopped = time.monotonic()
@@ -131,7 +134,7 @@ def soak(config: SoakConfig, folder: Path, say: Callable[[str], None] = print) -
 
 def _days(config: SoakConfig) -> int:
     """Return how long a market must be that does not end before the soak."""
-    return 40 + int((config.minutes * 60.0 + _START_S + _SETTLE_S + 60.0) * config.speed / 86_400)
+    return 40 + int((config.minutes * 60.0 + _START_S + _SETTLE_S + 120.0) * config.speed / 86_400)
 
 
 def _go_wrong(config: SoakConfig, fleet: Fleet, chaos: Chaos, watch: Watch) -> float:

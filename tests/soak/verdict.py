@@ -17,7 +17,7 @@ from tests.soak.fleet import Fleet, TruthTail
 PREFIX = "x-aHRE4BCj-R"
 """What the compiled adapter puts before each of our names."""
 _LIVE = frozenset({"NEW"})
-_NEVER_THERE = frozenset({"planned", "lost"})
+_REFUSED = frozenset({"REJECTED", "DENIED"})
 
 
 class Journalled(NamedTuple):
@@ -125,7 +125,7 @@ def compare(
     told += [f"{name} is at the exchange and in no journal" for name in strange]
     for name, one in sorted(ours.orders.items()):
         if name not in theirs.orders:
-            if one.state not in _NEVER_THERE and name not in refused:
+            if one.status not in _REFUSED and one.state != "lost" and name not in refused:
                 told.append(f"{one.engine}: {name} is {one.state} and was never at the exchange")
             elif one.filled or one.state in ("planned", "sent", "acknowledged"):
                 told.append(f"{one.engine}: {name} is {one.state} and was never taken in")

@@ -1,0 +1,64 @@
+"""A start waits for an exchange that is not well, and for no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from adapters.errors import AdapterError, RefusedError, RetryableError
+from live import patience
+from live.engine_process import ENGINE_OF_VARIABLE
+from live.patience import patient
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    pauses: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: sum(pauses), sleep=pauses.append)
+    monkeypatch.setattr(patience, "time", clock)
+    return pauses
+
+
+def failing(times: int, error: AdapterError) -> Callable[[], str]:
+    left = [error] * times
+
+    def ask() -> str:
+        if left:
+            raise left.pop()
+        return "answered"
+
+    return ask
+
+
+def test_it_waits_longer_and_longer_or_as_long_as_it_was_told_to(slept: list[float]) -> None:
+    told: list[str] = []
+    assert patient(failing(3, AdapterError("down")), told.append, 60.0) == "answered"
+    assert slept == [0.5, 1.0, 2.0]
+    assert told[0] == "the exchange is asked again in 0.5 s: down"
+    slept.clear()
+    patient(failing(1, RetryableError("429", 7.0)), told.append, 60.0)
+    assert slept == [7.0]
+
+
+def test_it_waits_no_longer_than_its_patience(slept: list[float]) -> None:
+    with pytest.raises(AdapterError, match="down"):
+        patient(failing(100, AdapterError("down")), lambda _: None, 60.0)
+    assert 45.0 < sum(slept) <= 60.0
+
+
+def test_a_refusal_is_final(slept: list[float]) -> None:
+    with pytest.raises(RefusedError):
+        patient(failing(1, RefusedError("key")), lambda _: None, 60.0)
+    assert slept == []
+
+
+def test_only_a_supervised_engine_waits(
+    monkeypatch: pytest.MonkeyPatch, slept: list[float]
+) -> None:
+    monkeypatch.delenv(ENGINE_OF_VARIABLE, raising=False)
+    with pytest.raises(AdapterError):
+        patient(failing(1, AdapterError("down")), lambda _: None)
+    monkeypatch.setenv(ENGINE_OF_VARIABLE, "state:A")
+    assert patient(failing(1, AdapterError("down")), lambda _: None) == "answered"

@@ -130,4 +130,6 @@ def run(folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     place = Path(sys.argv[1])
-    (place / "done.json").write_text(json.dumps(run(place)))
+    (place / "done.tmp").write_text(json.dumps(run(place)))
+    # At once: it may be killed here, too.
+    (place / "done.tmp").rename(place / "done.json")

@@ -12,6 +12,9 @@ from typing import Literal, NamedTuple
 from live.engine_status import EngineStatus
 from live.processes import ProcessId
 
+_STALE_BARS = 2.0
+_STALE_MARGIN_SECS = 90.0
+
 type Ailment = Literal["", "silent", "stale", "leaking"]
 """Well; without a sign of life; believes to trade without new bars; with too much memory."""
 
@@ -27,7 +30,8 @@ class HealthLimits:
     heartbeat_secs : float
         How old its heartbeat may be after that.
     data_age_secs : float
-        How long an engine that says it trades may be without a new bar.
+        How long an engine that says it trades may be without a new bar; less where its bars are
+        shorter than that allows for (`stale_after`).
     max_rss_bytes : int
         Resident memory.
     """
@@ -36,6 +40,24 @@ class HealthLimits:
     heartbeat_secs: float = 10.0
     data_age_secs: float = 2_000.0
     max_rss_bytes: int = 1_000_000_000
+
+
+def stale_after(bar_secs: float) -> float:
+    """Return how long an engine may be without a new bar, seconds: two bars and a margin.
+
+    Parameters
+    ----------
+    bar_secs : float
+        Length of its bars, seconds.
+    """
+    return _STALE_BARS * bar_secs + _STALE_MARGIN_SECS
+
+
+def allowed_age(status: EngineStatus | None, most_secs: float) -> float:
+    """Return how long an engine may be without a new bar: by its own bars, where it names them."""
+    if status is None or status.bar_interval_s <= 0.0:
+        return most_secs
+    return min(most_secs, stale_after(status.bar_interval_s))
 
 
 class Verdict(NamedTuple):
@@ -101,7 +123,9 @@ class HealthWatch:
                 f"{rss_bytes / 1e6:.0f} MB",
             )
         without = now - self._bar_at
-        if self._state == "trading" and without > self._limits.data_age_secs:
+        if self._state == "trading" and without > allowed_age(
+            self.status, self._limits.data_age_secs
+        ):
             return Verdict("stale", f"it says that it trades, without a bar for {without:.0f} s")
         return Verdict()
 

@@ -205,6 +205,8 @@ class EngineStatus:
         Since the process started.
     input_ages_s : dict of str to float
         Seconds since each input's newest record.
+    bar_interval_s : float
+        Length of its bars, seconds; 0 is unknown.
     decision_latency_ms : LatencyHistogram
         From bar to order.
     slippage_bps : Moments
@@ -242,6 +244,7 @@ class EngineStatus:
     guard: GuardLevel = field(default_factory=GuardLevel)
     counters: EngineCounters = field(default_factory=EngineCounters)
     input_ages_s: dict[str, float | None] = field(default_factory=dict)
+    bar_interval_s: float = 0.0
     decision_latency_ms: LatencyHistogram = field(default_factory=LatencyHistogram)
     slippage_bps: Moments = field(default_factory=Moments)
     last_error: str = ""

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from live.alerts import Alert, AlertKind, Sink, masked
+from live.engine_health import allowed_age
 from live.engine_process import EngineEvent
 from live.engine_status import RUNNING, EngineStatus
 from live.kill_switch import KillSwitch, read_kill
@@ -33,7 +34,7 @@ class FleetAlerts:
     sink : callable
         Takes the alerts.
     stale_secs : float
-        How long a running engine may be without a new bar.
+        How long a running engine may be without a new bar; less for one of shorter bars.
     """
 
     def __init__(self, state: Path, sink: Sink, stale_secs: float) -> None:
@@ -89,6 +90,6 @@ class FleetAlerts:
         if status.last_bar_ns != bar or status.state not in RUNNING:
             self._bars[name] = (status.last_bar_ns, now)
             self._stale.discard(name)
-        elif now - since > self._stale_secs and name not in self._stale:
+        elif now - since > allowed_age(status, self._stale_secs) and name not in self._stale:
             self._stale.add(name)
             self._sink(Alert("stale_data", name, f"no bar for {now - since:.0f} s"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from catalog.errors import ConfigError
 from catalog.timestamps import NS_PER_SECOND, interval_ns
 from live.alerts import AlertSender, channels_from, masked
+from live.engine_health import stale_after
 from live.engine_log import EngineLog
 from live.engine_plan import FleetPlan
 from live.engine_process import EngineEvent
@@ -18,9 +19,6 @@ from live.profile import Profile, load_profile
 from live.registry import EngineRecord
 from live.state_folder import StateFolder
 from live.supervisor import Observer
-
-_STALE_BARS = 2.0
-_STALE_MARGIN_SECS = 90.0
 
 
 class FleetLog:
@@ -66,7 +64,7 @@ def observers_of(state: Path, plan: FleetPlan) -> tuple[Observer, ...]:
 def stale_secs(profiles: list[Profile]) -> float:
     """Return how long an engine may be without a bar: two of the longest, and a margin."""
     longest = max(interval_ns(one.data.interval) for one in profiles) / NS_PER_SECOND
-    return _STALE_BARS * longest + _STALE_MARGIN_SECS
+    return stale_after(longest)
 
 
 def _daily_loss(profiles: list[Profile]) -> float:

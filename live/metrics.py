@@ -94,6 +94,8 @@ ENGINE_GAUGES = (
           lambda view: _seconds(view.status.started_ns)),
     Gauge("last_bar_timestamp_seconds", "Close of the newest bar.",
           lambda view: _seconds(view.status.last_bar_ns)),
+    Gauge("bar_interval_seconds", "Length of the engine's bars.",
+          lambda view: view.status.bar_interval_s or None),
     Gauge("last_trade_timestamp_seconds", "Newest fill.",
           lambda view: _seconds(view.status.last_trade_ns)),
     Gauge("equity_usdt", "Equity as the engine counts it.", lambda view: view.status.equity),

@@ -167,6 +167,7 @@ class OwnView:
             guard=GuardLevel(guard.level, tuple(guard.state.holds)),
             counters=self._counters(recorder),
             input_ages_s={name: float(age) for name, age in self.input_ages().items()},
+            bar_interval_s=parts.prepared.interval_ns / NS_PER_SECOND,
             decision_latency_ms=measured.histogram(),
             slippage_bps=Moments(measured.slippage_sum, measured.slippage_count),
             last_error=self.last_error or (recorder.errors[-1] if recorder.errors else ""),

@@ -48,6 +48,7 @@ def trading(now: int, **changes: Any) -> EngineStatus:
         experts={"lightgbm": ExpertStatus(calls=120), "lstm": ExpertStatus("open", 2, 3, 90)},
         counters=EngineCounters(bars=300, late=2, predictions=280, orders=12, fills=9),
         input_ages_s={"funding": 120.5, "fear_greed": None},
+        bar_interval_s=900.0,
         decision_latency_ms=LatencyHistogram(
             counts=(0, 0, 5, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1), sum=6_050.0, count=10
         ),

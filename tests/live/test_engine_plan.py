@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -151,3 +152,13 @@ def test_health_is_judged_by_what_changes_not_by_clocks() -> None:
     # It knows that bars are missing and works on it.
     assert watch.look(said("waiting", 4, 1), None, 212.0).ailment == ""
     assert watch.look(said("waiting", 5, 1), 2 * limits.max_rss_bytes, 213.0).ailment == "leaking"
+
+
+@pytest.mark.parametrize(("bar_secs", "allowed"), [(60.0, 210.0), (0.0, 2_000.0), (9e4, 2_000.0)])
+def test_bars_are_missed_by_the_length_of_the_engines_own(bar_secs: float, allowed: float) -> None:
+    # One with bars of a minute beside one whose bars allow for half an hour.
+    watch = HealthWatch(PROCESS, HealthLimits(data_age_secs=2_000.0), 0.0)
+    watch.look(replace(said("trading", 1, 1), bar_interval_s=bar_secs), None, 0.0)
+    for now, ailment in ((allowed, ""), (allowed + 1.0, "stale")):
+        status = replace(said("trading", int(now), 1), bar_interval_s=bar_secs)
+        assert watch.look(status, None, now).ailment == ailment

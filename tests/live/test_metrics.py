@@ -62,6 +62,7 @@ def found() -> list[Series]:
 def test_values_have_base_units(found: list[Series]) -> None:
     assert sample(found, "levibot_engine_up", engine="BTCUSDT") == 1.0
     assert sample(found, "levibot_last_bar_timestamp_seconds", engine="BTCUSDT") == 1_799_999_600
+    assert sample(found, "levibot_bar_interval_seconds", engine="BTCUSDT") == 900.0
     assert sample(found, "levibot_equity_usdt", engine="ETHUSDT") == 9_700.0
     assert sample(found, "levibot_predictions_total", engine="BTCUSDT") == 280.0
     assert sample(found, "levibot_bars_dropped_total", engine="BTCUSDT", reason="late") == 2.0
@@ -290,6 +291,23 @@ def test_promtool_accepts_the_rules_and_their_unit_tests() -> None:
     cases = str(ROOT / "tests" / "live" / "alerts_test.yml")
     done = subprocess.run([tool, "test", "rules", cases], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_understands_every_query_of_the_dashboard(tmp_path: Path) -> None:
+    # It checks rules only: each query becomes one.
+    filled = [
+        (title, one.replace("$__rate_interval", "1m").replace("$engine", ".*"))
+        for title, one, _ in queries()
+        if not one.startswith("label_values")
+    ]
+    assert len(filled) > 40
+    assert not [title for title, one in filled if "$" in one]
+    written = [{"record": f"panel:{n}", "expr": one} for n, (_, one) in enumerate(filled)]
+    path = tmp_path / "rules.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "board", "rules": written}]}))
+    done = subprocess.run([promtool(), "check", "rules", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(filled)} rules found" in done.stdout
 
 
 def test_promtool_accepts_the_configuration(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ class Client:
         self.socket: aiohttp.ClientWebSocketResponse | None = None
         self.events: list[dict[str, Any]] = []
         self._readers: list[asyncio.Task[None]] = []
+        self._sockets: list[aiohttp.ClientWebSocketResponse] = []
         self._numbers = count(1)
 
     async def __aenter__(self) -> Self:
@@ -63,6 +64,8 @@ class Client:
         for task in self._readers:
             task.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
+        for socket in self._sockets:
+            await socket.close()
         await self.session.close()
 
     async def public(self, path: str, **params: Any) -> Answer:
@@ -123,9 +126,17 @@ class Client:
 
     # ---- streams
 
+    async def connect(self, path: str, **options: Any) -> aiohttp.ClientWebSocketResponse:
+        """Open a WebSocket, which is closed with the client."""
+        # A server that keeps silent answers no farewell.
+        patience = aiohttp.ClientWSTimeout(ws_close=0.2)
+        socket = await self.session.ws_connect(f"{self.url}{path}", timeout=patience, **options)
+        self._sockets.append(socket)
+        return socket
+
     async def listen(self, *streams: str) -> list[dict[str, Any]]:
         """Listen to market streams; the list that is returned grows."""
-        socket = await self.session.ws_connect(f"{self.url}/ws")
+        socket = await self.connect("/ws")
         await socket.send_json({"method": "SUBSCRIBE", "params": list(streams), "id": 1})
         assert await socket.receive_json() == {"result": None, "id": 1}
         return self._read(socket)
@@ -133,7 +144,7 @@ class Client:
     async def listen_user(self) -> list[dict[str, Any]]:
         """Listen to the account; the list that is returned grows."""
         key = (await self.keyed("POST", "/fapi/v1/listenKey")).body["listenKey"]
-        return self._read(await self.session.ws_connect(f"{self.url}/ws?listenKey={key}"))
+        return self._read(await self.connect(f"/ws?listenKey={key}"))
 
     def _read(self, socket: aiohttp.ClientWebSocketResponse) -> list[dict[str, Any]]:
         heard: list[dict[str, Any]] = []
@@ -151,7 +162,7 @@ class Client:
     async def call(self, method: str, *, sign: bool = True, **params: Any) -> dict[str, Any]:
         """Ask over the WebSocket API."""
         if self.socket is None or self.socket.closed:
-            self.socket = await self.session.ws_connect(f"{self.url}/ws-fapi/v1")
+            self.socket = await self.connect("/ws-fapi/v1")
         if sign:
             params.setdefault("apiKey", self.keys.key)
             params.setdefault("timestamp", int(time.time() * 1_000))

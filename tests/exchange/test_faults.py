@@ -90,7 +90,7 @@ def test_silence_keeps_sockets_open_and_answers_no_ping(opened: Opened) -> None:
     async def run() -> None:
         async with opened() as client:
             market = await client.listen("btcusdt@kline_15m")
-            socket = await client.session.ws_connect(f"{client.url}/ws", autoping=False)
+            socket = await client.connect("/ws", autoping=False)
             await client.fault("silence", seconds=0.3, channel="market")
             await socket.ping()
             await client.until_bar()

@@ -37,7 +37,7 @@ def test_market_streams_tell_of_closed_bars_in_the_venues_stamps(opened: Opened)
 def test_a_subscription_can_be_ended_and_listed(opened: Opened) -> None:
     async def run() -> None:
         async with opened() as client:
-            socket = await client.session.ws_connect(f"{client.url}/ws/btcusdt@kline_15m")
+            socket = await client.connect("/ws/btcusdt@kline_15m")
             for number, (method, params, result) in enumerate(
                 [
                     ("LIST_SUBSCRIPTIONS", [], ["btcusdt@kline_15m"]),
@@ -62,8 +62,7 @@ def test_a_subscription_can_be_ended_and_listed(opened: Opened) -> None:
 def test_combined_streams_name_their_stream(opened: Opened) -> None:
     async def run() -> None:
         async with opened() as client:
-            path = f"{client.url}/stream?streams=btcusdt@kline_15m/ethusdt@kline_15m"
-            socket = await client.session.ws_connect(path)
+            socket = await client.connect("/stream?streams=btcusdt@kline_15m/ethusdt@kline_15m")
             await client.until_bar()
             message = await socket.receive_json()
             assert message["stream"] == "btcusdt@kline_15m"
@@ -130,7 +129,7 @@ def test_unfinished_klines_are_sent_where_asked_for(opened: Opened) -> None:
 def test_a_stream_of_nobody_hears_nothing(opened: Opened) -> None:
     async def run() -> None:
         async with opened() as client:
-            socket = await client.session.ws_connect(f"{client.url}/ws?listenKey=unknown")
+            socket = await client.connect("/ws?listenKey=unknown")
             await client.bought()
             try:
                 heard: object = await socket.receive(timeout=0.05)

@@ -321,6 +321,8 @@ class ExchangeEngine:
     def _guard_actor(self) -> RiskGuard:
         speed = 1.0 if self.clock is None else self.clock.speed or 1e6
         self.parts.guard.watch.wall = wall_clock
+        if self.clock is not None and self.clock.speed is not None:
+            self.parts.guard.guard.pace = max(self.clock.speed, 1.0)
         config = RiskGuardConfig(_LOOK_MS, self.parts.guard.watch, self.clock, speed)
         return RiskGuard(self.parts.strategy, config)
 

@@ -115,6 +115,8 @@ class MarketFeed(DataActor):
         self._failure = ""
         self._ready = False
         self._warm = False
+        # Until all that has closed by now was handed on for the first time.
+        self._settling = True
         self._lost = False
         self._reconnects = 0
         self._received = 0
@@ -385,11 +387,13 @@ class MarketFeed(DataActor):
             return "failed", self._failure
         if gate is None:
             return "starting", "the node has not started the feed"
-        due = gate.last_close(now - round(self._config.gate.ask_after_secs * NS_PER_SECOND))
-        if gate.next_ts > due:
+        patience = 0 if self._settling else round(self._config.gate.ask_after_secs * NS_PER_SECOND)
+        due = gate.last_close(now - patience)
+        if gate.next_ts > due or (self._settling and self._warm):
             short = self._short_of_history()
-            return ("warming" if len(short) == len(self._fed) else "trading"), "; ".join(short)
-        state: FeedState = "waiting" if self._warm else "warming"
+            self._settling = len(short) == len(self._fed)
+            return ("warming" if self._settling else "trading"), "; ".join(short)
+        state: FeedState = "warming" if self._settling else "waiting"
         late = (due - gate.next_ts) // self._spec.interval_ns + 1
         reason = f"{late} closes are missing from {format_time(gate.next_ts)} on"
         failures = self._asks_bars.failures

@@ -98,6 +98,9 @@ class Guard:
         See `adopt`.
     state : GuardState
         To be stored, read only.
+    pace : float
+        Seconds of data that pass in a second of the clock, where recorded data play fast: clocks
+        and what they stamp are then so much further apart.
     """
 
     def __init__(self, policy: RiskPolicy, state: GuardState | None = None) -> None:
@@ -108,6 +111,7 @@ class Guard:
         # By instrument; "" for a record that speaks for all of them.
         self._data: dict[str, int] = {}
         self._holds = Holds(self.state)
+        self.pace = 1.0
         self._take(policy)
 
     @property
@@ -370,7 +374,7 @@ class Guard:
     def _ruling(self, intent: OrderIntent, book: Book) -> Ruling:
         if self.level != "normal":
             return Refused("halted", f"trading has ended: {self.reasons}")
-        late = outdated(self.policy, intent, self.state.ts)
+        late = outdated(intent, self.state.ts, self.policy.max_clock_lag_secs * self.pace)
         if late is not None:
             return late
         now = self._advance(max(intent.ts, self.state.ts))
@@ -404,8 +408,8 @@ class Guard:
         # All of it, or nothing if the policy is none.
         named = tuple(frozenset(names) for names in policy.correlation_groups.values())
         age_ns = int(policy.max_data_age_secs * NS_PER_SECOND)
-        lag_ns = int(policy.max_clock_lag_secs * NS_PER_SECOND)
-        self.policy, self._named, self._age_ns, self._lag_ns = policy, named, age_ns, lag_ns
+        self.policy, self._named, self._age_ns = policy, named, age_ns
 
     def _advance(self, ts: int) -> int:
-        return self._holds.advance(ts, self._lag_ns, self._age_ns)
+        lag_ns = int(self.policy.max_clock_lag_secs * self.pace * NS_PER_SECOND)
+        return self._holds.advance(ts, lag_ns, self._age_ns)

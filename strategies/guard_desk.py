@@ -138,17 +138,25 @@ class GuardDesk:
         ledger, guard = self._recorder.ledger, self.guard
         states = self._desk.states
         fresh = {name: ledger.marks[name] for name, one in states.items() if one.bar_ts == ts}
-        guard.on_clock(ts)
+        now = self._known_by(ts)
+        guard.on_clock(now)
         for name, price in fresh.items():
-            guard.on_data(ts, name, price)
-        guard.on_equity(ts, ledger.equity())
-        guard.on_positions(ts, len(ledger.positions), self._desk.under_way())
+            guard.on_data(now, name, price)
+        guard.on_equity(now, ledger.equity())
+        guard.on_positions(now, len(ledger.positions), self._desk.under_way())
         if self._finder is not None:
             groups = self._finder.update(ts, fresh)
             if groups is not None:
                 guard.set_found_groups(groups)
         self._hold()
         self.act(ts)
+
+    def _known_by(self, ts: int) -> int:
+        """Return when something stamped `ts` is known: now, where somebody looks at the clock.
+
+        A bar that is handed on late is no clock that goes back.
+        """
+        return ts if self._looked is None else max(ts, self.guard.state.ts)
 
     def expect_looks(self, ts: int, within_ns: int) -> None:
         """Say that somebody looks from now on; without a look for so long trading ends."""
@@ -257,14 +265,14 @@ class GuardDesk:
 
     def on_fill(self, ts: int, instrument_id: str, quantity: float, price: float) -> None:
         """Take note of a fill."""
-        self.guard.on_fill(ts, instrument_id, quantity, price)
+        self.guard.on_fill(self._known_by(ts), instrument_id, quantity, price)
 
     def on_closed(self, ts: int) -> None:
         """Take note of the position that was closed last, and its result after costs."""
-        row = self._recorder.ledger.closed[-1]
-        self.guard.on_closed(ts, row.realized_pnl - row.commission + row.funding)
-        self.guard.on_positions(ts, len(self._recorder.ledger.positions), self._desk.under_way())
+        now, row = self._known_by(ts), self._recorder.ledger.closed[-1]
+        self.guard.on_closed(now, row.realized_pnl - row.commission + row.funding)
+        self.guard.on_positions(now, len(self._recorder.ledger.positions), self._desk.under_way())
 
     def on_reject(self, ts: int, why: str) -> None:
         """Take note of an entry that the exchange refused."""
-        self.guard.on_reject(ts, why)
+        self.guard.on_reject(self._known_by(ts), why)

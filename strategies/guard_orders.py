@@ -231,14 +231,14 @@ def faulty(intent: OrderIntent, book: Book) -> Refused | None:
     return None
 
 
-def outdated(policy: RiskPolicy, intent: OrderIntent, now: int) -> Refused | None:
+def outdated(intent: OrderIntent, now: int, lag_secs: float) -> Refused | None:
     """Return why an order is refused that is stamped before `now`; None if it is not too early."""
-    if intent.ts >= now - policy.max_clock_lag_secs * NS_PER_SECOND:
+    if intent.ts >= now - lag_secs * NS_PER_SECOND:
         return None
     return Refused(
         "clock",
-        f"an order must not be stamped more than {policy.max_clock_lag_secs:g} s before "
-        f"{format_time(now)}, was {format_time(intent.ts)}",
+        f"an order must not be stamped more than {lag_secs:g} s before {format_time(now)}, "
+        f"was {format_time(intent.ts)}",
     )
 
 

@@ -122,7 +122,10 @@ def test_it_trades_on_the_exchange_and_goes_on_after_a_kill(
             assert protected(status)
             assert engine.stop() == 0
         account = require_agreement(engine, exchange.remote)
-        assert [one["text"] for one in engine.log("naked", "error", "reconcile")] == []
+        assert [one["text"] for one in engine.log("naked", "error", "reconcile", "guard")] == []
+        states = [one["text"].partition(":")[0] for one in engine.log("state")]
+        assert states[:2] == ["starting -> warming", "warming -> trading"]
+        assert "trading -> warming" not in states
         assert status.cash == pytest.approx(account["cash"], abs=1e-8)
         print(f"trading {seconds:.1f} s after a start")
         texts = "".join(path.read_text() for path in tmp_path.rglob("*.jsonl"))

@@ -227,6 +227,18 @@ def test_a_clock_that_jumps_back_is_refused():
     assert guard.check(intent(ts=now - 5 * NS_PER_SECOND), book()) == Allowed(1.0)
 
 
+def test_beside_recorded_data_that_play_fast_clocks_are_further_apart():
+    guard = make(max_clock_lag_secs=5.0)
+    guard.pace = 900.0
+    now = START + NS_PER_HOUR
+    guard.on_data(now)
+    guard.on_clock(now - 4_500 * NS_PER_SECOND)
+    assert guard.news() == ()
+    assert guard.check(intent(ts=now - 4_500 * NS_PER_SECOND), book()) == Allowed(1.0)
+    guard.on_clock(now - 4_501 * NS_PER_SECOND)
+    assert [event.kind for event in guard.news()] == ["clock"]
+
+
 def test_a_clock_that_goes_back_over_midnight_does_not_reopen_the_day_again():
     guard = make(**DRAWDOWN_OFF)
     guard.on_equity(START + NS_PER_DAY, 100_000.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,14 +18,18 @@ from research.predictions import stamp_predictions
 from research.predictor import PrecomputedPredictions
 from strategies.backtest import FusionPolicy, Replay, run_backtest
 from strategies.correlation import GroupFinder
+from strategies.guard import Guard
+from strategies.guard_desk import GuardDesk
 from strategies.guard_store import GuardStore
 from strategies.guard_watch import GuardWatch
+from strategies.recorder import RunRecorder
 from strategies.risk_guard import RiskGuard, RiskGuardConfig
 from strategies.risk_policy import FoundGroups, RiskPolicy
 from strategies.throttle import require_room
 
 LIMITS = {"found_groups": None, "sizing": {}, "correlation_groups": {}, "max_symbol_share": 10.0}
 SECOND = 10**9
+START, BTC = 20_000 * NS_PER_DAY, "BTCUSDT-PERP.BINANCE"
 
 
 def policy(position_frac=0.5, **limits):
@@ -321,3 +327,19 @@ def test_every_limit_can_be_written_and_read_back(tmp_path):
     # What a watch compares: a file that says the same is no other policy.
     limits = RiskPolicy()
     assert RiskPolicy.model_validate(yaml.safe_load(yaml.safe_dump(limits.model_dump()))) == limits
+
+
+def test_a_bar_that_is_handed_on_late_is_no_clock_that_goes_back():
+    state = SimpleNamespace(bar_ts=START)
+    desk = SimpleNamespace(states={BTC: state}, under_way=lambda: 0)
+    guard = Guard(RiskPolicy(max_clock_lag_secs=5.0))
+    recorder = RunRecorder((BTC,), 1_000.0)
+    recorder.ledger.mark(BTC, 100.0)
+    watching = GuardDesk(guard, desk, recorder)
+    watching.expect_looks(START, 100 * SECOND)
+    watching.look(START + 60 * SECOND, {})
+    watching.watch(START)
+    assert [event.kind for event in guard.state.history] == []
+    assert guard.state.equity == 1_000.0
+    watching.look(START + 10 * SECOND, {})
+    assert [event.kind for event in guard.state.history] == ["clock"]

@@ -9,6 +9,7 @@ night reads none.
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import os
 import queue
@@ -153,7 +154,7 @@ class AlertGate:
 
 
 class AlertSender:
-    """Sends alerts from a thread of its own; never raises, never waits.
+    """Sends alerts from threads of its own, one for each channel; never raises, never waits.
 
     Parameters
     ----------
@@ -163,12 +164,6 @@ class AlertSender:
         How often people are told.
     where : str
         Part of every title, such as the host's name.
-
-    Attributes
-    ----------
-    sent, failed, dropped : int
-        Messages by channel that arrived, that did not after all tries, and for which there was no
-        room.
     """
 
     def __init__(
@@ -177,50 +172,86 @@ class AlertSender:
         limits: AlertLimits | None = None,
         where: str = "",
     ) -> None:
+        used = limits or AlertLimits()
+        # One that hangs holds up no other.
+        self._lines = tuple(_Line(one, used, where) for one in channels)
+
+    @property
+    def channels(self) -> int:
+        """Return how many channels there are."""
+        return len(self._lines)
+
+    @property
+    def sent(self) -> int:
+        """Return how many messages have arrived, over all channels."""
+        return sum(one.sent for one in self._lines)
+
+    @property
+    def failed(self) -> int:
+        """Return how many did not arrive after all tries."""
+        return sum(one.failed for one in self._lines)
+
+    @property
+    def dropped(self) -> int:
+        """Return for how many there was no room."""
+        return sum(one.dropped for one in self._lines)
+
+    def tell(self, alert: Alert) -> None:
+        """Have people told."""
+        for line in self._lines:
+            line.tell(alert)
+
+    def close(self, timeout_secs: float = 5.0) -> None:
+        """Send what waits, once, and end."""
+        for line in self._lines:
+            line.end()
+        deadline = time.monotonic() + timeout_secs
+        for line in self._lines:
+            line.join(max(0.0, deadline - time.monotonic()))
+
+
+class _Line:
+    """One channel with its queue and its thread; parameters as of `AlertSender`."""
+
+    def __init__(self, channel: Channel, limits: AlertLimits, where: str) -> None:
         self.sent = self.failed = self.dropped = 0
-        self._channels = tuple(channels)
-        self._limits = limits or AlertLimits()
-        self._gate = AlertGate(self._limits)
+        self._channel = channel
+        self._limits = limits
+        self._gate = AlertGate(limits)
         self._where = where
         self._queue: queue.Queue[Alert | None] = queue.Queue(_MOST_QUEUED)
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="alerts", daemon=True)
-        if self._channels:
-            self._thread.start()
+        self._thread.start()
 
     def tell(self, alert: Alert) -> None:
-        """Have people told."""
-        if not self._channels:
-            return
+        """Take an alert; one that does not fit is counted."""
         try:
             self._queue.put_nowait(alert)
         except queue.Full:
             self.dropped += 1
 
-    def close(self, timeout_secs: float = 5.0) -> None:
-        """Send what waits, once, and end."""
-        if not self._thread.is_alive():
-            return
+    def end(self) -> None:
+        """End once the queue is empty; nothing is tried twice any more."""
         self._ending.set()
-        try:
+        with contextlib.suppress(queue.Full):
             self._queue.put_nowait(None)
-        except queue.Full:
-            return
+
+    def join(self, timeout_secs: float) -> None:
+        """Wait for the end."""
         self._thread.join(timeout_secs)
 
     def _run(self) -> None:
         while (alert := self._queue.get()) is not None:
             text = self._gate.passes(alert, time.monotonic())
-            if text is None:
-                continue
-            title = f"LeviBot {self._where} {alert.engine}: {alert.kind.replace('_', ' ')}"
-            for channel in self._channels:
-                self._send(channel, " ".join(title.split()), text, alert.severity)
+            if text is not None:
+                title = f"LeviBot {self._where} {alert.engine}: {alert.kind.replace('_', ' ')}"
+                self._send(" ".join(title.split()), text, alert.severity)
 
-    def _send(self, channel: Channel, title: str, text: str, severity: Severity) -> None:
+    def _send(self, title: str, text: str, severity: Severity) -> None:
         for delay in (*self._limits.retry_secs, None):
             try:
-                arrived = channel.send(title, text, severity)
+                arrived = self._channel.send(title, text, severity)
             except Exception:
                 # Whatever a channel raises may hold its address: it is counted, not shown.
                 arrived = False

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from catalog.errors import LeviBotError, RunFailedError
+from catalog.timestamps import NS_PER_SECOND
 from live.engine_log import EngineLog
 from live.engine_parts import (
     GUARD_FILE,
@@ -29,6 +30,7 @@ from live.followed_profile import FollowedProfile
 from live.global_risk import GlobalGate
 from live.live_guard import LiveGuard
 from live.naked_watch import Naked
+from live.own_alerts import own_alerts, tell_failed_start
 from live.own_view import OwnView
 from live.run_tap import RunTap
 from live.state_folder import StateFolder
@@ -83,6 +85,7 @@ class Engine:
         self.teller = teller
         self.view = OwnView(parts, now)
         self._published = StatusThread(StateFolder(parts.request.state).registry)
+        self._alerts = own_alerts(parts.request, parts.prepared.interval_ns / NS_PER_SECOND)
         self._now = now
         self._reason = ""
         self._tap = RunTap(parts.recorder, lambda: self.view.predictions, teller)
@@ -107,7 +110,7 @@ class Engine:
     def watch(self) -> EngineWatch:
         """Return the actor that looks after the engine."""
         hooks = WatchHooks(
-            status=self._published.offer,
+            status=self._offer,
             naked=self._naked,
             failed=self._failed,
             stopping=self._stopping,
@@ -119,8 +122,9 @@ class Engine:
         """Begin to publish."""
         self.view.state = state
         self._tap.begin()
-        self._published.offer(self.view.status())
+        self._offer(self.view.status())
         self._published.start()
+        self._alerts.start()
         self.teller.event("start", f"engine {self.parts.request.name} starts")
 
     def say(self, state: State) -> None:
@@ -148,7 +152,7 @@ class Engine:
         failed = bool(self._reason)
         self.view.state = "failed" if failed else "stopped"
         status = self.view.status()
-        self._published.offer(status)
+        self._offer(status)
         self._published.close()
         self.parts.guard.watch.save()
         self.parts.guard.store.give_up()
@@ -157,7 +161,14 @@ class Engine:
             self._gate.close()
         reason = self._reason or "stopped in order"
         self.teller.event("end", reason)
+        self._alerts.close(self._reason)
         return Outcome(FAILED if failed else DONE, reason, status)
+
+    def _offer(self, status: EngineStatus) -> None:
+        """Give a status to those who pass it on, each on a thread of its own."""
+        self.view.alerts_failed = self._alerts.failed
+        self._published.offer(status)
+        self._alerts.offer(status)
 
     def _naked(self, found: Naked) -> None:
         text = (
@@ -206,6 +217,9 @@ def run_engine(request: EngineRequest, teller: Teller | None = None) -> Outcome:
     log = EngineLog(StateFolder(request.state).logs, request.name)
     try:
         return _run(prepared, guard, log)
+    except Exception as error:
+        tell_failed_start(request, error)
+        raise
     finally:
         log.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import closing
 from pathlib import Path
 
 from catalog.errors import ConfigError
@@ -16,7 +17,7 @@ from live.engine_status import EngineStatus
 from live.fleet_alerts import FleetAlerts
 from live.global_risk import GlobalRisk
 from live.profile import Profile, load_profile
-from live.registry import EngineRecord
+from live.registry import ALERTS_FACT, EngineRecord, Registry
 from live.state_folder import StateFolder
 from live.supervisor import Observer
 
@@ -41,8 +42,37 @@ class FleetLog:
         """Write nothing: statuses are the registry's."""
 
 
+class AlertsThatFail:
+    """An observer that stores how many of the supervisor's alerts did not arrive.
+
+    Parameters
+    ----------
+    registry : Path
+        The registry's file.
+    sender : AlertSender
+        Who sends them.
+    """
+
+    def __init__(self, registry: Path, sender: AlertSender) -> None:
+        self._path = registry
+        self._sender = sender
+        self._stored = -1
+
+    def on_event(self, event: EngineEvent) -> None:
+        """Take no note of it."""
+
+    def on_look(self, statuses: dict[str, EngineStatus], records: dict[str, EngineRecord]) -> None:
+        """Store the number where it has changed; that of an earlier supervisor is replaced."""
+        failed = self._sender.failed + self._sender.dropped
+        if failed == self._stored:
+            return
+        with closing(Registry(self._path)) as registry:
+            registry.set_fact(ALERTS_FACT, str(failed))
+        self._stored = failed
+
+
 def observers_of(state: Path, plan: FleetPlan) -> tuple[Observer, ...]:
-    """Return log, alerts and global risk of a fleet.
+    """Return log, alerts and global risk of a fleet, and who counts alerts that fail.
 
     Raises
     ------
@@ -58,6 +88,7 @@ def observers_of(state: Path, plan: FleetPlan) -> tuple[Observer, ...]:
         FleetLog(EngineLog(folder.logs, "supervisor", stem="supervisor")),
         FleetAlerts(state, sender.tell, stale_secs(profiles)),
         GlobalRisk(folder, _daily_loss(profiles), sender.tell),
+        AlertsThatFail(folder.registry, sender),
     )
 
 

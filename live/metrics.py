@@ -192,6 +192,9 @@ class OverviewCollector:
         if self._reading.problem:
             return
         yield _single("supervisor_up", "Whether a supervisor runs.", overview.supervised)
+        failed = _counter("supervisor_alerts_failed", "Alerts of the supervisor that failed.", [])
+        failed.add_metric([], overview.alerts_failed)
+        yield failed
         yield _single("commands_pending", "Commands that nobody has answered.", overview.pending)
         for part in (_engines, _states, _counters, _positions, _predictions, _experts, _inputs):
             yield from part(overview)

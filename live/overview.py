@@ -18,7 +18,7 @@ from catalog.instruments import symbol_of
 from catalog.timestamps import NS_PER_SECOND
 from live.engine_status import RUNNING, EngineStatus, PredictionStatus
 from live.kill_switch import KillSwitch, read_kill
-from live.registry import REGISTRY_FILE, SUPERVISOR_FACT, EngineRecord, Registry
+from live.registry import ALERTS_FACT, REGISTRY_FILE, SUPERVISOR_FACT, EngineRecord, Registry
 
 SILENT_AFTER_SECS = 10.0
 """An engine says something every second; one that has not for so long counts as not running."""
@@ -137,6 +137,8 @@ class Overview:
         Whether a supervisor runs.
     pending : int
         Commands that nobody has answered.
+    alerts_failed : int
+        Alerts of the supervisor that did not arrive, since it was started.
     """
 
     now_ns: int
@@ -144,6 +146,7 @@ class Overview:
     kill: KillSwitch | None = None
     supervised: bool = False
     pending: int = 0
+    alerts_failed: int = 0
 
     def engine(self, name: str) -> EngineView | None:
         """Return an engine; None if there is none of that name."""
@@ -229,7 +232,9 @@ class RegistryReader:
             EngineView(statuses.get(name) or _unseen(name), records.get(name), now)
             for name in sorted({*statuses, *records})
         )
-        return Overview(now, views, read_kill(self.path), _supervises(supervisor, now), pending)
+        supervised = _supervises(supervisor, now)
+        failed = _number(registry.fact(ALERTS_FACT))
+        return Overview(now, views, read_kill(self.path), supervised, pending, failed)
 
     def close(self) -> None:
         """End the connection."""
@@ -272,6 +277,10 @@ def _supervises(fact: tuple[int, str] | None, now: int) -> bool:
     except ValueError:
         return False
     return isinstance(said, dict) and bool(said.get("pid"))
+
+
+def _number(fact: tuple[int, str] | None) -> int:
+    return int(fact[1]) if fact is not None and fact[1].isdecimal() else 0
 
 
 def _below(value: float | None, reference: float | None) -> float | None:

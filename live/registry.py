@@ -30,6 +30,8 @@ ALL_ENGINES = "*"
 REGISTRY_FILE = "registry.db"
 SUPERVISOR_FACT = "supervisor"
 """Name of the fact that a running supervisor keeps fresh; its `pid` is 0 at the end."""
+ALERTS_FACT = "alerts_failed"
+"""Name of the fact that says how many alerts of the running supervisor did not arrive."""
 _VERSION = 1
 _SCHEMA = """
 CREATE TABLE statuses (engine TEXT PRIMARY KEY, published_ns INTEGER NOT NULL,

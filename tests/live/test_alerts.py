@@ -127,6 +127,21 @@ def test_a_channel_that_hangs_costs_alerts_and_nothing_else() -> None:
     sender.close(0.1)
 
 
+def test_a_channel_that_hangs_holds_up_no_other(phones: list[Phone]) -> None:
+    channel = Stuck()
+    sender = AlertSender((channel, *channels_from({ALERT_URLS: phones[0].url()})))
+    for number in range(3):
+        sender.tell(Alert("naked_position", f"E{number}", "x"))
+    deadline = time.monotonic() + 10.0
+    while len(phones[0].messages) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    channel.go.set()
+    sender.close()
+    # The first was tried until the end, the others once.
+    assert (sender.sent, sender.failed) == (3, 3)
+
+
 def test_what_repeats_is_told_once_with_its_number_and_all_together_have_a_limit() -> None:
     gate = AlertGate(AlertLimits(repeat_secs=10.0, most=3, within_secs=100.0))
     crash = Alert("crash", "A", "fell")

@@ -1,0 +1,176 @@
+"""What people are told by an engine that was started alone, and that it costs trading nothing."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from live.alerts import ALERT_URLS, Alert, AlertLimits, AlertSender, Severity
+from live.engine_process import ENGINE_OF_VARIABLE
+from live.engine_status import EngineCounters, EngineStatus, GuardLevel
+from live.fleet_observers import AlertsThatFail
+from live.kill_switch import set_kill
+from live.metrics import render
+from live.overview import Reading, RegistryReader
+from live.own_alerts import OwnAlerts, is_supervised, own_alerts, tell_failed_start
+from tests.live.engine_world import EngineMarket, EngineProcess
+from tests.live.fleet import make_fleet
+from tests.live.test_alerts import Phone
+from tests.live.test_engine import on, protected, signed
+
+
+class Pigeon:
+    """A channel that keeps what it was given, or fails."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails = fails
+        self.told: list[tuple[str, str]] = []
+
+    def send(self, title: str, body: str, severity: Severity) -> bool:
+        if self.fails:
+            raise RuntimeError("with a secret in it")
+        self.told.append((title.partition(": ")[2], body))
+        return True
+
+
+def until(what: Callable[[], Any], secs: float = 20.0) -> None:
+    deadline = time.monotonic() + secs
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def status(**fields: Any) -> EngineStatus:
+    return EngineStatus(engine="A", pid=1, state="trading", last_bar_ns=5, **fields)
+
+
+def test_what_an_engine_says_reaches_a_person_also_where_it_stands_still(tmp_path: Path) -> None:
+    pigeon = Pigeon()
+    alerts = OwnAlerts("A", tmp_path, AlertSender((pigeon,)), stale_secs=1.5)
+    alerts.start()
+    held = GuardLevel("halted", ("daily_loss",))
+    alerts.offer(status(guard=held, counters=EngineCounters(naked_alarms=1)))
+    until(lambda: len(pigeon.told) == 2)
+    set_kill(tmp_path, "anna", "the news")
+    # Nothing more is offered: its thread hangs.
+    until(lambda: len(pigeon.told) == 4)
+    alerts.close("a callback raised KeyError")
+    assert [kind for kind, _ in pigeon.told[:2]] == ["guard", "naked position"]
+    assert {kind for kind, _ in pigeon.told[2:4]} == {"kill switch", "stale data"}
+    assert pigeon.told[4:] == [("crash", "a callback raised KeyError")]
+
+
+def test_an_end_in_order_is_no_alert_and_what_came_last_is_told(tmp_path: Path) -> None:
+    pigeon = Pigeon()
+    alerts = OwnAlerts("A", tmp_path, AlertSender((pigeon,)), stale_secs=60.0)
+    alerts.start()
+    alerts.offer(status(counters=EngineCounters(naked_alarms=1)))
+    alerts.close()
+    assert [kind for kind, _ in pigeon.told] == ["naked position"]
+
+
+def test_channels_that_fail_are_counted(tmp_path: Path) -> None:
+    sender = AlertSender((Pigeon(fails=True),), AlertLimits(retry_secs=()))
+    alerts = OwnAlerts("A", tmp_path, sender, stale_secs=60.0)
+    alerts.start()
+    alerts.offer(status(counters=EngineCounters(naked_alarms=1)))
+    until(lambda: alerts.failed == 1)
+    alerts.close()
+
+
+def test_who_is_supervised_or_replays_a_recording_tells_nobody(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    alone = SimpleNamespace(name="A", state=tmp_path, speed=1.0, replay=None)
+    phone = Phone()
+    thread = threading.Thread(target=phone.serve_forever, args=(0.02,))
+    thread.start()
+    monkeypatch.setenv(ALERT_URLS, phone.url())
+    assert not is_supervised()
+    tell_failed_start(alone, ValueError("no"))  # type: ignore[arg-type]
+    told = [one["message"] for one in phone.messages]
+    tell_failed_start(SimpleNamespace(**{**vars(alone), "replay": ()}), ValueError())  # type: ignore[arg-type]
+    monkeypatch.setenv(ENGINE_OF_VARIABLE, "state:A")
+    tell_failed_start(alone, ValueError("no"))  # type: ignore[arg-type]
+    own_alerts(alone, 900.0).close("no")  # type: ignore[arg-type]
+    phone.shutdown()
+    thread.join()
+    phone.server_close()
+    assert told == ["it could not start: ValueError: no"]
+    assert [one["message"] for one in phone.messages] == told
+
+
+def test_alerts_of_a_supervisor_that_fail_are_a_metric(tmp_path: Path) -> None:
+    sender = AlertSender((Pigeon(fails=True),), AlertLimits(retry_secs=()))
+    make_fleet(tmp_path).close()
+    observer = AlertsThatFail(tmp_path / "registry.db", sender)
+    sender.tell(Alert("crash", "A", "it fell"))
+    until(lambda: sender.failed == 1)
+    observer.on_look({}, {})
+    with closing(RegistryReader(tmp_path)) as reader:
+        text = render(Reading.of(reader)).decode()
+    assert "levibot_supervisor_alerts_failed_total 1.0" in text
+    sender.close()
+
+
+@pytest.fixture
+def phone() -> Iterator[Phone]:
+    found = Phone()
+    thread = threading.Thread(target=found.serve_forever, args=(0.02,))
+    thread.start()
+    yield found
+    found.shutdown()
+    thread.join()
+    found.server_close()
+
+
+@pytest.mark.slow
+def test_an_engine_alone_tells_what_happens_to_it_and_goes_on_where_nobody_answers(
+    phone: Phone, tmp_path: Path
+) -> None:
+    market = EngineMarket.make(tmp_path / "market")
+    state = tmp_path / "state"
+    with socket.create_server(("127.0.0.1", 0)) as deaf, market.exchange() as exchange:
+        # Takes connections and never says a word.
+        urls = f"json://127.0.0.1:{deaf.getsockname()[1]}/ {phone.url()}"
+        alone = {ALERT_URLS: urls}
+        with EngineProcess(market, state, on(exchange), alone) as engine:
+            engine.until(protected, "positions with their stops")
+            assert phone.messages == []
+            orders = exchange.remote.accounts()["main"]["orders"]
+            name = next(key for key, one in orders.items() if one["algo"] and one["open"])
+            signed(exchange.url, "DELETE", "/fapi/v1/algoOrder", clientAlgoId=name)
+            engine.until(lambda one: one.counters.naked_alarms == 1, "the alarm")
+            until(lambda: _kinds(phone) == ["naked position"], 60.0)
+            set_kill(state, "anna", "drill")
+            until(lambda: {"kill switch", "guard"} <= set(_kinds(phone)), 60.0)
+            until(lambda: _said(engine).counters.alerts_failed >= 1, 60.0)
+            bars = _said(engine).counters.bars
+            engine.until(lambda one: one.counters.bars >= bars + 5, "bars while nobody answers")
+            assert engine.stop() == 0
+        assert "crash" not in _kinds(phone)
+        # Its books are those of the testnet's account.
+        with EngineProcess(market, state, on(exchange, "paper"), alone) as engine:
+            code, text = engine.wait()
+            assert code == 2, text
+        assert _kinds(phone)[-1] == "crash"
+        assert "it could not start: ConfigError" in phone.messages[-1]["message"]
+    assert "geheim" not in "".join(path.read_text() for path in state.rglob("*.jsonl"))
+
+
+def _kinds(phone: Phone) -> list[str]:
+    return [one["title"].rpartition(": ")[2] for one in phone.messages]
+
+
+def _said(engine: EngineProcess) -> EngineStatus:
+    found = engine.status()
+    assert found is not None
+    return found

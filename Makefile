@@ -18,7 +18,8 @@ SEED ?= 1
 ARGS ?=
 # Each pytest worker keeps to one core: two workers with two threads each would only wait.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 MPLBACKEND=Agg
-PYTEST := $(ONE_THREAD) $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(ONE_THREAD) $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile \
+    --durations 15 --durations-min 5
 CHECKS := format lint types imports locks rules
 
 .PHONY: help setup demo test test-all check $(CHECKS) fix bench soak notebooks run-notebooks lock clean

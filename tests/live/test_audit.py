@@ -124,6 +124,7 @@ def test_a_strategy_that_sees_the_next_prediction_is_found(
     assert found(profile, catalog) & {"side", "target_weight", "reason", "quantity"}
 
 
+@pytest.mark.slow
 def test_a_fold_that_orders_nothing_proves_nothing(profile: Profile, catalog: Path) -> None:
     timid = load_profile("synthetic", [*SMALL, "strategy.entry_threshold=0.99"])
     with pytest.raises(AuditFailedError, match="must decide an order"):

@@ -185,6 +185,7 @@ def test_kept_predictions_are_refused_after_the_target_changed(run: Path, market
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_train_then_evaluate_on_a_span_that_it_has_not_seen(market: Path) -> None:
     bundle = market.parent / "bundle"
     until = ("--until", "2024-03-01")

@@ -57,6 +57,7 @@ def walkforward(catalog: Path, out: Path, *more: str) -> Result:
     return CliRunner().invoke(app, arguments(catalog, out, *more))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_writes_the_same_predictions(
     catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

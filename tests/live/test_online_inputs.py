@@ -130,6 +130,7 @@ def test_every_input_has_values_where_it_is_tested(
         assert np.isfinite(tested[:, place]).any(), name
 
 
+@pytest.mark.slow
 def test_a_bundle_decides_bar_by_bar_what_it_decides_in_batch(
     catalog: Path, profile: Profile, bundle: Path, tmp_path: Path
 ) -> None:

@@ -164,6 +164,7 @@ def test_time_and_memory_are_what_was_measured(whole: Path) -> None:
         assert 0.0 < row["peak_memory_mb"] <= entry["peak_memory_mb"]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_says_the_same(catalog: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     command = [sys.executable, "-m", "live.cli", *arguments(catalog, out)]

@@ -49,6 +49,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> EngineMarket:
     return EngineMarket.make(tmp_path_factory.mktemp("ways"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_an_engine_that_was_cut_off_and_killed_equals_the_backtest(market: EngineMarket) -> None:
     span = (parse_time("2024-01-26"), parse_time("2024-01-26T11:00"))

@@ -139,6 +139,7 @@ def test_a_backtest_is_a_trial_of_its_own_and_a_repeated_one_is_not(
     assert (market / LEDGER_FILE).read_bytes() == beside
 
 
+@pytest.mark.slow
 def test_a_result_that_cannot_be_recorded_is_not_shown(
     run: Path,
     market: Path,

@@ -249,6 +249,7 @@ def test_a_torn_end_of_the_journal_is_cut_off(whole: Path, tmp_path: Path) -> No
     assert mend_journal(tmp_path / "nowhere") == 0
 
 
+@pytest.mark.slow
 def test_what_comes_after_the_test_start_changes_nothing(
     space: Path, whole: Path, ledger: Path, tmp_path: Path
 ) -> None:
@@ -345,6 +346,7 @@ def test_a_configuration_that_ruins_the_account_counts_as_a_trial(
     assert [one.sharpe for one in results[1:]] == [None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cause", [None, OSError("no room")])
 def test_a_fit_that_cannot_be_is_a_trial_and_a_full_disk_an_end(
     market: Path,

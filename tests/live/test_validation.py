@@ -180,6 +180,7 @@ def test_what_is_kept_is_not_made_again(
         assert again[name] == first[name]
 
 
+@pytest.mark.slow
 def test_without_a_run_it_makes_the_profiles_own(
     validated: Path, market: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

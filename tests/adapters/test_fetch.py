@@ -407,7 +407,9 @@ def test_an_interrupted_fetch_does_not_wait_for_its_downloads(published, catalog
     assert len(bars(catalog)) == 96
 
 
-def test_the_command_fetches_says_what_is_wrong_and_repeats(published, tmp_path):
+def test_the_command_fetches_says_what_is_wrong_and_repeats(published, tmp_path, monkeypatch):
+    # How long it waits before it tries again is another test's.
+    monkeypatch.setattr("adapters.http.HttpClient._wait", lambda *_: 0.01)
     folder = tmp_path / "fetched"
     command = ["data", "fetch", "--symbols", "BTCUSDT", "--interval", "15m", "--json"]
     command += ["--from", "2024-01", "--to", "2024-03", "--catalog", str(folder)]

@@ -156,7 +156,7 @@ def _move(parts: EngineParts, cash: float, there: float | None, paper: PaperStor
         paper.keep(replace(kept, book=replace(kept.book, ledger=ledger)))
     books, state = parts.recorder.ledger, parts.guard.guard.state
     change = cash - books.cash
-    books.cash = cash
+    books.transfer(change)
     for name in ("equity", "day_start_equity", "peak_equity"):
         value = getattr(state, name)
         if value is not None:

@@ -215,6 +215,8 @@ class EngineStatus:
         The newest; "" if there was none.
     model : ModelStatus
         What predicts.
+    transferred : float
+        USDT paid into its books since they began, less what was taken out: no gain and no loss.
     allotted_equity : float or None
         The share of the account's balance that this engine may trade with.
     version : str
@@ -250,6 +252,7 @@ class EngineStatus:
     last_error: str = ""
     model: ModelStatus = field(default_factory=ModelStatus)
     allotted_equity: float | None = None
+    transferred: float = 0.0
     version: str = ""
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,8 +7,11 @@ leaves open: each position at its stop, and a position without a stop at a state
 takes seconds; to count all engines at their stops at each would be to stop trading at each). Once a
 person has lifted the switch, losses of that day count anew.
 
+What is paid into an account or taken out of it is neither gain nor loss (`live.account_money`).
+
 Positions and groups. See `live.shared_book`: an engine asks through `GlobalGate` before an order
-that adds risk leaves. Where it cannot be asked, nothing is opened.
+that adds risk leaves. Where it cannot be asked, nothing is opened; nor is it for some seconds after
+the book was made anew, until every engine has said again what it holds.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from live.engine_status import EngineStatus, PositionStatus
 from live.kill_switch import read_kill, set_kill
 from live.processes import ProcessId
 from live.registry import EngineRecord, Registry
-from live.shared_book import DayStart, Place, SharedBook
+from live.shared_book import DayStart, Known, Place, SharedBook
 from live.state_folder import StateFolder
 from strategies.guard_orders import OrderIntent, Refused
 from strategies.risk_policy import RiskPolicy
@@ -39,6 +42,8 @@ UNPROTECTED_LOSS_FRAC = 0.10
 DEAD_NS = 60 * NS_PER_SECOND
 """An engine without a process that has been silent for longer is dead, nanoseconds."""
 _ASKED_SECS = 1.0
+_SETTLE_SECS = 5.0
+"""After a book was made anew: engines look once a second, and say then what they hold."""
 
 
 class FleetRisk(NamedTuple):
@@ -116,6 +121,7 @@ def measure(
     """
     equity: dict[str, float] = {}
     present: dict[str, DayStart] = {}
+    paid: dict[str, float] = {}
     dead = []
     for name, status in statuses.items():
         if status.equity is None or _replays(status, now_ns):
@@ -123,15 +129,15 @@ def measure(
         running = now_ns - status.heartbeat_ns <= DEAD_NS or alive(status)
         worst = status.equity if running else worst_equity(status)
         assert worst is not None
-        equity[name] = worst
-        present[name] = DayStart(status.equity, status.allotted_equity)
+        equity[name], paid[name] = worst, status.transferred
+        present[name] = DayStart(status.equity - status.transferred, status.allotted_equity)
         if not running and status.positions:
             dead.append(name)
     starts = book.day_starts(now_ns // NS_PER_DAY, present)
     known = [name for name in starts if name in equity]
     return FleetRisk(
         sum(equity[name] for name in known),
-        sum(starts[name].equity for name in known),
+        sum(starts[name].equity + paid[name] for name in known),
         tuple(dead),
     )
 
@@ -139,6 +145,35 @@ def measure(
 def _replays(status: EngineStatus, now_ns: int) -> bool:
     """Return whether bars are of another day; without any of its own an engine cannot trade."""
     return 0 < status.last_bar_ns < now_ns - NS_PER_DAY
+
+
+def known_from(folder: StateFolder, now_ns: int) -> Known:
+    """Return what the registry's last statuses say, for a book that is made anew.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read. Where there is none, nothing is known.
+    """
+    day = now_ns // NS_PER_DAY
+    if not folder.registry.is_file():
+        return Known((), day, {})
+    registry = Registry(folder.registry, create=False, busy_timeout_secs=0.5)
+    try:
+        statuses = registry.statuses()
+    finally:
+        registry.close()
+    places, starts = [], {}
+    for name, status in statuses.items():
+        if _replays(status, now_ns):
+            continue
+        for instrument, held in status.positions.items():
+            if held.quantity:
+                places.append(Place(name, instrument, held.quantity > 0.0, held.quantity < 0.0))
+        begun = status.day_start_equity
+        if begun is not None and status.heartbeat_ns // NS_PER_DAY == day:
+            starts[name] = DayStart(begun - status.transferred, status.allotted_equity)
+    return Known(tuple(places), day, starts)
 
 
 class GlobalRisk:
@@ -167,7 +202,7 @@ class GlobalRisk:
         self._max_daily_loss = max_daily_loss
         self._sink = sink
         self._clock = clock
-        self._book = SharedBook(folder.shared_book)
+        self._book = SharedBook(folder.shared_book, known=lambda: known_from(folder, clock()))
 
     def on_event(self, event: EngineEvent) -> None:
         """Take no note: what counts is how the engines are."""
@@ -225,8 +260,15 @@ class GlobalGate:
         self.last_failure = ""
         self._engine = engine
         self._folder = folder
-        self._book = SharedBook(folder.shared_book, busy_timeout_secs=0.5)
+        self._book = SharedBook(
+            folder.shared_book,
+            busy_timeout_secs=0.5,
+            known=lambda: known_from(folder, time.time_ns()),
+        )
+        self._renewed = self._book.renewed
+        self._settled_at = 0.0
         self._registry: Registry | None = None
+        self._registry_file = 0
         self._held: dict[str, tuple[bool, bool]] | None = None
         self._loss = _Loss()
 
@@ -237,7 +279,8 @@ class GlobalGate:
         """
         place = Place(self._engine, intent.instrument_id, intent.side > 0, intent.side < 0)
         try:
-            refused = self._lost_too_much(policy) or self._book.take(policy, place)
+            refused = self._unsettled() or self._lost_too_much(policy)
+            refused = refused or self._book.take(policy, place)
         except DataError as error:
             self._failed(error)
             refused = Refused("global_unknown", str(error))
@@ -251,9 +294,10 @@ class GlobalGate:
     def hold(self, occupied: Mapping[str, tuple[bool, bool]]) -> None:
         """Say what the engine holds and has under way. Never raises: it is said again."""
         present = dict(occupied)
-        if present == self._held:
-            return
         try:
+            self._unsettled()
+            if present == self._held:
+                return
             self._book.hold(self._engine, present)
         except DataError as error:
             self._failed(error)
@@ -266,12 +310,38 @@ class GlobalGate:
         if self._registry is not None:
             self._registry.close()
 
+    def _unsettled(self) -> Refused | None:
+        """Follow the book's file; refuse while not every engine can have said what it holds."""
+        self._book.refresh()
+        now = time.monotonic()
+        if self._book.renewed != self._renewed:
+            self._renewed, self._held = self._book.renewed, None
+            self._settled_at = now + _SETTLE_SECS
+        if now >= self._settled_at:
+            return None
+        return Refused(
+            "global_unknown",
+            f"the book of all engines {self._book.path} must stay where it is, was removed or "
+            f"replaced: it was made anew, and nothing is opened for {_SETTLE_SECS:g} s, until "
+            "every engine has said again what it holds",
+        )
+
+    def _statuses(self) -> dict[str, EngineStatus]:
+        """Return what the engines said last, of the registry that is there now."""
+        path = self._folder.registry
+        there = path.stat().st_ino if path.exists() else 0
+        if self._registry is not None and there != self._registry_file:
+            self._registry.close()
+            self._registry = None
+        if self._registry is None:
+            self._registry = Registry(path, busy_timeout_secs=0.5)
+            self._registry_file = path.stat().st_ino
+        return self._registry.statuses()
+
     def _lost_too_much(self, policy: RiskPolicy) -> Refused | None:
         now = time.monotonic()
         if now - self._loss.at > _ASKED_SECS:
-            if self._registry is None:
-                self._registry = Registry(self._folder.registry, busy_timeout_secs=0.5)
-            found = measure(self._registry.statuses(), self._book, time.time_ns())
+            found = measure(self._statuses(), self._book, time.time_ns())
             self._loss = _Loss(found.loss_frac, now)
         if self._loss.frac < policy.max_daily_loss:
             return None

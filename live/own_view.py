@@ -173,6 +173,7 @@ class OwnView:
             last_error=self.last_error or (recorder.errors[-1] if recorder.errors else ""),
             model=self._model,
             allotted_equity=parts.request.equity,
+            transferred=ledger.transferred,
             version=self._version,
         )
 

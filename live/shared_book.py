@@ -4,6 +4,10 @@ An engine takes an instrument's place before it sends an order that may open a p
 gives it back when nothing is held or under way. Taking is one transaction over the places of all
 engines, so two engines that decide at the same bar cannot both take the last one. The places of an
 engine that died stay taken: it may hold what it held, and what it had just sent.
+
+A file that somebody has removed or replaced while engines run would give each of them a book of its
+own. So whoever uses it looks whether its path still leads to what is open; if not, a new file is
+made with what the engines last said that they hold, and each of them says it anew (`renewed`).
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,10 +47,32 @@ class Place(NamedTuple):
 
 
 class DayStart(NamedTuple):
-    """What an engine's account was worth when a UTC day was first looked at, USDT."""
+    """What an engine's account was worth when a UTC day was first looked at, USDT.
+
+    `equity` is without what was paid into its books since they began (or with what was taken out of
+    them), so that neither is a gain or a loss; `allotted` is its part of the account then.
+    """
 
     equity: float
     allotted: float | None
+
+
+class Known(NamedTuple):
+    """What is known from elsewhere, for a book that is made anew.
+
+    Parameters
+    ----------
+    places : tuple of Place
+        What engines hold.
+    day : int
+        Days since 1970, UTC.
+    starts : dict of str to DayStart
+        What their accounts were worth when it began.
+    """
+
+    places: tuple[Place, ...]
+    day: int
+    starts: dict[str, DayStart]
 
 
 class SharedBook:
@@ -58,6 +84,13 @@ class SharedBook:
         Its file; made where there is none.
     busy_timeout_secs : float
         How long to wait for another engine.
+    known : callable, optional
+        Returns what a new file begins with; raises `DataError` where that cannot be had.
+
+    Attributes
+    ----------
+    renewed : int
+        How often the file was found to be another one than before.
 
     Raises
     ------
@@ -65,11 +98,32 @@ class SharedBook:
         If it cannot be opened, or is of another release.
     """
 
-    def __init__(self, path: str | Path, *, busy_timeout_secs: float = 1.0) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        busy_timeout_secs: float = 1.0,
+        known: Callable[[], Known] | None = None,
+    ) -> None:
         self.path = Path(path)
+        self.renewed = 0
+        self._busy_timeout_secs = busy_timeout_secs
+        self._known = known
         self._lock = threading.Lock()
+        self._identity = 0
         with self._errors("opened"):
-            self._connection = open_shared(self.path, _SCHEMA, _VERSION, busy_timeout_secs)
+            self._connection = self._open()
+
+    def refresh(self) -> None:
+        """Go over to the file that is there now, if it is another one; 3 µs where it is not.
+
+        Raises
+        ------
+        DataError
+            If it cannot be opened.
+        """
+        with self._lock, self._errors("opened"):
+            self._follow()
 
     def close(self) -> None:
         """End the connection; what was taken stays."""
@@ -94,7 +148,7 @@ class SharedBook:
             If it is not known what the others hold.
         """
         check_engine_name(place.engine)
-        with self._lock, self._errors("written"), transaction(self._connection):
+        with self._writing():
             held = self._places()
             refused = crowded(policy, place, held)
             if refused is None:
@@ -112,14 +166,14 @@ class SharedBook:
             By instrument, whether long and whether short.
         """
         check_engine_name(engine)
-        with self._lock, self._errors("written"), transaction(self._connection):
+        with self._writing():
             self._connection.execute("DELETE FROM places WHERE engine = ?", (engine,))
             for instrument, (long, short) in occupied.items():
                 self._put(Place(engine, instrument, long, short))
 
     def places(self) -> tuple[Place, ...]:
         """Return every place that is taken."""
-        with self._lock, self._errors("read"):
+        with self._reading():
             return self._places()
 
     # ---- days
@@ -127,8 +181,7 @@ class SharedBook:
     def day_starts(self, day: int, present: Mapping[str, DayStart]) -> dict[str, DayStart]:
         """Return what each engine's account was worth at the start of a day.
 
-        An engine that is seen for the first time on that day starts with what it has now; so does
-        one whose part of the account was changed, the change apart.
+        An engine that is seen for the first time on that day starts with what it has now.
 
         Parameters
         ----------
@@ -137,14 +190,9 @@ class SharedBook:
         present : mapping of str to DayStart
             What the engines have now.
         """
-        with self._lock, self._errors("written"), transaction(self._connection):
+        with self._writing():
             known = self._starts(day)
-            changed = dict(known)
-            for engine, now in present.items():
-                start = changed.setdefault(engine, now)
-                if now.allotted is not None and start.allotted is not None:
-                    moved = now.allotted - start.allotted
-                    changed[engine] = DayStart(start.equity + moved, now.allotted)
+            changed = {**present, **known}
             for engine, start in changed.items():
                 if known.get(engine) != start:
                     self._connection.execute(
@@ -156,24 +204,64 @@ class SharedBook:
 
     def begin_day_anew(self, day: int) -> None:
         """Let losses of a day count from now on: a person has seen them."""
-        with self._lock, self._errors("written"), transaction(self._connection):
+        with self._writing():
             self._connection.execute("DELETE FROM days WHERE day = ?", (day,))
             self._connection.execute("DELETE FROM stops WHERE day = ?", (day,))
 
     def stopped(self, day: int, why: str) -> None:
         """Note that the global stop was called for on a day."""
-        with self._lock, self._errors("written"), transaction(self._connection):
+        with self._writing():
             self._connection.execute(
                 "INSERT OR REPLACE INTO stops VALUES (?, ?, ?)", (day, time.time_ns(), why)
             )
 
     def stop_of(self, day: int) -> str | None:
         """Return why the global stop was called for on a day; None if it was not."""
-        with self._lock, self._errors("read"):
+        with self._reading():
             row = self._connection.execute("SELECT why FROM stops WHERE day = ?", (day,)).fetchone()
         return None if row is None else str(row[0])
 
     # ---- how
+
+    def _open(self) -> sqlite3.Connection:
+        fill = None if self._known is None else self._fill
+        found = open_shared(self.path, _SCHEMA, _VERSION, self._busy_timeout_secs, fill)
+        self._identity = self.path.stat().st_ino
+        return found
+
+    def _follow(self) -> None:
+        try:
+            if self.path.stat().st_ino == self._identity:
+                return
+        except FileNotFoundError:
+            pass
+        # First what may fail: without a book nothing is opened.
+        self._identity, before = 0, self._connection
+        self._connection = self._open()
+        self.renewed += 1
+        before.close()
+
+    def _fill(self, connection: sqlite3.Connection) -> None:
+        assert self._known is not None
+        found = self._known()
+        for place in found.places:
+            self._put(place, connection)
+        for engine, start in found.starts.items():
+            row = (found.day, engine, *start)
+            connection.execute("INSERT OR REPLACE INTO days VALUES (?, ?, ?, ?)", row)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._lock, self._errors("written"):
+            self._follow()
+            with transaction(self._connection):
+                yield
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._lock, self._errors("read"):
+            self._follow()
+            yield
 
     def _places(self) -> tuple[Place, ...]:
         rows = self._connection.execute(
@@ -181,8 +269,8 @@ class SharedBook:
         )
         return tuple(Place(one[0], one[1], bool(one[2]), bool(one[3])) for one in rows)
 
-    def _put(self, place: Place) -> None:
-        self._connection.execute(
+    def _put(self, place: Place, connection: sqlite3.Connection | None = None) -> None:
+        (connection or self._connection).execute(
             "INSERT INTO places VALUES (?, ?, ?, ?, ?) ON CONFLICT (engine, instrument) DO UPDATE "
             "SET long = long | excluded.long, short = short | excluded.short",
             (place.engine, place.instrument, place.long, place.short, time.time_ns()),

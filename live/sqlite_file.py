@@ -116,7 +116,11 @@ def _claimed(path: Path) -> IO[str]:
 
 
 def open_shared(
-    path: Path, schema: str, version: int, busy_timeout_secs: float
+    path: Path,
+    schema: str,
+    version: int,
+    busy_timeout_secs: float,
+    fill: Callable[[sqlite3.Connection], None] | None = None,
 ) -> sqlite3.Connection:
     """Open a database of many processes and make its tables where they are missing.
 
@@ -130,6 +134,8 @@ def open_shared(
         Of the schema.
     busy_timeout_secs : float
         How long to wait for another process.
+    fill : callable, optional
+        Writes into a database that is new, before anybody else sees it.
 
     Raises
     ------
@@ -151,6 +157,8 @@ def open_shared(
                 if _version(connection) == 0:
                     for statement in schema.split(";\n"):
                         connection.execute(statement)
+                    if fill is not None:
+                        fill(connection)
                     connection.execute(f"PRAGMA user_version = {version}")
         if _version(connection) != version:
             raise DataError(

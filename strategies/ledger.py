@@ -79,10 +79,16 @@ class Ledger:
     ----------
     starting_balance : float
         USDT.
+
+    Attributes
+    ----------
+    transferred : float
+        USDT paid in since the books began, less what was taken out; part of `cash`.
     """
 
     def __init__(self, starting_balance: float) -> None:
         self.cash = round(starting_balance, MONEY_DECIMALS)
+        self.transferred = 0.0
         self.positions: dict[str, OpenPosition] = {}
         self.marks: dict[str, float] = {}
         self.closed: list[PositionRow] = []
@@ -113,14 +119,19 @@ class Ledger:
     def snapshot(self) -> LedgerSnapshot:
         """Return cash, positions and marks; what has been closed is history."""
         positions = {name: PositionSnapshot(**asdict(one)) for name, one in self.positions.items()}
-        return LedgerSnapshot(self.cash, positions, dict(self.marks))
+        return LedgerSnapshot(self.cash, positions, dict(self.marks), self.transferred)
 
     def restore(self, snapshot: LedgerSnapshot) -> None:
         """Take over the account of an earlier process."""
-        self.cash = snapshot.cash
+        self.cash, self.transferred = snapshot.cash, snapshot.transferred
         held = snapshot.positions.items()
         self.positions = {name: OpenPosition(**asdict(one)) for name, one in held}
         self.marks = dict(snapshot.marks)
+
+    def transfer(self, amount: float) -> None:
+        """Book what was paid in (or taken out, below 0), USDT: no gain and no loss."""
+        self.cash = round(self.cash + amount, MONEY_DECIMALS)
+        self.transferred = round(self.transferred + amount, MONEY_DECIMALS)
 
     def apply_fill(self, fill: LedgerFill) -> float:
         """Book a fill and return its realised profit before the fee, USDT.
@@ -151,12 +162,36 @@ class Ledger:
             return 0.0
         price = self.marks[instrument_id]
         payment = funding_payment(position.quantity, price, rate)
-        position.funding = round(position.funding + payment, MONEY_DECIMALS)
-        self.cash = round(self.cash + payment, MONEY_DECIMALS)
-        row = FundingRow(ts_event, instrument_id, rate, price, position.quantity, payment)
-        self.settlements.append(row)
-        self._note(ts_event, instrument_id)
+        self.book_funding(
+            FundingRow(ts_event, instrument_id, rate, price, position.quantity, payment)
+        )
         return payment
+
+    def book_funding(self, row: FundingRow) -> None:
+        """Book a payment, to the position that was open at its time if that is still known."""
+        position = self.positions.get(row.instrument_id)
+        if position is not None and position.ts_opened <= row.ts_event:
+            position.funding = round(position.funding + row.payment, MONEY_DECIMALS)
+        else:
+            self._book_to_closed(row)
+        self.cash = round(self.cash + row.payment, MONEY_DECIMALS)
+        self.settlements.append(row)
+        self._note(row.ts_event, row.instrument_id)
+
+    def _book_to_closed(self, row: FundingRow) -> None:
+        for place in reversed(range(len(self.closed))):
+            one = self.closed[place]
+            held = one.ts_opened <= row.ts_event < one.ts_closed
+            if one.instrument_id == row.instrument_id and held:
+                funding = round(one.funding + row.payment, MONEY_DECIMALS)
+                self.closed[place] = one._replace(funding=funding)
+                return
+
+    def trim(self, before: int) -> None:
+        """Forget the history before a time."""
+        self.settlements = [one for one in self.settlements if one.ts_event >= before]
+        self.closed = [one for one in self.closed if one.ts_closed >= before]
+        self.history = [one for one in self.history if one.ts_event >= before]
 
     def _note(self, ts_event: int, instrument_id: str) -> None:
         position = self.positions.get(instrument_id)

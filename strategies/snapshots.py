@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -85,11 +85,20 @@ class PositionSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class LedgerSnapshot:
-    """Cash (USDT), open positions and latest marks by instrument."""
+    """Cash and what of it was paid in (USDT), open positions and latest marks by instrument."""
 
     cash: float
     positions: dict[str, PositionSnapshot]
     marks: dict[str, float]
+    transferred: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FundingSnapshot:
+    """What `PaidFunding` remembers: rows of `Move` and `Paid` by instrument."""
+
+    moves: dict[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    paid: dict[str, tuple[tuple[int, float, float, float], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +248,8 @@ class StrategySnapshot:
         Settlements that are not booked yet: instrument, rate, time.
     guard : GuardSnapshot or None
         None without a risk guard.
+    funding : FundingSnapshot
+        Settlements and trades of which there may still be news.
     """
 
     __pydantic_config__ = _CONFIG
@@ -255,6 +266,7 @@ class StrategySnapshot:
     portfolio: PortfolioSnapshot | None = None
     due: tuple[tuple[str, float, int], ...] = ()
     guard: GuardSnapshot | None = None
+    funding: FundingSnapshot = FundingSnapshot()
 
     def to_json(self) -> str:
         """Return the snapshot as one line of JSON."""

@@ -90,6 +90,7 @@ def test_a_changed_part_of_the_account_moves_books_and_what_the_guard_compares_w
         assert went_on.recorder.ledger.cash == 400.0
         state = went_on.guard.guard.state
         assert (state.equity, state.day_start_equity, state.peak_equity) == (400.0, 410.0, 420.0)
+        assert went_on.recorder.ledger.transferred == -4_500.0
         assert told.texts == ["equity: its part of the account is 500.00 USDT from now on"]
         follow_equity(went_on, Part(500.0), told)
         assert (went_on.recorder.ledger.cash, len(told.texts)) == (400.0, 1)

@@ -13,6 +13,7 @@ import pytest
 
 from catalog.errors import DataError
 from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR
+from live import global_risk
 from live.alerts import Alert
 from live.engine_status import EngineStatus, PositionStatus
 from live.global_risk import BY_GLOBAL_RISK, GlobalGate, GlobalRisk, measure, release_places
@@ -191,11 +192,59 @@ def test_a_dead_engine_counts_at_its_stops(book: SharedBook) -> None:
     assert measure(dead, book, NOW, alive=lambda one: True).equity == 1000.0
 
 
-def test_another_part_of_the_account_is_no_loss(book: SharedBook) -> None:
-    day = NOW // NS_PER_DAY
-    book.day_starts(day, {"A": DayStart(1000.0, 1000.0)})
-    found = book.day_starts(day, {"A": DayStart(480.0, 500.0)})
-    assert found == {"A": DayStart(500.0, 500.0)}
+def test_what_is_paid_in_or_taken_out_is_neither_loss_nor_gain(book: SharedBook) -> None:
+    measure({"A": engine("A", 1000.0), "B": engine("B", 1000.0)}, book, NOW)
+    taken = {"A": engine("A", 480.0, transferred=-500.0), "B": engine("B", 1000.0)}
+    found = measure(taken, book, NOW)
+    assert (found.start, found.equity) == (1500.0, 1480.0)
+    paid = {"A": engine("A", 480.0, transferred=-500.0), "B": engine("B", 9900.0, transferred=9e3)}
+    found = measure(paid, book, NOW)
+    assert found.loss_frac == pytest.approx(120.0 / 10_500.0)
+
+
+def test_a_book_that_is_removed_is_made_again_with_what_all_engines_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time_ns()
+    folder = StateFolder(tmp_path)
+    registry = Registry(folder.registry)
+    held = {"B.X": PositionStatus(-1.0, 100.0, 100.0, 110.0)}
+    told = {"last_bar_ns": now, "heartbeat_ns": now, "day_start_equity": 1000.0}
+    registry.publish(engine("A", 1000.0, **told))
+    registry.publish(engine("B", 985.0, positions=held, **told))
+    policy = RiskPolicy(max_positions=2, max_daily_loss=0.05)
+    one, two = GlobalGate(folder, "A"), GlobalGate(folder, "C")
+    one.hold({"A.X": (True, False)})
+    for part in ("", "-wal", "-shm"):
+        folder.shared_book.with_name(f"book.db{part}").unlink(missing_ok=True)
+    refused = two.admit(policy, intent("C.X"))
+    assert refused is not None
+    assert refused.why == "global_unknown"
+    assert "was removed or replaced" in refused.detail
+    # It says again what it has said before: the file does not know it.
+    one.hold({"A.X": (True, False)})
+    book = SharedBook(folder.shared_book)
+    assert book.places() == (Place("A", "A.X", True, False), Place("B", "B.X", False, True))
+    assert book.day_starts(now // NS_PER_DAY, {})["B"].equity == 1000.0
+    monkeypatch.setattr(global_risk.time, "monotonic", lambda: 1e12)
+    refused = two.admit(policy, intent("C.X"))
+    assert refused is not None
+    assert refused.why == "global_positions"
+    # Only the file itself, while others still use what lies beside it.
+    folder.shared_book.unlink()
+    one.hold({})
+    two.hold({"C.X": (True, False)})
+    assert {place.engine for place in SharedBook(folder.shared_book).places()} == {"B", "C"}
+    one.close()
+    assert {place.engine for place in SharedBook(folder.shared_book).places()} == {"B", "C"}
+    folder.shared_book.unlink()
+    folder.shared_book.mkdir()
+    refused = two.admit(policy, intent("C.X"))
+    assert refused is not None
+    assert refused.why == "global_unknown"
+    two.close()
+    book.close()
+    registry.close()
 
 
 def test_who_trades_on_recorded_data_is_left_out(book: SharedBook) -> None:

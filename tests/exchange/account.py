@@ -165,22 +165,34 @@ class Account:
             if row is not None:
                 self._pay(row)
 
-    def _pay(self, row: FundingRow) -> None:
-        self.ledger.mark(row.instrument_id, row.mark_price)
-        self.ledger.apply_funding(row.instrument_id, row.rate, row.ts_event)
-        ts_ms = row.ts_event // NS_PER_MS
+    def transfer(self, amount: float, ts: int) -> list[dict[str, Any]]:
+        """Pay in, or take out (below 0); return what the account is told."""
+        self.book.ledger.transfer(amount)
+        self.ledger.transfer(amount)
+        self._note_income("TRANSFER", amount, ts // NS_PER_MS)
+        why = "DEPOSIT" if amount > 0.0 else "WITHDRAW"
+        self._events.append(account_update(self, why, (), ts // NS_PER_MS))
+        return self._told()
+
+    def _note_income(self, kind: str, amount: float, ts_ms: int, symbol: str = "") -> None:
         self.income.append(
             {
-                "symbol": row.instrument_id,
-                "incomeType": "FUNDING_FEE",
-                "income": f"{row.payment:.8f}",
+                "symbol": symbol,
+                "incomeType": kind,
+                "income": f"{amount:.8f}",
                 "asset": "USDT",
-                "info": "FUNDING_FEE",
+                "info": kind,
                 "time": ts_ms,
                 "tranId": len(self.income) + 1,
                 "tradeId": "",
             }
         )
+
+    def _pay(self, row: FundingRow) -> None:
+        self.ledger.mark(row.instrument_id, row.mark_price)
+        self.ledger.apply_funding(row.instrument_id, row.rate, row.ts_event)
+        ts_ms = row.ts_event // NS_PER_MS
+        self._note_income("FUNDING_FEE", row.payment, ts_ms, row.instrument_id)
         self._events.append(account_update(self, "FUNDING_FEE", (), ts_ms))
 
     def _liquidate(self, ts: int) -> None:

@@ -39,6 +39,7 @@ class Control:
         app.router.add_post("/control/advance", self._advance)
         app.router.add_post("/control/pause", self._pause)
         app.router.add_post("/control/resume", self._resume)
+        app.router.add_post("/control/transfer", self._transfer)
         app.router.add_post("/control/fault", self._fault)
         app.router.add_delete("/control/fault", self._clear)
 
@@ -93,6 +94,18 @@ class Control:
     async def _resume(self, request: web.Request) -> web.Response:
         self._server.running.set()
         return web.json_response(self._server.state())
+
+    async def _transfer(self, request: web.Request) -> web.Response:
+        try:
+            asked = await request.json()
+            name, amount = str(asked.get("account", "main")), float(asked["amount"])
+            owners = self._server.exchange.accounts.values()
+            account = next(one for one in owners if one.keys.name == name)
+        except (StopIteration, KeyError, TypeError, ValueError, AttributeError) as error:
+            return web.json_response({"error": repr(error)}, status=400)
+        step = self._server.exchange.transfer(account, amount)
+        await self._server.streams.send(step.messages)
+        return web.json_response({"cash": account.ledger.cash})
 
     async def _fault(self, request: web.Request) -> web.Response:
         try:

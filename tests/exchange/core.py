@@ -404,6 +404,14 @@ class Exchange:
                 flight.done.set_result(order)
         return told
 
+    def transfer(self, account: Account, amount: float) -> Step:
+        """Let the account's owner pay in, or take out (below 0)."""
+        told = self._user(account, account.transfer(amount, self.clock))
+        step = self._made("events", told)
+        command = {"do": "transfer", "key": account.keys.key, "amount": amount}
+        self._log.command(step.number - 1, command)
+        return self._finished(step)
+
     def listen(self, account: Account, key: str) -> None:
         """Give an account a listen key; an empty one takes it away."""
         self._listen(account.keys.key, key)
@@ -482,6 +490,8 @@ class Exchange:
             self._amend(self.accounts[line["key"]], line["name"], (quantity, price))
         elif what == "listen":
             self._listen(line["key"], line["listen"])
+        elif what == "transfer":
+            self.transfer(self.accounts[line["key"]], line["amount"])
         elif what == "price":
             self.meet_price()
 

@@ -93,7 +93,7 @@ def algo_update(order: Order, listing: Listing, status: str, ts_ms: int) -> dict
 def account_update(
     account: Account, why: str, symbols: Iterable[str], ts_ms: int
 ) -> dict[str, Any]:
-    """Return ``ACCOUNT_UPDATE``: `why` is ``ORDER`` or ``FUNDING_FEE``."""
+    """Return ``ACCOUNT_UPDATE``: `why` is ``ORDER``, ``FUNDING_FEE``, ``DEPOSIT``, ``WITHDRAW``."""
     cash = f"{account.ledger.cash:.8f}"
     return {
         "e": "ACCOUNT_UPDATE",

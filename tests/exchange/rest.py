@@ -345,7 +345,7 @@ class Rest:
         return rows[:limit] if ahead else rows[-limit:]
 
     async def income(self, account: Account, params: Params) -> list[dict[str, Any]]:
-        """Return settlements of funding."""
+        """Return settlements of funding, and what was paid in and taken out."""
         rows = [
             one
             for one in account.income

@@ -154,10 +154,7 @@ class Delivery:
             price = known.get(one.instrument_id)
             if price is not None:
                 close.marks.append(MarkPriceUpdate(identity, price, one.ts, one.ts))
-            rate = Decimal(repr(one.rate))
-            close.funding.append(
-                FundingRateUpdate(identity, rate, one.ts, one.ts, next_funding_ns=one.ts)
-            )
+            close.funding.append(_funding(one))
         return close
 
     def show(self, close: Close) -> bool:
@@ -204,6 +201,19 @@ class Delivery:
         if fresh and close.bars.missing:
             to.actor.close_timestamp(close.ts)
 
+    def correct(self, settled: Sequence[Settlement]) -> None:
+        """Tell the strategy the true rates of settlements that were handed on with others.
+
+        What a paper exchange has paid stays paid, and the predictor goes on from what it was told.
+        """
+        self._correct([_funding(one) for one in settled])
+
+    def _correct(self, settled: Sequence[FundingRateUpdate]) -> None:
+        if self._to.books_funding and self._exchange is None:
+            for one in settled:
+                if self._trades(one.instrument_id):
+                    self._to.strategy.on_funding_rate(one)
+
     def _hand_on_settlements(self, close: Close, told: bool) -> None:
         to = self._to
         predictor = to.actor.predictor
@@ -216,6 +226,9 @@ class Delivery:
                 to.strategy.on_mark_price(mark)
             for one in self._traded(close.funding):
                 to.strategy.on_funding_rate(one)
+        elif not told and to.known_until:
+            # An earlier process may have booked one at the rate that was only expected.
+            self._correct(close.funding)
 
     def _traded(self, records: Sequence[Any]) -> Iterator[Any]:
         """Yield marks or settlements that concern strategy and paper exchange."""
@@ -231,6 +244,11 @@ def raw_bar(bar: Any, *, streamed: bool, seen: int | None = None) -> RawBar:
     """Return an engine's bar as the gate takes it; `seen` as there."""
     name = str(bar.bar_type.instrument_id)
     return RawBar(name, bar.ts_event, tuple(_ohlcv(bar)), bar, streamed, seen)
+
+
+def _funding(one: Settlement) -> FundingRateUpdate:
+    identity, rate = InstrumentId.from_str(one.instrument_id), Decimal(repr(one.rate))
+    return FundingRateUpdate(identity, rate, one.ts, one.ts, next_funding_ns=one.ts)
 
 
 def _stamped(raw: RawBar, ts: int) -> Bar:

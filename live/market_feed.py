@@ -298,6 +298,7 @@ class MarketFeed(DataActor):
             name = str(rates[0].instrument_id)
             pairs = [(rate.ts_event, float(rate.rate)) for rate in rates]
             answer = Answer(name, settlements.answered(name, pairs), self._now())
+            self._delivery.correct(settlements.corrected())
         gap = self._asks_funding.answered(answer, self.clock.timestamp_ns())
         if gap is not None:
             settlements.lacks(gap, self._now())

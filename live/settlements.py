@@ -3,8 +3,9 @@
 An exchange streams the rate that the next settlement is expected to have, every second or so, and
 says afterwards, in its history, what was paid. A backtest knows the latter alone. So a streamed
 rate is only a fallback here: when its settlement is due, the history is asked, and bars that close
-at or after it wait, until the history has answered or the patience is over. Recorded data stream
-settlements themselves; those count at once.
+at or after it wait, until the history has answered or the patience is over. Then the expected rate
+counts, and the history is asked on: what was paid by another rate is corrected. Recorded data
+stream settlements themselves; those count at once.
 
 Exchanges stamp a settlement some milliseconds late; here it is put on its hour, as on import.
 Times are UTC nanoseconds of the data.
@@ -82,6 +83,8 @@ class Settlements:
         self._blocking: dict[str, int] = {}
         self._searched: dict[str, int] = {}
         self._ready: list[Settlement] = []
+        self._guessed: dict[str, dict[int, float]] = {}
+        self._corrected: list[Settlement] = []
 
     def last(self, instrument_id: str) -> int:
         """Return when the last known settlement was, UTC nanoseconds; 0 if none is known."""
@@ -122,7 +125,18 @@ class Settlements:
 
     def answered(self, instrument_id: str, settled: Sequence[tuple[int, float]]) -> int:
         """Take settlements that a history told of; return how many were new."""
-        return sum(self._settle(instrument_id, _hour(ts), rate) for ts, rate in sorted(settled))
+        new = sum(self._settle(instrument_id, _hour(ts), rate) for ts, rate in sorted(settled))
+        guessed = self._guessed.get(instrument_id, {})
+        newest = max((ts for ts, _ in settled), default=0)
+        for ts in [one for one in guessed if one < newest]:
+            # The history goes on after it and does not have it.
+            del guessed[ts]
+        return new
+
+    def corrected(self) -> list[Settlement]:
+        """Return, once, the settlements whose expected rate had to do and was another."""
+        found, self._corrected = self._corrected, []
+        return found
 
     def lacks(self, gap: Gap, now: int) -> None:
         """Take note that the history has nothing more in a span.
@@ -147,17 +161,20 @@ class Settlements:
         hour = now // NS_PER_HOUR * NS_PER_HOUR
         found = []
         for name in self._last:
-            if name in self._unasked or name in self._due:
+            guessed = min(self._guessed.get(name, ()), default=0)
+            if name in self._unasked or name in self._due or guessed:
                 since = max(self._last[name], self._since)
                 if name not in self._due:
                     since = max(since, self._searched.get(name, 0))
+                since = min(since, guessed or since)
                 found.append(Gap(name, since // NS_PER_HOUR * NS_PER_HOUR, hour))
         return found
 
     def holds_back(self, ts: int, now: int) -> bool:
         """Return whether the bars of a close, which are all there, have to wait for a settlement.
 
-        One for which bars have waited as long as the patience is settled at the expected rate.
+        One for which bars have waited as long as the patience is settled at the expected rate,
+        for now.
         """
         # A bar that has closed proves its time, though our clock may be a little late.
         self._look(max(now, ts))
@@ -167,6 +184,7 @@ class Settlements:
                 if now - since >= self._patience or not self._has_history:
                     self.counts.estimated += 1
                     self._settle(name, expected.due, expected.rate)
+                    self._guessed.setdefault(name, {})[expected.due] = expected.rate
         return self.is_waiting(ts)
 
     def is_waiting(self, ts: int) -> bool:
@@ -192,7 +210,17 @@ class Settlements:
             self._due[name] = expected
 
     def _settle(self, name: str, ts: int, rate: float) -> bool:
-        if ts <= self._last[name] or not math.isfinite(rate):
+        if not math.isfinite(rate):
+            return False
+        guess = self._guessed.get(name, {}).pop(ts, None)
+        if guess is not None:
+            handed = Settlement(name, ts, guess)
+            if handed in self._ready:
+                self._ready[self._ready.index(handed)] = Settlement(name, ts, rate)
+            elif rate != guess:
+                self._corrected.append(Settlement(name, ts, rate))
+            return True
+        if ts <= self._last[name]:
             return False
         self._last[name] = ts
         due = self._due.get(name)

@@ -337,13 +337,11 @@ class FusionStrategy(Strategy):
 
     def _pay(self, until: int) -> None:
         """Book the settlements stamped `until` or earlier."""
-        ledger = self.recorder.ledger
         while self._due and self._due[0][2] <= until:
-            name, rate, ts = self._due.pop(0)
-            position = ledger.positions.get(name)
-            # An exchange may tell of a settlement late: what was opened after it pays nothing.
-            if position is not None and position.ts_opened <= ts:
-                ledger.apply_funding(name, rate, ts)
+            self._settle(*self._due.pop(0))
+
+    def _settle(self, name: str, rate: float, ts: int) -> None:
+        self.recorder.ledger.apply_funding(name, rate, ts)
 
     @guarded
     def on_held_back(self, event: Any) -> None:

@@ -8,7 +8,7 @@ identifier is kept, so two runs over the same data give equal frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -294,6 +294,20 @@ class RunRecorder:
         flat = order.reduce_only and self.ledger.quantity(row.instrument_id) == 0.0
         complete = flat or order.filled_quantity >= order.quantity
         order.status = "FILLED" if complete else "PARTIALLY_FILLED"
+
+    def trim(self, before: int, wanted: Collection[str]) -> list[str]:
+        """Forget what ended before a time, but for the orders that are wanted; return orders."""
+        gone = [
+            name
+            for name, row in self.orders.items()
+            if row.status in FINAL_STATUSES and row.ts_init < before and name not in wanted
+        ]
+        for name in gone:
+            del self.orders[name]
+            self.references.pop(name, None)
+        self.fills = [one for one in self.fills if one.ts_event >= before]
+        self.ledger.trim(before)
+        return gone
 
     def error(self, text: str) -> None:
         """Note the text of an exception in a callback, which the engine would swallow."""

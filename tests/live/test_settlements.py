@@ -86,9 +86,45 @@ def test_after_the_patience_what_was_expected_counts() -> None:
     assert not found.holds_back(at(8), at(9) + 5 * SECOND)
     assert found.up_to(at(8)) == [Settlement(BTC, at(8), 3e-4)]
     assert found.counts.estimated == 1
-    # What the history says afterwards comes too late.
-    assert found.answered(BTC, [(at(8), 5e-4)]) == 0
-    assert found.up_to(at(8)) == []
+    # The history is asked on, and what it says is told once.
+    assert found.gaps(at(9)) == [Gap(BTC, at(8), at(9))]
+    assert found.answered(BTC, [(at(0), 2e-4)]) == 0
+    assert found.answered(BTC, [(at(0), 2e-4), (at(8), 5e-4)]) == 1
+    assert found.corrected() == [Settlement(BTC, at(8), 5e-4)]
+    assert found.corrected() == found.up_to(at(8)) == found.gaps(at(9)) == []
+
+
+def test_an_expected_rate_that_nobody_was_told_is_replaced() -> None:
+    found = known()
+    found.up_to(at(0))
+    for name in (BTC, ETH):
+        found.take(name, 3e-4, at(7), at(8))
+    assert found.holds_back(at(8), at(8))
+    found.answered(ETH, [(at(8), 4e-4)])
+    assert not found.holds_back(at(8), at(8) + 5 * SECOND)
+    assert found.answered(BTC, [(at(8), 5e-4)]) == 1
+    assert found.corrected() == []
+    assert found.up_to(at(8)) == [Settlement(BTC, at(8), 5e-4), Settlement(ETH, at(8), 4e-4)]
+
+
+def test_a_settlement_that_the_history_leaves_out_is_not_asked_for_for_ever() -> None:
+    found = known()
+    found.take(BTC, 3e-4, at(7), at(8))
+    assert found.holds_back(at(8), at(8))
+    assert not found.holds_back(at(8), at(8) + 5 * SECOND)
+    found.answered(BTC, [(at(0), 2e-4), (at(16), 5e-4)])
+    assert found.gaps(at(17)) == []
+
+
+def test_what_was_expected_rightly_is_no_news() -> None:
+    found = known()
+    found.up_to(at(0))
+    found.take(BTC, 3e-4, at(7), at(8))
+    assert found.holds_back(at(8), at(8))
+    assert not found.holds_back(at(8), at(8) + 5 * SECOND)
+    found.up_to(at(8))
+    assert found.answered(BTC, [(at(8), 3e-4)]) == 1
+    assert found.corrected() == found.gaps(at(9)) == []
 
 
 def test_recorded_data_stream_settlements_themselves() -> None:

@@ -32,6 +32,7 @@ from strategies.market_data import price_number
 from strategies.order_ids import order_id
 from strategies.order_reports import OrderReport, TradeReport
 from strategies.outbox import Journal, Outbox
+from strategies.paid_funding import PaidFunding
 from strategies.policy_config import FusionPolicy
 from strategies.recorder import (
     EXIT_TYPES,
@@ -133,6 +134,7 @@ class KeptStrategy(FusionStrategy):
         self._trades: dict[str, list[str]] = {}
         self._trade = ""
         self._funded: dict[str, int] = {}
+        self._paid = PaidFunding(recorder.ledger)
         self._told = recorder.decision_count
         self._restored_ts = 0
         self._trimmed_at = 0
@@ -150,13 +152,14 @@ class KeptStrategy(FusionStrategy):
     on_order_expired: Any = _of_ours(FusionStrategy.on_order_expired)
 
     def on_funding_rate(self, funding_rate: Any) -> None:
-        """Take note of a settlement, once."""
+        """Take note of a settlement, once; of one that is known, another rate."""
         name, ts = str(funding_rate.instrument_id), funding_rate.ts_event
-        if ts <= self._funded.get(name, -1):
-            return
         with self.outbox:
-            self._funded[name] = ts
-            super().on_funding_rate(funding_rate)
+            if ts > max(self._funded.get(name, -1), self._restored_ts):
+                self._funded[name] = ts
+                super().on_funding_rate(funding_rate)
+            elif self._paid.correct(name, float(funding_rate.rate), ts):
+                self.outbox.touched = True
 
     def on_order_filled(self, event: Any) -> None:
         """Book a fill of ours, once."""
@@ -198,6 +201,7 @@ class KeptStrategy(FusionStrategy):
             portfolio=None if portfolio is None else portfolio.snapshot(),
             due=tuple(self._due),
             guard=None if self.guard is None else self.guard.snapshot(),
+            funding=self._paid.snapshot(),
         )
 
     def restore(self, snapshot: StrategySnapshot) -> None:
@@ -213,6 +217,7 @@ class KeptStrategy(FusionStrategy):
         self._seen = 0
         self._due = list(snapshot.due)
         self.recorder.ledger.restore(snapshot.ledger)
+        self._paid.restore(snapshot.funding)
         for one in snapshot.orders:
             self._trades[one.client_order_id] = list(one.trades)
             self.recorder.order(OrderRow(**dict(zip(_ORDER_FIELDS, _ROW(one), strict=True))))
@@ -408,6 +413,7 @@ class KeptStrategy(FusionStrategy):
         ledger, name = self.recorder.ledger, row.instrument_id
         before, ended = ledger.quantity(name), row.status in FINAL_STATUSES and row.status
         super()._book(row, fill)
+        self._paid.moved(fill)
         if ended:
             # A trade that was told after the order's end does not bring it back.
             row.status = ended
@@ -469,20 +475,14 @@ class KeptStrategy(FusionStrategy):
                 f"any more: close them with the old profile first"
             )
 
+    def _settle(self, name: str, rate: float, ts: int) -> None:
+        self._paid.settle(name, rate, ts)
+
     def _trim(self, before: int) -> None:
         """Drop from memory what ended before a time; the journal has it."""
-        recorder, ledger = self.recorder, self.recorder.ledger
         wanted = self.protection.wanted() | self.limits.wanted()
-        for row in list(recorder.orders.values()):
-            old = row.status in FINAL_STATUSES and row.ts_init < before
-            if old and row.client_order_id not in wanted:
-                del recorder.orders[row.client_order_id]
-                self._trades.pop(row.client_order_id, None)
-                recorder.references.pop(row.client_order_id, None)
-        recorder.fills = [one for one in recorder.fills if one.ts_event >= before]
-        ledger.settlements = [one for one in ledger.settlements if one.ts_event >= before]
-        ledger.closed = [one for one in ledger.closed if one.ts_closed >= before]
-        ledger.history = [one for one in ledger.history if one.ts_event >= before]
+        for name in self.recorder.trim(before, wanted):
+            self._trades.pop(name, None)
 
 
 def _event(report: OrderReport) -> Any:

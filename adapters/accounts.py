@@ -2,7 +2,8 @@
 
 The engine reconciles by itself while it runs. Before it runs, somebody must know what became of
 orders that an earlier process journalled, and afterwards somebody must be able to check: that is
-an `AccountReader`, which only ever asks. `BinanceAccount` is one for Binance USDT-M.
+an `AccountReader`, which only ever asks. `BinanceAccount` is one for Binance USDT-M; it also takes
+back an order of ours that the engine's client has given up and that is there all the same.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ from urllib.parse import urlencode
 import requests
 
 from adapters.connections import Connection
-from adapters.errors import AdapterError, NotFoundError, RetryableError
+from adapters.errors import (
+    AdapterError,
+    NotFoundError,
+    RetryableError,
+    TooManyRequestsError,
+)
 from adapters.http_status import refusal
 from catalog.errors import ConfigError
 from catalog.instruments import symbol_of
@@ -236,6 +242,24 @@ class BinanceAccount:
         own = [_fill(one) for one in rows if str(one["orderId"]) == order.venue_order_id]
         return tuple(sorted(own, key=lambda fill: (fill.ts_ns, fill.trade_id)))
 
+    def cancel(self, order: AccountOrder) -> None:
+        """Take back an order of ours that the engine's own client knows nothing of any more.
+
+        Raises
+        ------
+        AdapterError
+            If the exchange cannot be asked: then the order may still be there.
+        """
+        name = _PREFIX + order.client_order_id
+        try:
+            if order.type in _ALGO_TYPES:
+                self._ask("/fapi/v1/algoOrder", {"clientAlgoId": name}, True, "DELETE")
+            else:
+                query = {"symbol": symbol_of(order.instrument_id), "origClientOrderId": name}
+                self._ask("/fapi/v1/order", query, True, "DELETE")
+        except NotFoundError:
+            return
+
     def _get(
         self, path: str, query: Mapping[str, Any] | None = None, *, signed: bool = True
     ) -> Any:
@@ -247,18 +271,22 @@ class BinanceAccount:
                 waits = error.retry_after_secs or wait
                 # Who asks on while it is told to wait is shut out for longer and longer.
                 if attempt == self._attempts or waits > _LONGEST_WAIT_SECS:
-                    raise AdapterError(
+                    text = (
                         f"the exchange at {self._url} must answer {path}, did not in {attempt} "
                         f"attempts: {error}"
-                    ) from error
+                    )
+                    if error.too_many:
+                        raise TooManyRequestsError(text, error.retry_after_secs) from error
+                    raise AdapterError(text) from error
                 time.sleep(waits)
                 wait *= 2.0
         raise AssertionError("every attempt returns or raises")
 
-    def _ask(self, path: str, query: Mapping[str, Any], signed: bool) -> Any:
+    def _ask(self, path: str, query: Mapping[str, Any], signed: bool, method: str = "GET") -> Any:
         text = self._signed(query) if signed else urlencode(query)
+        url = f"{self._url}{path}?{text}"
         try:
-            response = self._session.get(f"{self._url}{path}?{text}", timeout=self._timeout_secs)
+            response = self._session.request(method, url, timeout=self._timeout_secs)
         except requests.RequestException as error:
             # Its text has the whole address, signature included.
             raise RetryableError(f"{path}: {type(error).__name__}") from None
@@ -321,6 +349,7 @@ _STATUSES = {
     "REJECTED": "REJECTED",
 }
 _TYPES = {"TAKE_PROFIT_MARKET": "MARKET_IF_TOUCHED"}
+_ALGO_TYPES = frozenset({"STOP_MARKET", "MARKET_IF_TOUCHED"})
 
 
 def _order(row: dict[str, Any]) -> AccountOrder:

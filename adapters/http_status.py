@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import requests
 
-from adapters.errors import AdapterError, RefusedError, RetryableError
+from adapters.errors import AdapterError, RefusedError, RetryableError, TooManyRequestsError
 
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
-_BANNED = 418
+_TOO_MANY, _BANNED = 429, 418
 
 
 def refusal(response: requests.Response, text: str) -> AdapterError:
@@ -23,10 +23,11 @@ def refusal(response: requests.Response, text: str) -> AdapterError:
     Returns
     -------
     AdapterError
-        `RetryableError` where it may pass; a plain one for an address that is banned, which must
-        not be asked again at once, or the ban is prolonged; else `RefusedError`.
+        `RetryableError` where it may pass; `TooManyRequestsError` for an address that is banned,
+        which must not be asked again at once, or the ban is prolonged; else `RefusedError`.
     """
-    if response.status_code in _PASSING:
-        waits = response.headers.get("Retry-After", "")
-        return RetryableError(text, float(waits) if waits.isdecimal() else None)
-    return (AdapterError if response.status_code == _BANNED else RefusedError)(text)
+    status, waits = response.status_code, response.headers.get("Retry-After", "")
+    secs = float(waits) if waits.isdecimal() else None
+    if status in _PASSING:
+        return RetryableError(text, secs, too_many=status == _TOO_MANY)
+    return TooManyRequestsError(text, secs) if status == _BANNED else RefusedError(text)

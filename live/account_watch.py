@@ -2,7 +2,8 @@
 
 A thread asks, so that a slow exchange delays no decision; what it was told is judged on the node's
 thread. A difference counts once two answers in a row show it and our books have not moved between:
-what is on its way is no difference.
+what is on its way is no difference. Orders that nobody has answered (`live.silent_orders`) are
+asked for at once.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.accounts import AccountReader, AccountState
-from catalog.errors import LeviBotError
+from adapters.accounts import AccountOrder, AccountReader, AccountState
+from adapters.errors import TooManyRequestsError
 from live.engine_parts import EngineParts
 from live.reconcile import Discrepancy
+from live.silent_orders import SilentOrders
 from live.start_books import (
     differences,
     follow,
     read_foreign,
     report_of,
+    strays,
+    uncovered,
     under_way,
     write_foreign,
 )
@@ -29,25 +33,46 @@ from strategies.order_reports import OrderReport
 
 PERIOD_SECS = 15.0
 AFTER_FILL_SECS = 1.0
+TELL_SECS = 30.0
+"""How often it is told that an account still does not answer."""
+_OURS = ("position", "lost_order")
 LEAST_PAUSE_SECS, MOST_PAUSE_SECS = 2.0, 120.0
-"""The first and the longest pause after answers that did not come, seconds; it doubles."""
+"""The pause after an answer that did not come, seconds. While we are told that we ask too often it
+doubles, up to the longest."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What the account is asked.
+
+    `orders` are those that we take for open, by name: their instruments. Of `doubtful` ones it is
+    asked what became of them, whether they are open there or not. `strays` are taken back first.
+    `moved` says how far our books are.
+    """
+
+    orders: dict[str, str] = field(default_factory=dict)
+    doubtful: frozenset[str] = frozenset()
+    strays: tuple[AccountOrder, ...] = ()
+    moved: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the account said, and how far our books were when it was asked."""
+    """What the account said to a question."""
 
+    question: _Question
     state: AccountState
     reports: dict[str, OrderReport | None]
-    moved: tuple[int, int]
 
 
 @dataclass(slots=True)
-class _Question:
-    """Orders that we take for open, by name: their instruments; and how far our books are."""
+class _Seen:
+    """What the newest answer has shown, and what counts because two in a row have."""
 
-    orders: dict[str, str] = field(default_factory=dict)
-    moved: tuple[int, int] = (0, 0)
+    found: tuple[Discrepancy, ...] = ()
+    strays: tuple[AccountOrder, ...] = ()
+    short: frozenset[str] = frozenset()
+    uncovered: frozenset[str] = frozenset()
 
 
 class AccountWatch:
@@ -63,36 +88,54 @@ class AccountWatch:
         The time at which our books change, UTC nanoseconds.
     teller : Teller
         Told differences and failures.
+    cancel : callable, optional
+        Takes an order back at the exchange, from the thread; None leaves strays alone.
     """
 
     def __init__(
-        self, parts: EngineParts, account: AccountReader, now: Callable[[], int], teller: Any
+        self,
+        parts: EngineParts,
+        account: AccountReader,
+        now: Callable[[], int],
+        teller: Any,
+        cancel: Callable[[AccountOrder], None] | None = None,
     ) -> None:
         self._parts = parts
         self._account = account
         self._now = now
         self._teller = teller
+        self._cancel = cancel
+        self._silent = SilentOrders(parts, now, teller)
         self._foreign = read_foreign(parts)
         self._question = _Question()
         self._answer: _Answer | None = None
         self._wake = threading.Event()
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="account", daemon=True)
-        self._before: tuple[Discrepancy, ...] = ()
+        self._seen = _Seen()
+        self._gone: tuple[AccountOrder, ...] = ()
+        self._unsure = False
+        self._busy = False
         self._fills = 0
         self._ask_at = time.monotonic() + AFTER_FILL_SECS
         self._asked_at = 0.0
         # From now on what was only inferred is asked for here, and not booked as it is.
         parts.strategy.inferred = set()
-        self._pause = 0.0
+        self._pause = self._tell_at = 0.0
         self.asked = 0
         self.failures = 0
+        self.each_answer: list[Callable[[AccountState, bool], None]] = []
+        """Told each answer on the node's thread, and whether our books stood still meanwhile."""
         self.found: list[str] = []
         """Differences that counted, in words."""
 
     def foreign(self) -> dict[str, float]:
         """Return what is somebody else's, signed base units by instrument."""
         return self._foreign
+
+    def uncovered(self) -> frozenset[str]:
+        """Return the instruments whose stops are too small by the exchange's own word."""
+        return self._seen.uncovered
 
     def start(self) -> None:
         """Begin to ask."""
@@ -110,51 +153,66 @@ class AccountWatch:
         """Judge the newest answer, and ask again when it is time."""
         answer, self._answer = self._answer, None
         if answer is not None:
-            self._book_inferred(answer)
-        if answer is not None and answer.moved == self._moved():
-            self._judge(answer)
+            self._silent.settle(answer.reports, answer.question.doubtful)
+            settled = answer.question.moved == self._moved()
+            for call in self.each_answer:
+                call(answer.state, settled)
+            if settled:
+                self._judge(answer)
         clock = time.monotonic()
+        doubtful = self._silent.look(clock)
+        soon = max(AFTER_FILL_SECS, self._pause)
         fills = len(self._parts.recorder.fills)
         if fills != self._fills:
             self._fills = fills
-            self._ask_at = min(self._ask_at, clock + max(AFTER_FILL_SECS, self._pause))
-        inferred = self._parts.strategy.inferred or ()
-        if inferred:
-            self._ask_at = min(self._ask_at, self._asked_at + max(AFTER_FILL_SECS, self._pause))
-        if clock >= self._ask_at:
+            self._ask_at = min(self._ask_at, clock + soon)
+        if doubtful or self._unsure:
+            self._ask_at = min(self._ask_at, self._asked_at + soon)
+        if clock >= self._ask_at and not self._busy:
             self._asked_at = clock
-            again = AFTER_FILL_SECS if self._before else PERIOD_SECS
-            self._ask_at = clock + max(again, self._pause)
-            alive = {one.client_order_id: one.instrument_id for one in self._parts.strategy.alive()}
-            orders = self._parts.recorder.orders
-            alive |= {name: orders[name].instrument_id for name in inferred}
-            self._question = _Question(alive, self._moved())
-            self._wake.set()
+            self._ask_at = clock + max(PERIOD_SECS, self._pause)
+            self._put(doubtful)
 
-    def _book_inferred(self, answer: _Answer) -> None:
-        """Book what was really traded of orders whose fill the engine has only inferred."""
-        inferred = self._parts.strategy.inferred
-        for name in sorted(inferred or ()):
-            report = answer.reports.get(name)
-            if report is not None and report.trades and inferred is not None:
-                self._parts.strategy.recovered(report)
-                inferred.discard(name)
+    def _put(self, doubtful: frozenset[str]) -> None:
+        """Put the next question."""
+        orders = self._parts.recorder.orders
+        asked = {one.client_order_id: one.instrument_id for one in self._parts.strategy.alive()}
+        asked |= {name: orders[name].instrument_id for name in doubtful if name in orders}
+        gone, self._gone = self._gone, ()
+        self._question = _Question(asked, doubtful, gone, self._moved())
+        self._busy = True
+        self._wake.set()
 
     def _moved(self) -> tuple[int, int]:
         recorder = self._parts.recorder
         return len(recorder.fills), len(recorder.orders)
 
     def _judge(self, answer: _Answer) -> None:
-        found = differences(self._parts, self._foreign, answer.state)
-        told = {str(one) for one in self._before}
+        before, parts, state = self._seen, self._parts, answer.state
+        stops = parts.prepared.policy.exit_rules is not None
+        short = uncovered(parts, state) if stops else frozenset[str]()
+        found = differences(parts, self._foreign, state)
+        self._seen = _Seen(found, strays(parts, state), short, short & before.short)
+        # What somebody else leaves there for days is no reason to ask every second.
+        news = any(one.kind in _OURS or str(one) not in self.found for one in found)
+        self._unsure = bool(news or self._seen.strays or short - before.short)
+        self._leave(before)
+        told = {str(one) for one in before.found}
         lasting = [one for one in found if str(one) in told]
-        self._before = found
         for one in lasting:
             self._follow(one, answer)
         if any(one.kind in ("position", "foreign_position") for one in lasting):
-            unsure = under_way(self._parts)
-            follow(self._parts, self._foreign, answer.state, self._now(), unsure)
-            write_foreign(self._parts, self._foreign)
+            unsure = under_way(parts)
+            follow(parts, self._foreign, state, self._now(), unsure)
+            write_foreign(parts, self._foreign)
+
+    def _leave(self, before: _Seen) -> None:
+        """Have what nobody wants taken back, once two answers have shown it."""
+        known = {one.client_order_id for one in before.strays}
+        self._gone = tuple(one for one in self._seen.strays if one.client_order_id in known)
+        for one in self._gone:
+            text = f"order {one.client_order_id} rests at the exchange, is not wanted any more and "
+            self._teller.event("account", text + "is taken back there")
 
     def _follow(self, one: Discrepancy, answer: _Answer) -> None:
         text = str(one)
@@ -177,24 +235,43 @@ class AccountWatch:
             self._wake.clear()
             if self._ending:
                 return
-            question = self._question
             try:
-                self._answer = self._ask(question)
+                self._answer = self._ask(self._question)
                 self.asked += 1
-                self._pause = 0.0
-            except (LeviBotError, OSError, ValueError, KeyError) as error:
-                self.failures += 1
-                # An exchange that refuses to answer bans for longer those that go on asking.
-                self._pause = min(max(2.0 * self._pause, LEAST_PAUSE_SECS), MOST_PAUSE_SECS)
-                self._ask_at = max(self._ask_at, time.monotonic() + self._pause)
-                self._teller.event("account", f"the account did not answer: {error}")
+                self._pause = self._tell_at = 0.0
+            except Exception as error:
+                # Whatever it was: without another question nobody would notice that none is put.
+                self._failed(error)
+            self._busy = False
+
+    def _failed(self, error: Exception) -> None:
+        """Wait before the next question: an exchange bans those for longer that go on asking.
+
+        One that cannot be reached may be back at any moment.
+        """
+        self.failures += 1
+        pause = LEAST_PAUSE_SECS
+        if isinstance(error, TooManyRequestsError):
+            pause = min(max(2.0 * self._pause, LEAST_PAUSE_SECS), MOST_PAUSE_SECS)
+            pause = max(pause, error.retry_after_secs or 0.0)
+            self._ask_at = max(self._ask_at, time.monotonic() + pause)
+        else:
+            self._ask_at = time.monotonic() + pause
+        self._pause = pause
+        if time.monotonic() >= self._tell_at:
+            self._tell_at = time.monotonic() + TELL_SECS
+            self._teller.event("account", f"the account did not answer: {error}")
 
     def _ask(self, question: _Question) -> _Answer:
+        if self._cancel is not None:
+            for one in question.strays:
+                self._cancel(one)
         state = self._account.state(self._parts.request.traded)
-        there = {one.client_order_id for one in state.orders}
+        there = {one.client_order_id: one for one in state.orders}
         reports: dict[str, OrderReport | None] = {}
         for name, instrument_id in question.orders.items():
-            if name not in there:
-                found = self._account.lookup(name, instrument_id)
-                reports[name] = None if found is None else report_of(self._account, found)
-        return _Answer(state, reports, question.moved)
+            if name in there and name not in question.doubtful:
+                continue
+            found = there.get(name) or self._account.lookup(name, instrument_id)
+            reports[name] = None if found is None else report_of(self._account, found)
+        return _Answer(question, state, reports)

@@ -7,7 +7,7 @@ What is common to all modes lies here; `live.engine_replay` runs recorded data a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -98,6 +98,7 @@ class Engine:
         self.stop: Callable[[], None] = lambda: None
         self.asked: Callable[[], bool] = lambda: True
         self.before_exit: Callable[[], None] = lambda: None
+        self.uncovered: Callable[[], Collection[str]] = frozenset
 
     def _global_gate(self) -> GlobalGate | None:
         """Have the limits over all engines of the account kept; a replay is alone in its time."""
@@ -115,6 +116,7 @@ class Engine:
             failed=self._failed,
             stopping=self._stopping,
             each_look=tuple(self.each_look),
+            uncovered=self.uncovered,
         )
         return EngineWatch(self.parts, self.view, self._now, hooks)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
-from adapters.accounts import AccountReader, BinanceAccount
+from adapters.accounts import BinanceAccount
 from adapters.connections import Connection
 from adapters.polling_client import POLLING, polling_data_factory
 from adapters.polling_config import Polling, load_polling
@@ -40,7 +40,7 @@ from live.paper_store import PaperStore
 from live.patience import patient
 from live.recovery import Recovered, RecoveryConfig, recover
 from live.slow_feed import SlowFeed, open_slow_feed
-from live.start_books import Start, balance_of, begin_books
+from live.start_books import Start, balance_of, begin_books, require_known_orders
 from live.state_store import StateStore
 from live.stop_signals import StopSignals
 from strategies.risk_guard import RiskGuard, RiskGuardConfig
@@ -140,7 +140,7 @@ class ExchangeEngine:
     def _wait(self, why: str) -> None:
         self._teller.event("waiting", why)
 
-    def _reader(self) -> AccountReader | None:
+    def _reader(self) -> BinanceAccount | None:
         if not self._is_real:
             return None
         if self._request.venue.name != BINANCE.name:
@@ -171,6 +171,7 @@ class ExchangeEngine:
             given = self._prepared.execution.starting_balance
             follow_equity(self.parts, Part(given, paper=self._paper_store), self._teller)
             return found
+        require_known_orders(self.parts, start.state)
         found = recover(self._store, self.parts.strategy, start.lookup(self.parts), self.now)
         balance = start.state.balance
         follow_equity(self.parts, Part(self._request.equity, balance), self._teller)
@@ -329,8 +330,10 @@ class ExchangeEngine:
     def _watch_account(self) -> AccountWatch | None:
         if self._account is None:
             return None
-        watcher = AccountWatch(self.parts, self._account, self.now, self._teller)
+        account = self._account
+        watcher = AccountWatch(self.parts, account, self.now, self._teller, account.cancel)
         self.engine.each_look.append(watcher.look)
+        self.engine.uncovered = watcher.uncovered
         desk = self.parts.strategy.guard
         assert desk is not None
         desk.gate = ForeignGate(watcher.foreign, desk.gate)

@@ -2,13 +2,13 @@
 
 It looks a few times a second by the wall clock, on the node's own thread, and decides nothing about
 the market. Whatever fails in it is told and never harms trading, with one exception that is its
-purpose: a position without its stop is closed.
+purpose: a position that no stop covers is closed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -17,13 +17,14 @@ from nautilus_trader.model import ActorId
 
 from live.engine_parts import EngineParts
 from live.engine_status import EngineStatus
-from live.naked_watch import Naked, NakedWatch
-from live.own_view import OwnView, resting_stops
+from live.naked_watch import Naked, NakedWatch, Stop, covered
+from live.own_view import STOP, OwnView
 from strategies.policy import STOP_REFUSED
 from strategies.predictor_actor import PREDICTION_TYPE
 
 LOOK_MS = 250
 _STATUS_EVERY = 4
+_RESTING = ("ACCEPTED", "PARTIALLY_FILLED")
 _TIMER = "engine-watch-look"
 
 
@@ -47,6 +48,8 @@ class WatchHooks:
         Called when the node stops its components, while they still are there.
     each_look : tuple of callable
         Called at each look with the wall clock's time, UTC nanoseconds.
+    uncovered : callable
+        Returns the instruments whose stops are too small by the exchange's own word.
     """
 
     status: Callable[[EngineStatus], None] = _nothing
@@ -54,6 +57,7 @@ class WatchHooks:
     failed: Callable[[str], None] = _nothing
     stopping: Callable[[], None] = _nothing
     each_look: tuple[Callable[[int], None], ...] = field(default=())
+    uncovered: Callable[[], Collection[str]] = frozenset
 
 
 class EngineWatch(DataActor):
@@ -143,10 +147,17 @@ class EngineWatch(DataActor):
         return {name: one.quantity for name, one in positions.items()}
 
     def _covered(self) -> set[str]:
-        """Return the instruments whose stop rests at the exchange on the right side."""
-        ledger = self._parts.recorder.ledger
-        return {
-            name
-            for name, row in resting_stops(self._parts).items()
-            if row.side * ledger.quantity(name) < 0.0
-        }
+        """Return the instruments whose stops cover all of their position.
+
+        By our books, unless the exchange itself says that they do not.
+        """
+        strategy, recorder = self._parts.strategy, self._parts.recorder
+        rows = (recorder.orders[one] for one in strategy.protection.wanted())
+        stops = (
+            Stop(row.instrument_id, row.side, row.quantity - row.filled_quantity)
+            for row in rows
+            if row.type == STOP and row.status in _RESTING
+        )
+        held = {name: one.quantity for name, one in recorder.ledger.positions.items()}
+        steps = {name: float(one.terms.step) for name, one in strategy.desk.states.items()}
+        return covered(held, stops, steps) - {*self._hooks.uncovered()}

@@ -1,4 +1,4 @@
-"""Whether every open position has its stop at the exchange, and since when one has not.
+"""Whether stops at the exchange cover every open position whole, and since when they have not.
 
 Pure: it is told what is held and what rests, and when, and answers with what has been naked for too
 long. Stops are sent when a position opens and replaced before they are taken back, so that a
@@ -7,7 +7,7 @@ position is naked for as long as one order travels; anything longer is a fault o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from catalog.timestamps import NS_PER_SECOND
@@ -16,8 +16,41 @@ PATIENCE_NS = 2 * NS_PER_SECOND
 """How long a position may be without its stop."""
 
 
+class Stop(NamedTuple):
+    """A stop that rests: instrument, 1 if it buys and -1 if it sells, and what it would reduce."""
+
+    instrument_id: str
+    side: int
+    quantity: float
+
+
+def covered(
+    positions: Mapping[str, float], stops: Iterable[Stop], steps: Mapping[str, float]
+) -> set[str]:
+    """Return the instruments whose stops cover all of their position.
+
+    Parameters
+    ----------
+    positions : mapping of str to float
+        Signed quantities, base units, by instrument.
+    stops : iterable of Stop
+        What rests; several of an instrument add up.
+    steps : mapping of str to float
+        Size increments, base units, by instrument: less than half of one is rounding.
+    """
+    sums = dict.fromkeys(positions, 0.0)
+    for one in stops:
+        if one.side * positions.get(one.instrument_id, 0.0) < 0.0:
+            sums[one.instrument_id] += one.quantity
+    return {
+        name
+        for name, total in sums.items()
+        if total > 0.0 and total >= abs(positions[name]) - steps[name] / 2.0
+    }
+
+
 class Naked(NamedTuple):
-    """A position without its stop: instrument, signed quantity, and for how many nanoseconds."""
+    """A position that no stop covers whole: instrument, signed quantity, for how many ns."""
 
     instrument_id: str
     quantity: float
@@ -25,7 +58,7 @@ class Naked(NamedTuple):
 
 
 class NakedWatch:
-    """Remembers since when each position has been without its stop.
+    """Remembers since when each position has been without stops that cover it.
 
     Parameters
     ----------
@@ -52,7 +85,7 @@ class NakedWatch:
         positions : mapping of str to float
             Signed quantities of those that are to have a stop, by instrument.
         stopped : collection of str
-            Instruments that have one at the exchange which covers all of the position.
+            Instruments whose stops at the exchange cover all of the position.
         """
         naked = {name for name, held in positions.items() if held != 0.0 and name not in stopped}
         for name in set(self._since) - naked:

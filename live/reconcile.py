@@ -69,8 +69,8 @@ class Discrepancy:
             "position": "position in {0.what}: our books say {0.ours:g}, the exchange {0.theirs:g}",
             "foreign_position": "position of {0.theirs:g} in {0.what} is not ours, left alone",
             "lost_order": "order {0.what} is open in our books and not at the exchange",
-            "unknown_order": "order {0.what} with our mark is open at the exchange, not in our "
-            "books",
+            "unknown_order": "order {0.what} with our mark is open at the exchange and not in our "
+            "journal, left alone: cancel it there, and find out who sends under this name",
             "foreign_order": "order {0.what} is not ours, left alone",
         }
         return names[self.kind].format(self)

@@ -16,10 +16,12 @@ from typing import Any
 from adapters.accounts import AccountOrder, AccountReader, AccountState
 from catalog.errors import ConfigError
 from live.engine_parts import EngineParts, Prepared
+from live.naked_watch import Stop, covered
+from live.own_view import STOP
 from live.reconcile import Books, Discrepancy, Resting, compare_books
 from live.recovery import Lookup, Recovered
 from strategies.order_reports import OrderReport, TradeReport
-from strategies.recorder import MAKER, TAKER
+from strategies.recorder import EXIT_TYPES, FINAL_STATUSES, MAKER, TAKER
 
 FOREIGN = "foreign"
 """Section of the engine's database with what is somebody else's, by instrument."""
@@ -174,10 +176,87 @@ class Start:
 def differences(
     parts: EngineParts, foreign: dict[str, float], state: AccountState
 ) -> tuple[Discrepancy, ...]:
-    """Return what our books and the exchange's say differently."""
+    """Return what our books and the exchange's say differently.
+
+    Orders of ours that have no outcome yet, or that have ended in our books, are no strange ones.
+    """
     traded = parts.request.traded
-    mark = f"{parts.request.order_tag}-"
-    return compare_books(own_books(parts, foreign), their_books(state, traded), traded, mark)
+    found = compare_books(
+        own_books(parts, foreign), their_books(state, traded), traded, _mark(parts)
+    )
+    return tuple(
+        one for one in found if one.kind != "unknown_order" or not _is_journalled(parts, one.what)
+    )
+
+
+def strays(parts: EngineParts, state: AccountState) -> tuple[AccountOrder, ...]:
+    """Return the orders of ours that rest at the exchange, and that nothing wants any more.
+
+    They have ended in our books, as one that was given up and came late; or they are stops and
+    targets of a position that is gone. Orders that are not in our journal are not among them.
+    """
+    wanted = parts.strategy.protection.wanted()
+    return tuple(
+        one
+        for one in state.orders
+        if one.client_order_id not in wanted
+        and one.client_order_id.startswith(_mark(parts))
+        and _is_over(parts, one.client_order_id)
+    )
+
+
+def uncovered(parts: EngineParts, state: AccountState) -> frozenset[str]:
+    """Return the instruments of which we hold more than our stops at the exchange reduce."""
+    ledger, states = parts.recorder.ledger, parts.strategy.desk.states
+    held = {name: one.quantity for name, one in ledger.positions.items()}
+    stops = (
+        # An order without a quantity closes whatever is held.
+        Stop(one.instrument_id, one.side, one.quantity - one.filled or float("inf"))
+        for one in state.orders
+        if one.type == STOP and one.client_order_id.startswith(_mark(parts))
+    )
+    steps = {name: float(one.terms.step) for name, one in states.items()}
+    return frozenset(held) - covered(held, stops, steps)
+
+
+def require_known_orders(parts: EngineParts, state: AccountState) -> None:
+    """Refuse to start beside open orders that bear our mark and are in no journal of ours.
+
+    Raises
+    ------
+    ConfigError
+        If there are any: whoever sent them protects something with them, or still trades.
+    """
+    strange = sorted(
+        one.client_order_id
+        for one in state.orders
+        if one.client_order_id.startswith(_mark(parts))
+        and not _is_journalled(parts, one.client_order_id)
+    )
+    if strange:
+        raise ConfigError(
+            f"open orders of engine {parts.request.name} at the exchange must be in the journal of "
+            f"its state folder ({parts.store.path}), {', '.join(strange)} "
+            f"{'is' if len(strange) == 1 else 'are'} not: go on with the state folder that sent "
+            "them, end an engine of this name elsewhere, or cancel them at the exchange"
+        )
+
+
+def _mark(parts: EngineParts) -> str:
+    """Return with what the names of our orders begin."""
+    return f"{parts.request.order_tag}-"
+
+
+def _is_journalled(parts: EngineParts, name: str) -> bool:
+    return name in parts.recorder.orders or parts.store.order(name) is not None
+
+
+def _is_over(parts: EngineParts, name: str) -> bool:
+    row = parts.recorder.orders.get(name)
+    if row is None:
+        return parts.store.order(name) is not None
+    # What rests may be on its way to be replaced; limits are taken back by who sent them.
+    return row.status in FINAL_STATUSES or (row.status == "ACCEPTED" and row.type in EXIT_TYPES)
 
 
 def begin_books(prepared: Prepared, account: AccountReader) -> Start:

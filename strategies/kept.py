@@ -17,10 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from functools import wraps
 from operator import attrgetter
-from types import SimpleNamespace
 from typing import Any, Self
-
-from nautilus_trader.model import ClientOrderId
 
 from catalog.errors import ConfigError
 from catalog.timestamps import NS_PER_DAY, NS_PER_HOUR
@@ -30,7 +27,7 @@ from strategies.fusion import FusionStrategy, StrategySettings
 from strategies.guard import Guard
 from strategies.market_data import price_number
 from strategies.order_ids import order_id
-from strategies.order_reports import OrderReport, TradeReport
+from strategies.order_reports import OrderReport, TradeReport, as_event
 from strategies.outbox import Journal, Outbox
 from strategies.paid_funding import PaidFunding
 from strategies.policy_config import FusionPolicy
@@ -53,6 +50,8 @@ RECONCILED = "reconciled"
 """The reason of a fill that only brings our books to what the exchange holds."""
 LOST = "never reached the exchange"
 """The detail of an order that was journalled, and that the exchange does not know."""
+UNANSWERED = "INFLIGHT_TIMEOUT"
+"""Why the engine refuses, in the exchange's name, an order that nobody has answered."""
 _ORDER_FIELDS = tuple(one.name for one in fields(OrderSnapshot) if one.name != "trades")
 _ROW = attrgetter(*_ORDER_FIELDS)
 _KEEP_NS = 2 * NS_PER_DAY
@@ -100,6 +99,11 @@ class KeptStrategy(FusionStrategy):
         What is to leave; `outbox.hold()` keeps it until `outbox.release()`.
     foreign : int
         Events of orders that are not ours.
+    inferred : set of str or None
+        Orders of which the engine has made a fill up, for whoever asks the account for the real
+        one; None where nobody asks, and what the engine says is taken.
+    unanswered : set of str
+        Orders that the engine has given up because nobody answered; asked for as well.
     trims : bool
         Whether what ended two days ago is dropped from memory; the journal keeps it.
     """
@@ -131,6 +135,7 @@ class KeptStrategy(FusionStrategy):
         self.foreign = 0
         self.trims = True
         self.inferred: set[str] | None = None
+        self.unanswered: set[str] = set()
         self._trades: dict[str, list[str]] = {}
         self._trade = ""
         self._funded: dict[str, int] = {}
@@ -146,7 +151,7 @@ class KeptStrategy(FusionStrategy):
     on_mark_price: Any = _kept(FusionStrategy.on_mark_price)
     on_order_accepted: Any = _of_ours(FusionStrategy.on_order_accepted)
     on_order_submitted: Any = _of_ours(FusionStrategy.on_order_submitted)
-    on_order_rejected: Any = _of_ours(FusionStrategy.on_order_rejected)
+    _refuse: Any = _of_ours(FusionStrategy.on_order_rejected)
     on_order_denied: Any = _of_ours(FusionStrategy.on_order_denied)
     on_order_canceled: Any = _of_ours(FusionStrategy.on_order_canceled)
     on_order_expired: Any = _of_ours(FusionStrategy.on_order_expired)
@@ -160,6 +165,14 @@ class KeptStrategy(FusionStrategy):
                 super().on_funding_rate(funding_rate)
             elif self._paid.correct(name, float(funding_rate.rate), ts):
                 self.outbox.touched = True
+
+    def on_order_rejected(self, event: Any) -> None:
+        """Note a refusal; where the engine only gave up waiting, somebody asks for the order."""
+        name = event.client_order_id.value
+        if self.inferred is None or str(event.reason) != UNANSWERED:
+            self._refuse(event)
+        elif not self.has_ended(name):
+            self.unanswered.add(name)
 
     def on_order_filled(self, event: Any) -> None:
         """Book a fill of ours, once."""
@@ -253,9 +266,9 @@ class KeptStrategy(FusionStrategy):
                 self._take_trade(orders[name], trade)
             for one in reports:
                 if one.status == "ACCEPTED":
-                    FusionStrategy.on_order_accepted(self, _event(one))
+                    FusionStrategy.on_order_accepted(self, as_event(one))
                 elif one.status in FINAL_STATUSES and one.status != "FILLED":
-                    self._status(_event(one), one.status, one.detail)
+                    self._status(as_event(one), one.status, one.detail)
 
     def lost(self, client_order_id: str, ts: int) -> None:
         """Give an order up that the exchange does not know.
@@ -264,7 +277,7 @@ class KeptStrategy(FusionStrategy):
         """
         row = self.recorder.orders[client_order_id]
         with self.outbox:
-            event = _event(OrderReport(client_order_id, "CANCELED", ts_event=ts))
+            event = as_event(OrderReport(client_order_id, "CANCELED", ts_event=ts))
             self._status(event, "CANCELED", LOST)
             if row.type in EXIT_TYPES:
                 self.protection.lost(client_order_id, ts)
@@ -344,7 +357,7 @@ class KeptStrategy(FusionStrategy):
         self.recorder.error(f"KeptStrategy.{what} of {client_order_id}: {detail}")
         if what == "submit":
             report = OrderReport(client_order_id, "DENIED", ts_event=self._ts)
-            self._status(_event(report), "DENIED", detail)
+            self._status(as_event(report), "DENIED", detail)
 
     def has_ended(self, client_order_id: str) -> bool:
         """Return whether an order of ours has an outcome."""
@@ -483,13 +496,3 @@ class KeptStrategy(FusionStrategy):
         wanted = self.protection.wanted() | self.limits.wanted()
         for name in self.recorder.trim(before, wanted):
             self._trades.pop(name, None)
-
-
-def _event(report: OrderReport) -> Any:
-    """Return a report in the form of the engine's events."""
-    return SimpleNamespace(
-        client_order_id=ClientOrderId(report.client_order_id),
-        ts_event=report.ts_event,
-        reason=report.detail,
-        due_post_only=False,
-    )

@@ -166,6 +166,9 @@ class OrderDesk:
         Instrument id by bar type.
     outbox : Outbox or None
         Where orders and cancels go in a live process, which journals them; None in a replay.
+    silent : set of str
+        Orders under way that the exchange has not answered and says that it does not know. They
+        stand in nobody's way.
     """
 
     def __init__(self, strategy: Any, settings: StrategySettings, recorder: RunRecorder) -> None:
@@ -178,6 +181,7 @@ class OrderDesk:
         self.states: dict[str, InstrumentState] = {}
         self.instrument_of: dict[BarType, str] = {}
         self.outbox: Outbox | None = None
+        self.silent: set[str] = set()
         interval = interval_name(settings.interval_ns)
         for instrument in settings.instruments:
             terms = InstrumentTerms.of(instrument)
@@ -351,7 +355,8 @@ class OrderDesk:
 
     def make_way(self, instrument_id: str, ts: int) -> bool:
         """Take back the limits of an instrument; return whether nothing else is under way."""
-        rows = [self._recorder.orders[one] for one in self.states[instrument_id].under_way]
+        under_way = self.states[instrument_id].under_way - self.silent
+        rows = [self._recorder.orders[one] for one in under_way]
         limits = [row.client_order_id for row in rows if row.type == LIMIT]
         for identity in sorted(limits):
             self.withdraw(identity, ts)
@@ -373,6 +378,7 @@ class OrderDesk:
         """Take note that an order has ended."""
         row = self._recorder.orders[client_order_id]
         self.states[row.instrument_id].under_way.discard(client_order_id)
+        self.silent.discard(client_order_id)
 
     def take_back_entries(self, ts: int) -> None:
         """Take back what adds risk and has not filled: what waits for an open, and limits.

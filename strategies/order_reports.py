@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from nautilus_trader.model import ClientOrderId
 
 from strategies.recorder import TAKER
 
@@ -42,3 +46,13 @@ class OrderReport:
     trades: tuple[TradeReport, ...] = ()
     ts_event: int = 0
     detail: str = ""
+
+
+def as_event(report: OrderReport) -> Any:
+    """Return a report in the form of the engine's events."""
+    return SimpleNamespace(
+        client_order_id=ClientOrderId(report.client_order_id),
+        ts_event=report.ts_event,
+        reason=report.detail,
+        due_post_only=False,
+    )

@@ -182,6 +182,10 @@ class Outbox:
         """Return how many commands have not left."""
         return len(self._commands)
 
+    def unsent(self) -> set[str]:
+        """Return the orders that have not left."""
+        return {name for what, name in self._commands if what == "submit"}
+
     def flush(self) -> None:
         """Commit what has changed, then send what is due; callbacks in between add to both."""
         if self._flushing:

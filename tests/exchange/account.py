@@ -147,6 +147,7 @@ class Account:
     def on_clock(self, ts: int, ids: Iterator[int]) -> list[dict[str, Any]]:
         """Let arrive what is due at a time of which there is no record."""
         self._next_id = ids
+        self._settle(ts)
         self._tell(self.book.on_time(ts + 1))
         return self._told()
 
@@ -155,6 +156,7 @@ class Account:
     ) -> list[dict[str, Any]]:
         """Let a market order that waits trade now, at the last price."""
         self._next_id = ids
+        self._settle(ts)
         self._tell(self.book.on_quote(symbol, price, ts))
         return self._told()
 

@@ -77,6 +77,7 @@ class Control:
                 "positions": positions,
                 "orders": orders,
                 "requests": account.requests,
+                "income": _sums(account.income),
                 "in_flight": self._server.exchange.in_flight(account),
             }
         return found
@@ -133,6 +134,15 @@ class Control:
     async def _clear(self, request: web.Request) -> web.Response:
         self._server.faults.clear()
         return web.json_response({})
+
+
+def _sums(income: list[dict[str, Any]]) -> dict[str, float]:
+    """Return what settlements of funding came to, by symbol."""
+    found: dict[str, float] = {}
+    for one in income:
+        if one["incomeType"] == "FUNDING_FEE":
+            found[one["symbol"]] = found.get(one["symbol"], 0.0) + float(one["income"])
+    return found
 
 
 def _order(order: Order) -> dict[str, Any]:

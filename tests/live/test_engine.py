@@ -22,9 +22,9 @@ from live.pipeline import load_market
 from live.profile import load_profile
 from strategies.backtest import run_backtest
 from tests.exchange.runner import Remote
+from tests.live.agreement import differences, journals
 from tests.live.engine_world import ENGINE, EngineMarket, EngineProcess
 
-PREFIX = "x-aHRE4BCj-R"
 SPAN = ("2024-01-26", "2024-01-27")
 
 
@@ -59,16 +59,8 @@ def protected(status: EngineStatus) -> bool:
 def require_agreement(engine: EngineProcess, remote: Remote) -> dict[str, Any]:
     """Every order is in journal and exchange, once, with the same outcome; so are positions."""
     account = remote.accounts()["main"]
-    theirs = {
-        name.removeprefix(PREFIX): one
-        for name, one in account["orders"].items()
-        if name.startswith(PREFIX)
-    }
-    ours = engine.journal()
-    assert set(ours) == set(theirs)
-    for name, (state, _, filled) in ours.items():
-        assert filled == theirs[name]["executed"], name
-        assert (state == "closed") == (not theirs[name]["open"]), (name, state, theirs[name])
+    path = engine.state / "engines" / ENGINE / "engine.db"
+    assert differences(journals({ENGINE: path}), None, {}, account) == ()
     return account
 
 

@@ -14,16 +14,7 @@ from live.registry import Registry
 from tests.soak.chaos import KILL, Chaos, ChaosPlan
 from tests.soak.fleet import Fleet, TruthTail, Watch, Watched
 from tests.soak.market import FleetMarket
-from tests.soak.verdict import (
-    Audit,
-    Naked,
-    compare,
-    compare_positions,
-    journals,
-    log_kinds,
-    naked_times,
-    truth,
-)
+from tests.soak.verdict import Audit, Naked, compare, log_kinds, naked_times
 
 _START_S = 300.0
 _SETTLE_S = 60.0
@@ -121,8 +112,8 @@ def soak(config: SoakConfig, folder: Path, say: Callable[[str], None] = print) -
         report.figures["too_many_requests"] = state["too_many"]
         report.figures["weight"] = state["weight"]
         tail.finish()
-    audit, differences = _audit(fleet, watch.engines, account, tail)
-    report.differences = differences
+    audit = _audit(fleet, account, tail)
+    report.differences = list(audit.differences)
     report.mishaps = [one._asdict() for one in chaos.done]
     report.engines = {name: _engine(one) for name, one in watch.engines.items()}
     naked = naked_times(tail, stopped)
@@ -155,17 +146,12 @@ def _go_wrong(config: SoakConfig, fleet: Fleet, chaos: Chaos, watch: Watch) -> f
     return began
 
 
-def _audit(
-    fleet: Fleet, engines: Mapping[str, Watched], account: Mapping[str, Any], tail: TruthTail
-) -> tuple[Audit, list[str]]:
-    theirs, refused = truth(line for _, line in tail.lines)
-    audit = compare(journals(fleet), theirs, refused, account)
+def _audit(fleet: Fleet, account: Mapping[str, Any], tail: TruthTail) -> Audit:
     registry = Registry(fleet.state.registry, create=False)
     try:
-        final = registry.statuses()
+        return compare(fleet, tail, registry.statuses(), account)
     finally:
         registry.close()
-    return audit, [*audit.differences, *compare_positions(fleet, final, account)]
 
 
 def _engine(one: Watched) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from adapters.errors import AdapterError, RefusedError, RetryableError
+from adapters.errors import AdapterError, RefusedError, RetryableError, TooManyRequestsError
 from live import patience
 from live.engine_process import ENGINE_OF_VARIABLE
 from live.patience import patient
@@ -62,3 +63,22 @@ def test_only_a_supervised_engine_waits(
         patient(failing(1, AdapterError("down")), lambda _: None)
     monkeypatch.setenv(ENGINE_OF_VARIABLE, "state:A")
     assert patient(failing(1, AdapterError("down")), lambda _: None) == "answered"
+
+
+@pytest.mark.parametrize("kind", [RetryableError, TooManyRequestsError])
+def test_anybody_waits_as_long_as_the_exchange_says(
+    monkeypatch: pytest.MonkeyPatch, slept: list[float], kind: Any
+) -> None:
+    monkeypatch.delenv(ENGINE_OF_VARIABLE, raising=False)
+    assert patient(failing(1, kind("429", 41.0)), lambda _: None) == "answered"
+    # Asking any earlier would only prolong it.
+    assert slept == [41.0]
+    slept.clear()
+    wrapped = AdapterError("did not answer in 4 attempts")
+    wrapped.__cause__ = kind("429", 30.0)
+    assert patient(failing(1, wrapped), lambda _: None) == "answered"
+    assert slept == [30.0]
+    slept.clear()
+    with pytest.raises(kind):
+        patient(failing(1, kind("418", 7_200.0)), lambda _: None)
+    assert slept == []

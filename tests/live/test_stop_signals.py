@@ -15,7 +15,7 @@ from live.stop_signals import StopSignals
 
 def ended(*, asked: bool) -> Any:
     told: list[tuple[str, str]] = []
-    quiet = SimpleNamespace(offer=lambda status: None, close=lambda: None)
+    quiet = SimpleNamespace(offer=lambda status: None, close=lambda failure="": None, failed=0)
     guard = SimpleNamespace(
         watch=SimpleNamespace(save=lambda: None), store=SimpleNamespace(give_up=lambda: None)
     )
@@ -24,7 +24,7 @@ def ended(*, asked: bool) -> Any:
     engine.view = SimpleNamespace(state="stopping", last_error="")  # type: ignore[assignment]
     engine.view.status = lambda: engine.view.state  # type: ignore[assignment, method-assign, return-value]
     engine.teller = SimpleNamespace(event=lambda kind, text: told.append((kind, text)))
-    engine._published = quiet  # type: ignore[assignment]
+    engine._published = engine._alerts = quiet  # type: ignore[assignment]
     engine._tap = SimpleNamespace(look=lambda: None)  # type: ignore[assignment]
     engine._gate, engine._reason = None, ""
     engine.asked = lambda: asked

@@ -45,6 +45,8 @@ _MOST_OWED = 3
 """Answers that may still come to requests that were given up: an exchange that is away has none."""
 MAX_SETTLEMENTS = 1_000
 """Settlements that the reference venue gives for one request, at most."""
+_VAIN = 2
+"""Pauses that do not grow yet, after answers in a row that bring nothing new."""
 _EARLIER = 3
 """Bars asked for in front of those that are missing: venues differ in which ends they include."""
 
@@ -120,7 +122,8 @@ class Answer(NamedTuple):
 class _Talk:
     """What is going on about one instrument. Times in nanoseconds of the wall clock.
 
-    `owed` counts answers to requests that were given up.
+    `owed` counts answers to requests that were given up, `vain` those in a row that brought nothing
+    new about what begins at `first`.
     """
 
     sent: Ask | None = None
@@ -128,6 +131,8 @@ class _Talk:
     next_at: int = 0
     failures: int = 0
     owed: int = 0
+    vain: int = 0
+    first: int = 0
 
 
 @dataclass(slots=True)
@@ -191,6 +196,8 @@ class HistoryDesk:
                 self._failed(talk, wall)
         for gap in gaps:
             talk = self._talks.setdefault(gap.instrument_id, _Talk())
+            if talk.first != gap.first:
+                talk.first, talk.vain = gap.first, 0
             free = talk.sent is None and not (self._serial and self.waiting)
             if free and wall >= talk.next_at and wall >= self._next_start:
                 yield self._send(talk, gap, wall)
@@ -222,9 +229,11 @@ class HistoryDesk:
             self._pause_after(talk, wall)
         else:
             # Something new is progress: the rest is asked for at once. Nothing new is asked again
-            # only where it is doubtful, or the patience of the gate is not over.
+            # only where it is doubtful, or the patience of the gate is not over, or for as long as
+            # a market stands still: ever less, or many engines would use up what they may ask for.
             talk.failures = 0
-            talk.next_at = wall if new else wall + self._pause(0)
+            talk.next_at = wall if new else wall + self._pause(max(0, talk.vain - _VAIN))
+            talk.vain = 0 if new else talk.vain + 1
         return None if new or doubtful else asked.gap
 
     def _answering(self, answer: Answer | None) -> _Talk | None:
@@ -249,7 +258,13 @@ class HistoryDesk:
     def hurry(self) -> None:
         """Forget the pauses: the connection is back."""
         for talk in self._talks.values():
-            talk.next_at = 0
+            talk.next_at = talk.vain = 0
+
+    def stirred(self) -> None:
+        """Ask at once what was asked in vain: a market that stood still goes on."""
+        for talk in self._talks.values():
+            if talk.vain:
+                talk.next_at = talk.vain = 0
 
     @property
     def failures(self) -> int:

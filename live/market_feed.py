@@ -264,6 +264,7 @@ class MarketFeed(DataActor):
         raw = raw_bar(bar, streamed=True, seen=bar.ts_init if self._is_wall else None)
         if self._gate.take(raw, self._now()) == "taken":
             self._known["stream"] = max(self._known.get("stream", 0), bar.ts_event)
+            self._asks_bars.stirred()
             self._advance()
 
     def _take_history(self, bars: Sequence[Any]) -> None:

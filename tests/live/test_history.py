@@ -80,6 +80,46 @@ def test_nothing_new_is_the_word_of_the_exchange() -> None:
     assert len(ask(subject, 1.2, gap(5, 7))) == 1
 
 
+def _asked_in(subject: HistoryDesk, begin: float, secs: float, last: int = 1) -> list[float]:
+    """When it asks about a market that stands still, answered at once."""
+    sent, wall = [], begin
+    while wall < begin + secs:
+        if ask(subject, wall, gap(1, last)):
+            sent.append(wall)
+            tell(subject, wall, new=0)
+        wall += 0.05
+    return sent
+
+
+def test_a_market_that_stands_still_is_asked_ever_less() -> None:
+    subject = desk()
+    sent = _asked_in(subject, 0.0, 600.0)
+    # Soon at first: an exchange's history may be a second late.
+    assert 3 <= sum(at < 4.0 for at in sent) <= 5
+    assert sum(at < 35.0 for at in sent) <= 9
+    assert 30.0 <= sent[-1] - sent[-2] <= 60.1
+    assert subject.failures == 0
+
+
+def test_a_market_that_goes_on_is_asked_at_once() -> None:
+    subject = desk()
+    _asked_in(subject, 0.0, 120.0)
+    assert not ask(subject, 120.0, gap(1, 1))
+    # A streamed bar shows it,
+    subject.stirred()
+    assert ask(subject, 120.1, gap(1, 1))
+    tell(subject, 120.2, new=0)
+    assert len(_asked_in(subject, 121.3, 3.0)) >= 2
+    # or a later close that is missing, or an answer.
+    _asked_in(subject, 125.0, 120.0)
+    assert not ask(subject, 245.0, gap(1, 1))
+    assert ask(subject, 300.0, gap(2, 2))
+    assert tell(subject, 300.1, new=1) is None
+    assert ask(subject, 300.2, gap(3, 3))
+    tell(subject, 300.3, new=0)
+    assert ask(subject, 301.4, gap(3, 3))
+
+
 def test_pauses_grow_without_an_answer_and_end_with_one() -> None:
     subject = desk(timeout_secs=2.0, retry_secs=1.0, max_retry_secs=8.0)
     wall, sent = 0.0, []

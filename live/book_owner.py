@@ -1,13 +1,14 @@
 """Whose money the books of an engine count: where they were begun, and with how much.
 
-Books of play money must not go on with real money: they would size orders by what was never there.
-And the part of an account that an engine was given may change between two of its processes: its
-books move by the change, and so do the equities that the risk guard compares with, because what is
-given or taken is neither gain nor loss.
+Books of play money must not go on with real money, nor those of one account with another's: they
+would size orders by what was never there. And the part of an account that an engine was given may
+change between two of its processes: its books move by the change, and the equities that the risk
+guard compares with are scaled, because what is given or taken is neither gain nor loss.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -20,11 +21,11 @@ from live.state_store import StateStore
 
 OWNER = "owner"
 """Section of an engine's database with where its books belong."""
+ACCOUNT = "account"
+"""Section with what tells the account of its books from others."""
 EQUITY = "equity"
 """Section with the part of the account that its books were given."""
 _DECIMALS = 8
-_MORE = 1.01
-"""By how much books may exceed the account: settlements that are told late, rounding."""
 
 
 def require_own_books(store: StateStore, request: EngineRequest) -> None:
@@ -47,6 +48,38 @@ def require_own_books(store: StateStore, request: EngineRequest) -> None:
             )
     if text is None or json.loads(text) != ours:
         store.write(OWNER, json.dumps(ours), durable=True)
+
+
+def require_own_account(store: StateStore, request: EngineRequest, identity: str) -> None:
+    """Refuse books that were begun on another account; note the account of new ones.
+
+    Parameters
+    ----------
+    store : StateStore
+        The engine's database.
+    request : EngineRequest
+        The engine.
+    identity : str
+        The exchange's own name of the account, which outlives its keys; "" tells nothing.
+
+    Raises
+    ------
+    ConfigError
+        If they are of another account.
+    """
+    if not identity:
+        return
+    ours = hashlib.sha256(f"{_place(request)} {identity}".encode()).hexdigest()[:16]
+    text = store.read(ACCOUNT)
+    theirs = None if text is None else str(json.loads(text))
+    if theirs not in (None, ours) and store.snapshot() is not None:
+        raise ConfigError(
+            f"books of engine {request.name} ({store.path}) must go on with the account that they "
+            f"were begun on (known here as {theirs}), the keys are another account's ({ours}): set "
+            "the keys of that account, or give another --state or --name"
+        )
+    if theirs != ours:
+        store.write(ACCOUNT, json.dumps(ours), durable=True)
 
 
 def _place(request: EngineRequest) -> str:
@@ -77,7 +110,7 @@ class _Given:
     paper: float | None = None
 
 
-def follow_equity(parts: EngineParts, part: Part, teller: Any) -> None:
+def follow_equity(parts: EngineParts, part: Part, teller: Any) -> bool:
     """Move books that go on by what their part of the account has changed since the last process.
 
     After the strategy has been restored, before the node runs.
@@ -90,6 +123,11 @@ def follow_equity(parts: EngineParts, part: Part, teller: Any) -> None:
         As it is now.
     teller : Teller
         Told of a change.
+
+    Returns
+    -------
+    bool
+        Whether it has changed.
 
     Raises
     ------
@@ -106,30 +144,33 @@ def follow_equity(parts: EngineParts, part: Part, teller: Any) -> None:
         parts.store.write(EQUITY, asdict(before), durable=True)
         now = "all of it" if part.given is None else f"{part.given:,.2f} USDT"
         teller.event("equity", f"its part of the account is {now} from now on")
+    moves = before.cash is not None
     if before.cash is not None:
         _move(parts, before.cash, before.paper, part.paper)
     parts.store.write(EQUITY, asdict(_Given(part.given)), durable=True)
+    return moves
 
 
-def within_balance(parts: EngineParts, balance: float, teller: Any) -> None:
-    """Let books that say more than all of the account follow it; what is missing is a loss.
+def move_books(parts: EngineParts, change: float) -> None:
+    """Book what was given or taken, USDT: no gain and no loss to anything that is compared.
 
-    Parameters
-    ----------
-    parts : EngineParts
-        Restored.
-    balance : float
-        Of the account's wallet, USDT.
-    teller : Teller
-        Told of it.
+    Raises
+    ------
+    DataError
+        If it cannot be written down.
     """
-    ledger = parts.recorder.ledger
-    if ledger.cash <= balance * _MORE:
-        return
-    text = f"our books say {ledger.cash:,.2f} USDT of cash, all of the account is {balance:,.2f}"
-    teller.event("reconcile", text, difference="cash", what="USDT")
-    ledger.cash = round(balance, _DECIMALS)
-    _commit(parts)
+    factor = parts.recorder.ledger.transfer(change)
+    state = parts.guard.guard.state
+    if state.equity is not None:
+        state.equity += change
+    for name in ("day_start_equity", "peak_equity"):
+        value = getattr(state, name)
+        if value is not None:
+            setattr(state, name, value * factor)
+    # What is committed holds the guard's figures too: were its own file first, an end of the
+    # process between the two would scale them twice.
+    commit_books(parts)
+    parts.guard.watch.save()
 
 
 def _planned(parts: EngineParts, part: Part, before: float | None) -> _Given:
@@ -154,18 +195,19 @@ def _move(parts: EngineParts, cash: float, there: float | None, paper: PaperStor
     if paper is not None and kept is not None and there is not None:
         ledger = replace(kept.book.ledger, cash=there)
         paper.keep(replace(kept, book=replace(kept.book, ledger=ledger)))
-    books, state = parts.recorder.ledger, parts.guard.guard.state
-    change = cash - books.cash
-    books.transfer(change)
-    for name in ("equity", "day_start_equity", "peak_equity"):
-        value = getattr(state, name)
-        if value is not None:
-            setattr(state, name, value + change)
-    parts.guard.watch.save()
-    _commit(parts)
+    change = cash - parts.recorder.ledger.cash
+    if round(change, _DECIMALS):
+        move_books(parts, change)
 
 
-def _commit(parts: EngineParts) -> None:
+def commit_books(parts: EngineParts) -> None:
+    """Write the books down as they are now.
+
+    Raises
+    ------
+    DataError
+        If that fails.
+    """
     with parts.strategy.outbox:
         parts.strategy.outbox.touched = True
     if parts.recorder.errors:

@@ -20,13 +20,15 @@ from adapters.polling_config import Polling, load_polling
 from adapters.venue_queries import load_definitions, market_time_ns
 from adapters.venues import BINANCE
 from catalog.errors import ConfigError, LeviBotError
-from live.account_claim import claim_account
+from live.account_claim import AccountClaim, claim_account
+from live.account_money import AccountMoney, MoneyGate
 from live.account_watch import AccountWatch
 from live.bar_gate import BarSet
-from live.book_owner import Part, follow_equity, require_own_books, within_balance
+from live.book_owner import Part, follow_equity, require_own_account, require_own_books
 from live.engine import Engine, Outcome, Teller
 from live.engine_parts import PAPER_FILE, STATE_FILE, Prepared, Setting, assemble
 from live.engine_process import SHARED_ACCOUNT_VARIABLE
+from live.engine_request import EngineRequest
 from live.feed_delivery import Receivers
 from live.foreign_gate import ForeignGate
 from live.history import StoredHistory, first_needed, stored_history
@@ -62,21 +64,50 @@ def run_exchange(prepared: Prepared, guard: LiveGuard, teller: Teller) -> Outcom
     """
     request = prepared.request
     with ExitStack() as open_files:
+        paper, claim, identity = None, None, ""
         if request.mode != "paper":
-            open_files.enter_context(claim_account(request, request.order_connection()))
+            identity = patient(account_of(request).identity, lambda why: _wait(teller, why))
+            claim = claim_account(request, request.order_connection(), identity)
+            open_files.enter_context(claim)
         store = open_files.enter_context(closing(StateStore(request.folder / STATE_FILE)))
         require_own_books(store, request)
-        paper = None
+        require_own_account(store, request, identity)
         if request.mode == "paper":
             paper = open_files.enter_context(closing(PaperStore(request.folder / PAPER_FILE)))
-        return ExchangeEngine(prepared, guard, Stores(store, paper), teller).run()
+        return ExchangeEngine(prepared, guard, Stores(store, paper, claim), teller).run()
+
+
+def account_of(request: EngineRequest) -> BinanceAccount:
+    """Return who asks the account that an engine trades on.
+
+    Raises
+    ------
+    ConfigError
+        If nobody can.
+    """
+    if request.venue.name != BINANCE.name:
+        raise ConfigError(
+            f"orders must go to {BINANCE.title} so far, was {request.venue.title}: its "
+            "account cannot be asked what became of orders after a restart (docs/live.md); "
+            "trade it on paper"
+        )
+    return BinanceAccount(request.order_connection())
+
+
+def _wait(teller: Teller, why: str) -> None:
+    teller.event("waiting", why)
 
 
 class Stores(NamedTuple):
-    """An engine's databases: journal and state, and the paper account where it has one."""
+    """What an engine has to itself.
+
+    Its databases: journal and state, and the paper account where it has one; and its claim on an
+    exchange's account, None where it shares that with nobody.
+    """
 
     state: StateStore
     paper: PaperStore | None
+    claim: AccountClaim | None = None
 
 
 class ExchangeEngine:
@@ -101,9 +132,9 @@ class ExchangeEngine:
         self._prepared = prepared
         self._request = request
         self._teller = teller
-        self._store, self._paper_store = stores
+        self._store, self._paper_store, claim = stores
         self._data = request.data_connection()
-        self._account = self._reader()
+        self._account = account_of(request) if self._is_real else None
         self.clock = patient(self._market_clock, self._wait)
         self.now: Callable[[], int] = self.clock or wall_clock
         definitions = patient(self._definitions, self._wait)
@@ -117,6 +148,10 @@ class ExchangeEngine:
         self.engine = Engine(self.parts, self.now, teller)
         self._definitions_of_all = definitions
         self._paper = LatePaper()
+        self._money: AccountMoney | None = None
+        if claim is not None:
+            asked = account_of(request)
+            self._money = AccountMoney(self.parts, asked, claim, self.now, teller)
         self._slow: SlowFeed | None = None
         self.feed = self._feed(self._recover(start))
         self._held = True
@@ -138,18 +173,7 @@ class ExchangeEngine:
     # ---- before the node
 
     def _wait(self, why: str) -> None:
-        self._teller.event("waiting", why)
-
-    def _reader(self) -> BinanceAccount | None:
-        if not self._is_real:
-            return None
-        if self._request.venue.name != BINANCE.name:
-            raise ConfigError(
-                f"orders must go to {BINANCE.title} so far, was {self._request.venue.title}: its "
-                "account cannot be asked what became of orders after a restart (docs/live.md); "
-                "trade it on paper"
-            )
-        return BinanceAccount(self._request.order_connection())
+        _wait(self._teller, why)
 
     def _market_clock(self) -> MarketClock | None:
         """Return the clock of an exchange that plays recorded data, None for the wall clock."""
@@ -173,11 +197,19 @@ class ExchangeEngine:
             return found
         require_known_orders(self.parts, start.state)
         found = recover(self._store, self.parts.strategy, start.lookup(self.parts), self.now)
-        balance = start.state.balance
-        follow_equity(self.parts, Part(self._request.equity, balance), self._teller)
-        within_balance(self.parts, balance, self._teller)
         start.adjust(self.parts, found, self.now(), self._teller)
+        self._share_account(start.state.balance, is_new=not found.restored)
         return found
+
+    def _share_account(self, balance: float, *, is_new: bool) -> None:
+        """Bring the books to what the engine may count of its account."""
+        money = self._money
+        if money is not None:
+            money.repair()
+        part = Part(self._request.equity, balance)
+        changed = follow_equity(self.parts, part, self._teller)
+        if money is not None:
+            patient(lambda: money.begin(balance, fresh=is_new or changed), self._wait)
 
     def _feed(self, found: Recovered) -> MarketFeed:
         prepared, parts, request = self._prepared, self.parts, self._request
@@ -337,6 +369,11 @@ class ExchangeEngine:
         desk = self.parts.strategy.guard
         assert desk is not None
         desk.gate = ForeignGate(watcher.foreign, desk.gate)
+        if self._money is not None:
+            self._money.is_steady = lambda: self.engine.view.state == "trading"
+            watcher.each_answer.append(self._money.judge)
+            self.engine.each_look.append(self._money.look)
+            desk.gate = MoneyGate(self._money, desk.gate)
         watcher.start()
         return watcher
 

@@ -217,6 +217,9 @@ class EngineStatus:
         What predicts.
     transferred : float
         USDT paid into its books since they began, less what was taken out: no gain and no loss.
+    transfer_scale : float
+        By how much that has multiplied its equity: equities of two times compare once each is
+        divided by the scale of its time.
     allotted_equity : float or None
         The share of the account's balance that this engine may trade with.
     version : str
@@ -253,6 +256,7 @@ class EngineStatus:
     model: ModelStatus = field(default_factory=ModelStatus)
     allotted_equity: float | None = None
     transferred: float = 0.0
+    transfer_scale: float = 1.0
     version: str = ""
 
     def to_dict(self) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def measure(
     """
     equity: dict[str, float] = {}
     present: dict[str, DayStart] = {}
-    paid: dict[str, float] = {}
+    scales: dict[str, float] = {}
     dead = []
     for name, status in statuses.items():
         if status.equity is None or _replays(status, now_ns):
@@ -129,15 +129,15 @@ def measure(
         running = now_ns - status.heartbeat_ns <= DEAD_NS or alive(status)
         worst = status.equity if running else worst_equity(status)
         assert worst is not None
-        equity[name], paid[name] = worst, status.transferred
-        present[name] = DayStart(status.equity - status.transferred, status.allotted_equity)
+        equity[name], scales[name] = worst, status.transfer_scale
+        present[name] = DayStart(status.equity / scales[name], status.allotted_equity)
         if not running and status.positions:
             dead.append(name)
     starts = book.day_starts(now_ns // NS_PER_DAY, present)
     known = [name for name in starts if name in equity]
     return FleetRisk(
         sum(equity[name] for name in known),
-        sum(starts[name].equity + paid[name] for name in known),
+        sum(starts[name].equity * scales[name] for name in known),
         tuple(dead),
     )
 
@@ -172,7 +172,7 @@ def known_from(folder: StateFolder, now_ns: int) -> Known:
                 places.append(Place(name, instrument, held.quantity > 0.0, held.quantity < 0.0))
         begun = status.day_start_equity
         if begun is not None and status.heartbeat_ns // NS_PER_DAY == day:
-            starts[name] = DayStart(begun - status.transferred, status.allotted_equity)
+            starts[name] = DayStart(begun / status.transfer_scale, status.allotted_equity)
     return Known(tuple(places), day, starts)
 
 

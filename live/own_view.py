@@ -174,6 +174,7 @@ class OwnView:
             model=self._model,
             allotted_equity=parts.request.equity,
             transferred=ledger.transferred,
+            transfer_scale=ledger.scale,
             version=self._version,
         )
 

@@ -49,8 +49,9 @@ class Place(NamedTuple):
 class DayStart(NamedTuple):
     """What an engine's account was worth when a UTC day was first looked at, USDT.
 
-    `equity` is without what was paid into its books since they began (or with what was taken out of
-    them), so that neither is a gain or a loss; `allotted` is its part of the account then.
+    `equity` is divided by what payments into and out of its books have multiplied it by
+    (`EngineStatus.transfer_scale`), so that neither is a gain or a loss; `allotted` is its part of
+    the account then.
     """
 
     equity: float

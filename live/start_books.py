@@ -270,12 +270,6 @@ def begin_books(prepared: Prepared, account: AccountReader) -> Start:
         If there is nothing to trade with.
     """
     state = account.state(prepared.request.traded)
-    equity = prepared.request.equity
-    if equity is not None and equity > state.balance * 1.000001:
-        raise ConfigError(
-            f"--equity must be at most the balance of the account ({state.balance:,.2f} USDT), "
-            f"was {equity:,.2f}"
-        )
     if state.balance <= 0.0:
         raise ConfigError(
             f"the account must have a balance in USDT to trade with, had {state.balance:,.2f}"

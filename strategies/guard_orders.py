@@ -37,6 +37,7 @@ REFUSALS = (
     "global_loss",
     "global_unknown",
     "foreign_position",
+    "account_short",
 )
 """Every reason for which an order is refused or made smaller. Append only."""
 

@@ -84,11 +84,15 @@ class Ledger:
     ----------
     transferred : float
         USDT paid in since the books began, less what was taken out; part of `cash`.
+    scale : float
+        By how much that has multiplied the equity, step by step: equities of two times compare
+        once each is divided by the scale of its time.
     """
 
     def __init__(self, starting_balance: float) -> None:
         self.cash = round(starting_balance, MONEY_DECIMALS)
         self.transferred = 0.0
+        self.scale = 1.0
         self.positions: dict[str, OpenPosition] = {}
         self.marks: dict[str, float] = {}
         self.closed: list[PositionRow] = []
@@ -119,19 +123,29 @@ class Ledger:
     def snapshot(self) -> LedgerSnapshot:
         """Return cash, positions and marks; what has been closed is history."""
         positions = {name: PositionSnapshot(**asdict(one)) for name, one in self.positions.items()}
-        return LedgerSnapshot(self.cash, positions, dict(self.marks), self.transferred)
+        return LedgerSnapshot(self.cash, positions, dict(self.marks), self.transferred, self.scale)
 
     def restore(self, snapshot: LedgerSnapshot) -> None:
         """Take over the account of an earlier process."""
-        self.cash, self.transferred = snapshot.cash, snapshot.transferred
+        self.cash = snapshot.cash
+        self.transferred, self.scale = snapshot.transferred, snapshot.scale
         held = snapshot.positions.items()
         self.positions = {name: OpenPosition(**asdict(one)) for name, one in held}
         self.marks = dict(snapshot.marks)
 
-    def transfer(self, amount: float) -> None:
-        """Book what was paid in (or taken out, below 0), USDT: no gain and no loss."""
+    def transfer(self, amount: float) -> float:
+        """Book what was paid in (or taken out, below 0), USDT, and return how it scales equities.
+
+        It is no gain and no loss: an earlier equity, so scaled, is as far from the present one as
+        before, in proportion. 1 where nothing was or nothing is left, and there is no proportion.
+        """
+        before = self.equity()
         self.cash = round(self.cash + amount, MONEY_DECIMALS)
         self.transferred = round(self.transferred + amount, MONEY_DECIMALS)
+        after = self.equity()
+        factor = after / before if before > 0.0 and after > 0.0 else 1.0
+        self.scale *= factor
+        return factor
 
     def apply_fill(self, fill: LedgerFill) -> float:
         """Book a fill and return its realised profit before the fee, USDT.

@@ -91,6 +91,7 @@ class LedgerSnapshot:
     positions: dict[str, PositionSnapshot]
     marks: dict[str, float]
     transferred: float = 0.0
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from adapters.accounts import BinanceAccount
+from adapters.connections import Connection, Keys
 from catalog.errors import ConfigError, DataError, RunFailedError
 from catalog.timestamps import parse_time
 from tests.exchange.client import Client, eventually
@@ -183,6 +185,8 @@ def test_recovered_anywhere_it_goes_on_as_if_nothing_had_happened(
             exchange.meet_price()
         elif rng.random() < 0.1:
             exchange.arrive()
+        elif rng.random() < 0.02:
+            exchange.transfer(*exchange.accounts.values(), rng.choice([-50.0, 80.0]))
         else:
             exchange.step()
         if number in cuts:
@@ -272,6 +276,26 @@ def test_a_process_that_cannot_start_says_why() -> None:
     process = ExchangeProcess(["--catalog", "absent", "--instruments", "X", "--from", "2024-01-01"])
     with pytest.raises(RunFailedError, match="the test exchange must start, ended with 2"):
         process.start()
+
+
+def test_what_an_owner_pays_in_and_takes_out_is_told_apart_from_results(
+    settings: ExchangeSettings,
+) -> None:
+    with threaded_exchange(settings) as remote:
+        account = BinanceAccount(
+            Connection("testnet", remote.url, Keys(("test-key", "test-secret")))
+        )
+        before = account.state()
+        assert (before.balance, before.identity) == (100_000.0, "main")
+        remote.transfer(-500.0)
+        remote.transfer(80.5)
+        assert account.state().balance == 99_580.5
+        assert [one.amount for one in account.transfers(START)] == [-500.0, 80.5]
+        assert len({one.identity for one in account.transfers(START)}) == 2
+        assert account.transfers(START + BAR_NS) == ()
+        account.close()
+        with pytest.raises(RunFailedError, match="must answer /control/transfer"):
+            remote.transfer(1.0, "nobody")
 
 
 def test_an_exchange_in_a_thread(settings: ExchangeSettings) -> None:

@@ -10,7 +10,7 @@ import pytest
 from adapters.connections import Connection, Keys
 from catalog.errors import ConfigError
 from live import account_claim
-from live.account_claim import claim_account
+from live.account_claim import Share, claim_account
 from live.engine_request import EngineRequest
 from live.profile import load_profile
 
@@ -42,3 +42,30 @@ def test_an_instrument_and_a_name_belong_to_one_process_until_it_ends(
     claim_account(elsewhere, replace(KEYS, keys=Keys(("another", "account")))).close()
     first.close()
     claim_account(elsewhere, KEYS).close()
+
+
+def test_engines_of_an_account_know_what_the_others_count_with() -> None:
+    other = replace(ONE, traded=(ETH,), name="two", equity=500.0)
+    with claim_account(ONE, KEYS) as one, claim_account(other, KEYS) as two:
+        one.share(1_000.0)
+        two.share(499.994)
+        assert one.others() == {"two": Share(499.99, False)}
+        assert two.others() == {"one": Share(1_000.0, True)}
+        two.share(350.5)
+        assert one.others() == {"two": Share(350.5, False)}
+        with one.alone():
+            assert account_claim._bound(f"{two._prefix}lock", 0.0) is None
+        elsewhere = replace(KEYS, keys=Keys(("another", "account")))
+        with claim_account(ONE, elsewhere) as stranger:
+            assert stranger.others() == {}
+    assert one.others() == {}
+
+
+def test_another_key_of_an_account_is_the_same_account() -> None:
+    rotated = replace(KEYS, keys=Keys(("a-new-key", "another-secret")))
+    with (
+        claim_account(ONE, KEYS, "SgsR") as one,
+        claim_account(replace(ONE, traded=(ETH,), name="two"), rotated, "SgsR") as two,
+    ):
+        two.share(7.0)
+        assert one.others() == {"two": Share(7.0, True)}

@@ -194,12 +194,12 @@ def test_a_dead_engine_counts_at_its_stops(book: SharedBook) -> None:
 
 def test_what_is_paid_in_or_taken_out_is_neither_loss_nor_gain(book: SharedBook) -> None:
     measure({"A": engine("A", 1000.0), "B": engine("B", 1000.0)}, book, NOW)
-    taken = {"A": engine("A", 480.0, transferred=-500.0), "B": engine("B", 1000.0)}
+    # 20 of 1,000 were lost, then half of the rest was taken out.
+    taken = {"A": engine("A", 490.0, transfer_scale=0.5), "B": engine("B", 1000.0)}
     found = measure(taken, book, NOW)
-    assert (found.start, found.equity) == (1500.0, 1480.0)
-    paid = {"A": engine("A", 480.0, transferred=-500.0), "B": engine("B", 9900.0, transferred=9e3)}
-    found = measure(paid, book, NOW)
-    assert found.loss_frac == pytest.approx(120.0 / 10_500.0)
+    assert (found.start, found.equity) == (1500.0, 1490.0)
+    paid = {"A": engine("A", 490.0, transfer_scale=0.5), "B": engine("B", 1e4, transfer_scale=10.0)}
+    assert measure(paid, book, NOW).loss_frac == pytest.approx(10.0 / 10_500.0)
 
 
 def test_a_book_that_is_removed_is_made_again_with_what_all_engines_hold(

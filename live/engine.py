@@ -30,11 +30,13 @@ from live.followed_profile import FollowedProfile
 from live.global_risk import GlobalGate
 from live.live_guard import LiveGuard
 from live.naked_watch import Naked
+from live.orderly_stop import LeavingGate, OrderlyStop, StopHooks
 from live.own_alerts import own_alerts, tell_failed_start
 from live.own_view import OwnView
 from live.run_tap import RunTap
 from live.state_folder import StateFolder
 from live.status_thread import StatusThread
+from live.stop_signals import StopSignals
 from strategies.guard_store import is_claimed
 
 DONE, FAILED = 0, 5
@@ -95,6 +97,7 @@ class Engine:
             # A recording is replayed with the settings that it began with.
             followed = FollowedProfile(parts, parts.request.source, teller, now)
             self.each_look.append(followed.look)
+        self._watch: EngineWatch | None = None
         self.stop: Callable[[], None] = lambda: None
         self.asked: Callable[[], bool] = lambda: True
         self.before_exit: Callable[[], None] = lambda: None
@@ -118,7 +121,22 @@ class Engine:
             each_look=tuple(self.each_look),
             uncovered=self.uncovered,
         )
-        return EngineWatch(self.parts, self.view, self._now, hooks)
+        self._watch = EngineWatch(self.parts, self.view, self._now, hooks)
+        return self._watch
+
+    def end_in_order(self, signals: StopSignals) -> None:
+        """Have it end, when it is asked to, once nothing of it is on its way; before `watch`."""
+        hooks = StopHooks(
+            now=self._now,
+            naked=lambda: frozenset() if self._watch is None else self._watch.naked(),
+            begin=lambda: self.say("stopping"),
+            stop=lambda: self.stop(),
+        )
+        orderly = OrderlyStop(self.parts, signals, self.teller, hooks)
+        self.each_look.append(orderly.look)
+        desk = self.parts.strategy.guard
+        if desk is not None:
+            desk.gate = LeavingGate(lambda: orderly.begun, desk.gate)
 
     def start(self, state: State) -> None:
         """Begin to publish."""

@@ -273,6 +273,8 @@ class ExchangeEngine:
         engine.view.feed_counters = self._counters
         engine.view.input_ages = lambda: self.feed.status().input_ages_s
         engine.each_look.append(self._look)
+        if self._is_real:
+            engine.end_in_order(self._signals)
         watcher = self._watch_account()
         engine.before_exit = self._leave
         actors = [

@@ -139,6 +139,11 @@ class EngineWatch(DataActor):
             if not desk.is_leaving(name) and not desk.has_sent("F", name, ts):
                 desk.market("F", name, ts, -found.quantity, STOP_REFUSED)
 
+    def naked(self) -> frozenset[str]:
+        """Return the instruments whose position is without its stop now."""
+        held = {name for name, quantity in self._protected().items() if quantity != 0.0}
+        return frozenset(held - self._covered())
+
     def _protected(self) -> dict[str, float]:
         """Return the positions that are to have a stop, by instrument."""
         if self._parts.prepared.policy.exit_rules is None:

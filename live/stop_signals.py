@@ -23,6 +23,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._seen = False
+        self._count = 0
         self._before: dict[int, Any] = {}
         self._pair: tuple[socket.socket, socket.socket] | None = None
         self._descriptor_before = -1
@@ -57,6 +58,21 @@ class StopSignals:
             one.close()
         self._pair = None
 
+    def take(self) -> None:
+        """Take the signals from whoever listens by now; on the main thread, while it listens.
+
+        The node puts its own handlers when it runs, and stops at once where they are called.
+        """
+        if self._pair is not None:
+            for one in _SIGNALS:
+                signal.signal(one, self._note)
+
+    @property
+    def count(self) -> int:
+        """Return how many have come."""
+        self._look()
+        return self._count
+
     @property
     def seen(self) -> bool:
         """Return whether one of them has come."""
@@ -70,7 +86,8 @@ class StopSignals:
             numbers = self._pair[0].recv(4096)
         except BlockingIOError:
             return
-        self._seen = self._seen or any(one in numbers for one in _SIGNALS)
+        self._count += sum(one in _SIGNALS for one in numbers)
+        self._seen = self._seen or self._count > 0
 
     def _note(self, number: int, frame: object) -> None:
         self._seen = True

@@ -241,8 +241,8 @@ class AccountMoney:
         parts = {**{name: one.cash for name, one in others.items()}, self._parts.request.name: own}
         listed = ", ".join(f"{name} {cash:,.2f}" for name, cash in sorted(parts.items()))
         return (
-            f"the account holds {balance:,.2f} USDT and its engines count with {wanted:,.2f} in all "
-            f"({listed})"
+            f"the account holds {balance:,.2f} USDT and its engines count with {wanted:,.2f} in "
+            f"all ({listed})"
         )
 
     def _say_short(self, why: str) -> None:

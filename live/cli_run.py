@@ -44,8 +44,12 @@ def run(
     ] = None,
     equity: Annotated[float | None, typer.Option(help="USDT it may count as its own.")] = None,
     claim: Annotated[
-        bool, typer.Option("--claim", help="Take over positions that the account already holds.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--claim/--no-claim",
+            help="Take over positions that the account already holds; else as the profile says.",
+        ),
+    ] = None,
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -81,7 +85,7 @@ def run(
             equity=equity,
             source=ProfileSource(profile, tuple(set_ or ())),
             speed=parse_speed(speed or "1"),
-            claims=claim,
+            claims=settings.live.claim if claim is None else claim,
         )
         _warn(request)
         try:

@@ -39,7 +39,8 @@ class ForeignGate:
             return Refused(
                 FOREIGN_POSITION,
                 f"nothing may be opened beside somebody else's position, {theirs:g} of "
-                f"{intent.instrument_id} are not ours: close them, or start with --claim",
+                f"{intent.instrument_id} are not ours: close them, or start with --claim "
+                "(live.claim in the profile)",
             )
         return None if self._then is None else self._then.admit(policy, intent)
 

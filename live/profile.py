@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -72,6 +72,19 @@ class DataConfig(Config):
         return self
 
 
+class LiveConfig(Config):
+    """What only a live engine asks for; no result of research depends on it.
+
+    Parameters
+    ----------
+    claim : bool
+        Whether positions that the account holds in traded instruments, and that are not in the
+        engine's books, become its own. Otherwise they are a person's and left alone.
+    """
+
+    claim: bool = False
+
+
 class _Faults(ValueError):
     """Several faults between the parts of a profile."""
 
@@ -102,7 +115,11 @@ class Profile(Config):
         of the model.
     threads : int
         Steps of fits that run beside one another; no result depends on it.
+    live : LiveConfig
+        What only a live engine asks for; no part of the content hash.
     """
+
+    UNHASHED: ClassVar[frozenset[str]] = frozenset({"live"})
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: str = ""
@@ -123,6 +140,7 @@ class Profile(Config):
     strategy: FusionPolicy
     execution: ExecutionConfig
     bootstrap: BootstrapConfig = BootstrapConfig()
+    live: LiveConfig = LiveConfig()
 
     @model_validator(mode="after")
     def _spread_seed(self) -> Self:

@@ -193,7 +193,7 @@ def test_what_a_person_holds_is_left_alone_unless_it_is_claimed(
         assert theirs == pytest.approx(0.5 + own.get("BTCUSDT-PERP.BINANCE", 0.0))
         (foreign,) = engine.log("foreign")
         assert foreign["text"] == "0.5 BTCUSDT-PERP.BINANCE is not ours and is left alone"
-        claiming = (*on(exchange), "--claim")
+        claiming = (*on(exchange), "--set", "live.claim=true")
         with EngineProcess(market, tmp_path / "claim", claiming) as engine:
             engine.until(lambda one: "BTCUSDT-PERP.BINANCE" in one.positions, "claimed")
             assert engine.stop() == 0

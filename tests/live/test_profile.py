@@ -3,10 +3,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from catalog.errors import ConfigError
 from catalog.timestamps import parse_time
+from live import engine
+from live.cli import app
+from live.engine_request import EngineRequest
 from live.profile import PROFILE_FOLDER, dump_profile, load_profile, profile_names
+from live.profile_watch import changed_keys
 from tests.strategies.settings import PLAIN, execution_yaml
 
 MINIMAL = """
@@ -128,6 +133,31 @@ def test_a_breaker_can_be_set_and_has_no_limit_on_time_unless_asked(tmp_path: Pa
     assert plain.breaker.timeout_ms is None
     assert profile.walk_forward_config() == plain.walk_forward_config()
     assert profile.content_hash() != plain.content_hash()
+
+
+def test_what_only_a_live_engine_asks_for_is_no_part_of_the_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, MINIMAL)
+    plain, claiming = load_profile(path), load_profile(path, ["live.claim=true"])
+    assert (plain.live.claim, claiming.live.claim) == (False, True)
+    assert claiming.content_hash() == plain.content_hash()
+    assert "live" in changed_keys(plain, claiming)
+    with pytest.raises(ConfigError, match=r"live\.clam"):
+        load_profile(path, ["live.clam=true"])
+    asked: list[bool] = []
+
+    def refuse(request: EngineRequest) -> None:
+        asked.append(request.claims)
+        raise ConfigError("not now")
+
+    monkeypatch.setattr(engine, "run_engine", refuse)
+    monkeypatch.setattr(engine, "publish_failure", lambda *_: None)
+    options = ["--profile", "perps-swing", "--bundle", str(tmp_path)]
+    for more in ([], ["--claim"], ["--set", "live.claim=true"]):
+        CliRunner().invoke(app, ["live", "run", *options, *more])
+    CliRunner().invoke(app, ["live", "run", *options, "--set", "live.claim=true", "--no-claim"])
+    assert asked == [False, True, True, False]
 
 
 @pytest.mark.parametrize(

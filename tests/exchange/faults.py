@@ -17,7 +17,8 @@ from tests.exchange.errors import ExchangeError
 
 FAULTS = {
     "drop": "close WebSockets at once, without a closing handshake; `channel` names which",
-    "silence": "streams send nothing and answer no ping, sockets stay open; `channel`",
+    "silence": "streams send nothing and answer no ping, sockets stay open; `channel`, or only "
+    "the streams whose name `path` finds",
     "rate_limit": "REST answers 429 with Retry-After (`retry_after`, seconds)",
     "ban": "REST answers 418 with Retry-After",
     "server_error": "REST and WebSocket API answer `status` (500, 502, 503, 504)",
@@ -50,7 +51,8 @@ class Fault:
     channel : str
         ``market``, ``user``, ``trading`` or ``all``.
     path : str
-        Regular expression: which requests; all for an empty one.
+        Regular expression: which requests, by method, path and query, or which streams; all for an
+        empty one.
     """
 
     name: str

@@ -97,7 +97,7 @@ class Rest:
         """Answer a request by a call, in the venue's words where it is refused."""
         server = self._server
         try:
-            await server.faults.before_answer(f"{request.method} {request.path}")
+            await server.faults.before_answer(f"{request.method} {request.path_qs}")
             server.limits.use(weight, f"{request.method} {request.path}")
             body = await request.text()
             params = dict(parse_qsl(raw_query(request), keep_blank_values=True))

@@ -140,7 +140,7 @@ class Streams:
 
     async def _deliver(self, one: _Socket, message: Message) -> None:
         faults = self._server.faults
-        if faults.find("silence", one.channel) is not None:
+        if faults.find("silence", one.channel, message.name) is not None:
             return
         payload: Any = message.payload
         if one.combined:
@@ -193,10 +193,12 @@ class Streams:
         self.accepted += 1
         try:
             async for message in ws:
+                # A silence of some streams only is none of the connection.
+                if silent.find("silence", one.channel, "the connection") is not None:
+                    continue
                 if message.type is WSMsgType.PING:
-                    if silent.find("silence", one.channel) is None:
-                        await ws.pong(message.data)
-                elif message.type is WSMsgType.TEXT and silent.find("silence", one.channel) is None:
+                    await ws.pong(message.data)
+                elif message.type is WSMsgType.TEXT:
                     await self._command(one, message.data)
         finally:
             self._sockets.discard(one)

@@ -106,6 +106,27 @@ def test_silence_keeps_sockets_open_and_answers_no_ping(opened: Opened) -> None:
     asyncio.run(run())
 
 
+def test_the_bars_of_one_symbol_may_stay_away(opened: Opened) -> None:
+    async def run() -> None:
+        async with opened() as client:
+            silent = await client.listen("btcusdt@kline_15m")
+            heard = await client.listen("ethusdt@kline_15m")
+            socket = await client.connect("/ws", autoping=False)
+            await client.fault("silence", seconds=60.0, path="btcusdt@kline")
+            await client.fault("server_error", seconds=60.0, path="klines.*symbol=BTC")
+            await client.until_bar()
+            await eventually(lambda: heard)
+            assert not silent
+            await socket.ping()
+            assert (await socket.receive(timeout=1.0)).type is aiohttp.WSMsgType.PONG
+            assert (await client.call("ping", sign=False))["status"] == 200
+            for symbol, status in (("BTCUSDT", 500), ("ETHUSDT", 200)):
+                row = {"symbol": symbol, "interval": "15m"}
+                assert (await client.public("/fapi/v1/klines", **row)).status == status
+
+    asyncio.run(run())
+
+
 def test_messages_may_come_twice_or_the_other_way_round(opened: Opened) -> None:
     async def run() -> None:
         async with opened() as client:

@@ -60,7 +60,7 @@ class Trading:
         self._sockets.add(ws)
         try:
             async for message in ws:
-                if faults.find("silence", "trading") is not None:
+                if faults.find("silence", "trading", "trading") is not None:
                     continue
                 if message.type is WSMsgType.PING:
                     await ws.pong(message.data)

@@ -13,6 +13,8 @@ from live.engine_log import bar_id
 from live.new_rows import NewEntries, NewRows
 from strategies.recorder import FINAL_STATUSES, OrderRow, RunRecorder
 
+_REFUSED = frozenset({"REJECTED", "DENIED"})
+
 
 class Tells(Protocol):
     """An `EngineLog`, or whoever else takes events; never raises."""
@@ -107,7 +109,9 @@ class RunTap:
 
     def _tell_orders(self) -> None:
         for row in self._orders.of(self._recorder.orders):
-            self._alive[row.client_order_id] = (row, row.status)
+            # One that was refused before anybody has looked is told as refused all the same.
+            known = "" if row.status in _REFUSED else row.status
+            self._alive[row.client_order_id] = (row, known)
             self._log.event(
                 "order",
                 f"{_side(row.side)} {row.quantity:g} {row.instrument_id} {row.type}, {row.reason}",
@@ -143,7 +147,7 @@ class RunTap:
     def _tell_statuses(self) -> None:
         for name, (row, known) in list(self._alive.items()):
             if row.status != known:
-                refused = row.status in ("REJECTED", "DENIED")
+                refused = row.status in _REFUSED
                 self._log.event(
                     "reject" if refused else "status",
                     f"{row.status}" + (f": {row.detail}" if row.detail else ""),

@@ -233,6 +233,20 @@ def test_one_identifier_finds_the_chain_from_bar_to_fill(tmp_path: Path) -> None
         chain_of(tmp_path, "nobody", LogFilter())
 
 
+def test_an_order_that_is_refused_between_two_looks_is_a_warning(tmp_path: Path) -> None:
+    recorder = RunRecorder((BTC,), 1000.0)
+    log = EngineLog(tmp_path, "BTCUSDT", clock=Clock())
+    tap = RunTap(recorder, dict, log)
+    recorder.order(order("E200", 200))
+    recorder.order_status("E200", "REJECTED", "code=-2019: Margin is insufficient.")
+    tap.look()
+    tap.look()
+    log.close()
+    (told,) = read_logs(tmp_path, LogFilter(level="warning"))
+    assert (told["kind"], told["order"]) == ("reject", "E200")
+    assert told["text"] == "REJECTED: code=-2019: Margin is insufficient."
+
+
 def test_rows_that_are_taken_from_memory_are_no_news() -> None:
     rows = [object() for _ in range(3)]
     news = NewRows(rows[:1])

@@ -250,6 +250,10 @@ def exchange_node_config(instruments: Sequence[str], *, asks: bool) -> LiveNodeC
             # The engine must know of every position, or it would deny what reduces one. The orders
             # that it makes up to explain them are none of ours, and not in our books.
             generate_missing_orders=True,
+            # The user stream tells of all orders of the account. Those in instruments of other
+            # engines are not even looked at: an event that does not fit one of them would be an
+            # error, and end every engine of the account at once.
+            filter_unclaimed_external_orders=True,
             inflight_check_interval_ms=None if asks else 0,
             # Never asked of all symbols at once, which weighs 80 of the 2,400 a minute that all
             # engines of an address share: `AccountWatch` asks of those that are traded.

@@ -22,9 +22,9 @@ from live.state_folder import StateFolder
 from live.supervisor import Supervisor, SupervisorConfig
 
 ANSWER_SECS = 60.0
-_STARTS_A_MINUTE = 9
-"""A start on an account weighs about 165 of the 2,400 that Binance grants an address a minute
-(positions, orders of all symbols, the kind of positions), and a running engine 48."""
+_STARTS_A_MINUTE = 8
+"""A start on an account weighs about 200 of the 2,400 that Binance grants an address a minute
+(orders of all symbols, transfers, positions, their kind), and a running engine 48."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

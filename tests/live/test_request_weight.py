@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from catalog.timestamps import parse_time
 from live.engine_plan import plan_of
 from live.state_folder import StateFolder
 from live.supervise_command import SuperviseRequest, supervisor_config
 from live.supervisor import Supervisor, SupervisorConfig
-from tests.live.engine_world import EngineMarket, EngineProcess
-from tests.live.test_engine import on
+from tests.live.engine_world import ENGINE, EngineMarket, EngineProcess
 from tests.live.test_supervisor import RULES, fake_command, until
 
 GRANTED, ENGINES = 2_400, 15
@@ -38,27 +40,61 @@ def test_no_more_engines_start_in_a_minute_than_was_said(tmp_path: Path) -> None
         supervisor.close()
 
 
-@pytest.mark.slow
-def test_what_engines_ask_for_fits_what_is_granted(tmp_path: Path) -> None:
-    market = EngineMarket.make(tmp_path)
-    with market.exchange("--paused") as exchange:
+@dataclass
+class Weighed:
+    """What one engine asked for: by its start, in a minute of a market that goes on as markets do,
+    and in the first minute in which it stands still."""
+
+    start: int
+    idle: float
+    still: float
+
+
+def weighed(folder: Path) -> Weighed:
+    """Run an engine on a market at its own pace, whose next bar closes while it stands still."""
+    market = EngineMarket.make(folder)
+    asked: list[Counter[str]] = []
+    with market.exchange(start="2024-01-26T00:13:40", speed="1") as exchange:
 
         def spent() -> int:
-            return sum(exchange.remote.state()["weight"].values())
+            asked.append(Counter(exchange.remote.state()["weight"]))
+            return asked[-1].total()
 
-        with EngineProcess(market, tmp_path / "state", (*on(exchange), "--symbols", "BTCUSDT")) as (
-            engine
-        ):
-            until(lambda: (tmp_path / "state" / "logs").exists(), 60.0)
+        def grown(secs: float) -> float:
+            before, began = spent(), time.monotonic()
+            time.sleep(secs)
+            return (spent() - before) / (time.monotonic() - began) * 60.0
+
+        options = ("--mode", "testnet", "--exchange", exchange.url, "--speed", "1")
+        state = folder / "state"
+        with EngineProcess(
+            market, state, (*options, "--symbols", "BTCUSDT", "--name", ENGINE)
+        ) as engine:
+            engine.until(lambda status: status.state == "trading", "trading")
             time.sleep(5.0)
-            start, began = spent(), time.monotonic()
-            time.sleep(IDLE_SECS)
-            idle = (spent() - start) / (time.monotonic() - began) * 60.0
+            start = spent()
+            idle = grown(IDLE_SECS)
+            # A minute before the close at the latest, however long the start took.
+            exchange.remote.pause()
+            status = engine.status()
+            assert status is not None
+            assert status.last_bar_ns == parse_time("2024-01-26")
+            engine.until(lambda status: status.state == "waiting", "a bar that stays away")
+            still = grown(60.0)
             assert engine.stop() == 0
-    plan = plan_of(
-        ["BTCUSDT"], profile=str(market.profile), bundle="x", mode="testnet", equity=1_000.0
-    )
+    print(*(f"{name}: {weight}" for name, weight in sorted(asked[-1].items())), sep="\n")
+    return Weighed(start, idle, still)
+
+
+@pytest.mark.slow
+def test_what_engines_ask_for_fits_what_is_granted(tmp_path: Path) -> None:
+    plan = plan_of(["BTCUSDT"], profile="synthetic", bundle="x", mode="testnet", equity=1_000.0)
     most = supervisor_config(SuperviseRequest(state=tmp_path), plan).starts_a_minute
     assert most is not None
-    print(f"a start weighs {start}, a minute {idle:.0f}")
-    assert most * start + ENGINES * idle < GRANTED
+    found = weighed(tmp_path)
+    print(
+        f"a start weighs {found.start}, a minute {found.idle:.0f}, without bars {found.still:.0f}"
+    )
+    assert most * found.start + ENGINES * found.idle < GRANTED
+    # All of them miss their bars, and some of them are started again.
+    assert 5 * found.start + ENGINES * found.still < GRANTED

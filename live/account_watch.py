@@ -153,6 +153,7 @@ class AccountWatch:
         """Judge the newest answer, and ask again when it is time."""
         answer, self._answer = self._answer, None
         if answer is not None:
+            self._silent.accept(answer.state)
             self._silent.settle(answer.reports, answer.question.doubtful)
             settled = answer.question.moved == self._moved()
             for call in self.each_answer:

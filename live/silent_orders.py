@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from adapters.accounts import AccountState
 from live.engine_parts import EngineParts
 from strategies.kept import UNANSWERED
 from strategies.order_reports import OrderReport
@@ -97,6 +98,15 @@ class SilentOrders:
                 self._lost(row, "neither it nor the account was answered")
         return silent | strategy.unanswered | (strategy.inferred or set())
 
+    def accept(self, state: AccountState) -> None:
+        """Take note of orders that rest at the exchange, though nobody has told us that they do."""
+        rows = self._parts.recorder.orders
+        for one in state.orders:
+            row = rows.get(one.client_order_id)
+            if row is not None and row.status in _WAITING and one.filled == 0.0:
+                report = OrderReport(one.client_order_id, "ACCEPTED", ts_event=one.ts_ns)
+                self._parts.strategy.recovered(report)
+
     def settle(self, reports: Mapping[str, OrderReport | None], asked: Collection[str]) -> None:
         """Do what the account says of orders that `look` had named."""
         strategy = self._parts.strategy
@@ -120,8 +130,7 @@ class SilentOrders:
             self._lost(row, "the exchange does not know it")
         elif report is None:
             strategy.desk.silent.add(row.client_order_id)
-        elif row.reduce_only or not report.trades:
-            # Until the engine knows of what an entry opened, it denies the stop: it asks as well.
+        else:
             self._tell(row, f"is {report.status} at the exchange")
             strategy.recovered(report)
 

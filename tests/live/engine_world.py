@@ -83,12 +83,15 @@ class EngineProcess:
         The state folder.
     arguments : tuple of str
         More options.
+    name : str
+        Of the engine, as the options say.
     """
 
     market: EngineMarket
     state: Path
     arguments: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    name: str = ENGINE
     process: subprocess.Popen[str] | None = None
 
     def start(self) -> Self:
@@ -116,7 +119,7 @@ class EngineProcess:
             return None
         registry = Registry(path)
         try:
-            found = registry.status(ENGINE)
+            found = registry.status(self.name)
         finally:
             registry.close()
         own = self.process is not None and found is not None and found.pid == self.process.pid
@@ -172,7 +175,7 @@ class EngineProcess:
 
     def journal(self) -> dict[str, tuple[str, str, float]]:
         """Return the orders of its journal: state, status and what was filled, by name."""
-        with sqlite3.connect(self.state / "engines" / ENGINE / "engine.db") as db:
+        with sqlite3.connect(self.state / "engines" / self.name / "engine.db") as db:
             rows = db.execute("SELECT client_order_id, state, status, filled_quantity FROM orders")
             return {name: (state, status, filled) for name, state, status, filled in rows}
 

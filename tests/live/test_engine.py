@@ -59,8 +59,8 @@ def protected(status: EngineStatus) -> bool:
 def require_agreement(engine: EngineProcess, remote: Remote) -> dict[str, Any]:
     """Every order is in journal and exchange, once, with the same outcome; so are positions."""
     account = remote.accounts()["main"]
-    path = engine.state / "engines" / ENGINE / "engine.db"
-    assert differences(journals({ENGINE: path}), None, {}, account) == ()
+    path = engine.state / "engines" / engine.name / "engine.db"
+    assert differences(journals({engine.name: path}), None, {}, account) == ()
     return account
 
 
@@ -193,6 +193,10 @@ def test_what_a_person_holds_is_left_alone_unless_it_is_claimed(
         assert theirs == pytest.approx(0.5 + own.get("BTCUSDT-PERP.BINANCE", 0.0))
         (foreign,) = engine.log("foreign")
         assert foreign["text"] == "0.5 BTCUSDT-PERP.BINANCE is not ours and is left alone"
+        # Its stops are those of another state folder: a new one would not start beside them.
+        for name, order in exchange.remote.accounts()["main"]["orders"].items():
+            if order["open"]:
+                signed(exchange.url, "DELETE", "/fapi/v1/algoOrder", clientAlgoId=name)
         claiming = (*on(exchange), "--set", "live.claim=true")
         with EngineProcess(market, tmp_path / "claim", claiming) as engine:
             engine.until(lambda one: "BTCUSDT-PERP.BINANCE" in one.positions, "claimed")
@@ -242,10 +246,10 @@ def test_an_engine_that_stops_does_not_silence_those_beside_it(
     shared = {SHARED_ACCOUNT_VARIABLE: "1"}
     with market.exchange() as exchange:
         one = (*on(exchange), "--symbols", "BTCUSDT", "--name", ENGINE, "--equity", "30000")
-        two = (*on(exchange), "--symbols", "ETHUSDT", "--name", ENGINE, "--equity", "30000")
+        two = (*on(exchange), "--symbols", "ETHUSDT", "--name", "other", "--equity", "30000")
         with (
             EngineProcess(market, tmp_path / "1", one, shared) as first,
-            EngineProcess(market, tmp_path / "2", two, shared) as second,
+            EngineProcess(market, tmp_path / "2", two, shared, "other") as second,
         ):
             first.until(lambda status: status.state == "trading", "first trades")
             second.until(lambda status: status.state == "trading", "second trades")

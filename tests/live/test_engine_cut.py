@@ -140,3 +140,27 @@ def test_what_rests_without_a_purpose_is_taken_back_and_what_nobody_knows_is_tol
         assert protected(status)
         assert engine.stop() == 0
         assert engine.log("error") == []
+
+
+def test_a_stop_that_is_gone_without_a_word_is_found_missing_at_the_exchange(
+    market: EngineMarket, tmp_path: Path
+) -> None:
+    with market.exchange() as exchange, EngineProcess(market, tmp_path, on(exchange)) as engine:
+        engine.until(protected, "positions with their stops")
+        # Nobody tells the engine: its own books still show the stop.
+        exchange.remote.fault("silence", seconds=60.0, channel="user")
+        gone = next(name for name, one in orders(exchange).items() if one["algo"] and one["open"])
+        signed(exchange.url, "DELETE", "/fapi/v1/algoOrder", clientAlgoId=gone)
+        before, end = {*orders(exchange)}, gone.rpartition("-")[2]
+
+        def safe() -> bool:
+            """Another stop, or an order to get out, has come to the exchange."""
+            new = {*orders(exchange)} - before
+            return any(name.endswith(end) and ("-S" in name or "-F" in name) for name in new)
+
+        seconds = until(safe, "another stop, or a way out", 40.0)
+        print(f"found missing after {seconds:.1f} s")
+        told = [one["text"] for one in engine.log("reconcile")]
+        assert any(gone.removeprefix(PREFIX) in text for text in told), told
+        exchange.remote.clear_faults()
+        assert engine.stop() == 0

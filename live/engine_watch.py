@@ -92,7 +92,6 @@ class EngineWatch(DataActor):
         self._naked = NakedWatch()
         self._looks = 0
         self._errors = 0
-        self._closing: dict[str, int] = {}
 
     def on_start(self) -> None:
         """Begin to look."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from adapters.accounts import BinanceAccount
 from adapters.connections import Connection, Keys
@@ -296,6 +297,29 @@ def test_what_an_owner_pays_in_and_takes_out_is_told_apart_from_results(
         account.close()
         with pytest.raises(RunFailedError, match="must answer /control/transfer"):
             remote.transfer(1.0, "nobody")
+
+
+def test_an_account_takes_back_an_order_once(settings: ExchangeSettings) -> None:
+    secret = Keys(("test-key", "test-secret"))
+    with threaded_exchange(replace(settings, mode="timed", speed=900.0)) as remote:
+        account = BinanceAccount(Connection("testnet", remote.url, secret))
+        plain = {"type": "LIMIT", "price": "1000.0", "newClientOrderId": "x-aHRE4BCj-RL1-E1-b"}
+        stop = {"type": "STOP_MARKET", "triggerPrice": "1000.0", "algoType": "CONDITIONAL"}
+        for path, more in (
+            ("order", plain | {"timeInForce": "GTC", "side": "BUY"}),
+            ("algoOrder", stop | {"clientAlgoId": "x-aHRE4BCj-RL1-S1-b", "side": "SELL"}),
+        ):
+            text = account._signed({"symbol": "BTCUSDT", "quantity": "0.2", **more})
+            url = f"{remote.url}/fapi/v1/{path}?{text}"
+            answer = requests.post(url, headers={"X-MBX-APIKEY": "test-key"}, timeout=10)
+            assert answer.ok, answer.text
+        found = account.state().orders
+        assert {one.client_order_id for one in found} == {"L1-E1-b", "L1-S1-b"}
+        for one in (*found, *found):
+            # What is gone already is as good.
+            account.cancel(one)
+        assert account.state().orders == ()
+        account.close()
 
 
 def test_an_exchange_in_a_thread(settings: ExchangeSettings) -> None:

@@ -23,7 +23,7 @@ from live.engine_request import (
 )
 from live.foreign_gate import ForeignGate
 from live.market_clock import SAME_TIME_NS, MarketClock, clock_for, wall_clock
-from live.naked_watch import NakedWatch
+from live.naked_watch import NakedWatch, Stop, covered
 from live.profile import load_profile
 from live.reconcile import Books, Resting, compare_books
 from live.start_books import follow, under_way
@@ -132,6 +132,30 @@ def test_a_position_is_naked_after_two_seconds_without_a_stop_and_told_once() ->
     assert watch.look(8 * second, {BTC: 1.0}, ())
     assert watch.alarms == 2
     assert watch.look(9 * second, {BTC: 0.0}, ()) == ()
+
+
+@pytest.mark.parametrize(
+    ("held", "stops", "whole"),
+    [
+        (1.0, [(-1, 1.0)], True),
+        (1.0, [(-1, 0.6), (-1, 0.4)], True),  # an older one and the one for what was added
+        (1.0, [(-1, 0.6)], False),  # a fill in parts, of which only the first is covered
+        (1.0, [(-1, 0.6), (1, 0.4)], False),  # that would add to it
+        (-1.0, [(1, 1.5)], True),
+        (-1.0, [(-1, 1.0)], False),
+        (0.3, [(-1, 0.1), (-1, 0.2)], True),  # 0.30000000000000004
+        (0.3, [(-1, 0.299)], False),  # one step is missing
+        (0.3, [(-1, 0.2996)], True),  # less than half of one
+        (1.0, [], False),
+    ],
+)
+def test_stops_must_cover_all_of_a_position(
+    held: float, stops: list[tuple[int, float]], whole: bool
+) -> None:
+    resting = [Stop(BTC, side, quantity) for side, quantity in stops]
+    others = [Stop(ETH, -1, 50.0)]
+    found = covered({BTC: held}, [*resting, *others], {BTC: 0.001, ETH: 0.01})
+    assert found == ({BTC} if whole else set())
 
 
 def test_differences_say_whose_they_are() -> None:

@@ -173,6 +173,10 @@ class AccountMoney:
             self._asking, self._answered = False, self._asked_at
             self._book(found)
 
+    def refused(self) -> Refused | None:
+        """Return why nothing may be opened, or None."""
+        return Refused(ACCOUNT_SHORT, self.short) if self.short else None
+
     def judge(self, state: AccountState, settled: bool) -> None:
         """Compare the books with what the account says.
 
@@ -297,25 +301,29 @@ class AccountMoney:
         self._parts.store.write(TRANSFERS, asdict(known), durable=True)
 
 
-class MoneyGate:
-    """An `EntryGate` in front of another: nothing new on an account that is short.
+class AccountGate:
+    """An `EntryGate` in front of another: nothing new while something ails the account.
 
     Parameters
     ----------
-    money : AccountMoney
-        Knows.
+    checks : tuple of callable
+        Each returns why nothing may be opened, or None.
     then : EntryGate or None
-        Asked where there is enough.
+        Asked where nothing does.
     """
 
-    def __init__(self, money: AccountMoney, then: EntryGate | None = None) -> None:
-        self._money = money
+    def __init__(
+        self, checks: tuple[Callable[[], Refused | None], ...], then: EntryGate | None = None
+    ) -> None:
+        self._checks = checks
         self._then = then
 
     def admit(self, policy: RiskPolicy, intent: OrderIntent) -> Refused | None:
         """Return why an order that adds risk may not leave, or None."""
-        if self._money.short:
-            return Refused(ACCOUNT_SHORT, self._money.short)
+        for check in self._checks:
+            refused = check()
+            if refused is not None:
+                return refused
         return None if self._then is None else self._then.admit(policy, intent)
 
     def hold(self, occupied: Mapping[str, tuple[bool, bool]]) -> None:

@@ -23,6 +23,8 @@ OWNER = "owner"
 """Section of an engine's database with where its books belong."""
 ACCOUNT = "account"
 """Section with what tells the account of its books from others."""
+MODEL = "model"
+"""Section with the digest of the bundle that predicted last."""
 EQUITY = "equity"
 """Section with the part of the account that its books were given."""
 _DECIMALS = 8
@@ -80,6 +82,26 @@ def require_own_account(store: StateStore, request: EngineRequest, identity: str
         )
     if theirs != ours:
         store.write(ACCOUNT, json.dumps(ours), durable=True)
+
+
+def follow_model(store: StateStore, digest: str, teller: Any) -> None:
+    """Tell that another model goes on with the books: its predictions manage what is open.
+
+    Parameters
+    ----------
+    store : StateStore
+        The engine's database.
+    digest : str
+        Of the bundle.
+    teller : Teller
+        Told of it.
+    """
+    text = store.read(MODEL)
+    before = None if text is None else str(json.loads(text))
+    if before != digest:
+        store.write(MODEL, json.dumps(digest))
+    if before not in (None, digest):
+        teller.event("model", f"another model goes on: bundle {digest[:12]}, before {before[:12]}")
 
 
 def _place(request: EngineRequest) -> str:

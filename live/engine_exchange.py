@@ -21,10 +21,17 @@ from adapters.venue_queries import load_definitions, market_time_ns
 from adapters.venues import BINANCE
 from catalog.errors import ConfigError, LeviBotError
 from live.account_claim import AccountClaim, claim_account
-from live.account_money import AccountMoney, MoneyGate
+from live.account_money import AccountGate, AccountMoney
 from live.account_watch import AccountWatch
 from live.bar_gate import BarSet
-from live.book_owner import Part, follow_equity, require_own_account, require_own_books
+from live.book_owner import (
+    Part,
+    follow_equity,
+    follow_model,
+    require_own_account,
+    require_own_books,
+)
+from live.clock_check import ClockCheck, require_clock
 from live.engine import Engine, Outcome, Teller
 from live.engine_parts import PAPER_FILE, STATE_FILE, Prepared, Setting, assemble
 from live.engine_process import SHARED_ACCOUNT_VARIABLE
@@ -66,7 +73,9 @@ def run_exchange(prepared: Prepared, guard: LiveGuard, teller: Teller) -> Outcom
     with ExitStack() as open_files:
         paper, claim, identity = None, None, ""
         if request.mode != "paper":
-            identity = patient(account_of(request).identity, lambda why: _wait(teller, why))
+            reader = account_of(request)
+            patient(lambda: require_clock(reader), lambda why: _wait(teller, why))
+            identity = patient(reader.identity, lambda why: _wait(teller, why))
             claim = claim_account(request, request.order_connection(), identity)
             open_files.enter_context(claim)
         store = open_files.enter_context(closing(StateStore(request.folder / STATE_FILE)))
@@ -144,6 +153,7 @@ class ExchangeEngine:
         balance = None if start is None else balance_of(prepared, start)
         setting = Setting(definitions, fed=True, claims=True, balance=balance)
         self.parts = assemble(prepared, guard, stores.state, setting)
+        follow_model(stores.state, str(prepared.bundle.manifest["digest"]), teller)
         self.parts.strategy.newest = self.clock
         self.engine = Engine(self.parts, self.now, teller)
         self._definitions_of_all = definitions
@@ -375,7 +385,9 @@ class ExchangeEngine:
             self._money.is_steady = lambda: self.engine.view.state == "trading"
             watcher.each_answer.append(self._money.judge)
             self.engine.each_look.append(self._money.look)
-            desk.gate = MoneyGate(self._money, desk.gate)
+            clock = ClockCheck(account_of(self._request), self._teller)
+            self.engine.each_look.append(clock.look)
+            desk.gate = AccountGate((self._money.refused, clock.refused), desk.gate)
         watcher.start()
         return watcher
 

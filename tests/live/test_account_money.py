@@ -17,7 +17,7 @@ from adapters.errors import AdapterError
 from catalog.errors import ConfigError
 from live import account_money
 from live.account_claim import Share
-from live.account_money import ACCOUNT_SHORT, TRANSFERS, AccountMoney, MoneyGate
+from live.account_money import ACCOUNT_SHORT, TRANSFERS, AccountGate, AccountMoney
 from live.state_store import StateStore
 from strategies.guard_orders import REFUSALS
 from tests.live.engine_world import EngineMarket, EngineProcess
@@ -143,7 +143,7 @@ def test_what_is_missing_for_no_reason_is_a_loss_and_what_is_too_much_is_not_cou
     peak = one.books.guard.guard.state.peak_equity
     one.hear(990.0)
     assert "the account holds 990.00 USDT" in one.money.short
-    refused = MoneyGate(one.money).admit(None, None)  # type: ignore[arg-type]
+    refused = AccountGate((one.money.refused,)).admit(None, None)  # type: ignore[arg-type]
     assert refused is not None
     assert refused.why == ACCOUNT_SHORT
     assert ACCOUNT_SHORT in REFUSALS

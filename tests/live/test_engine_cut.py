@@ -191,3 +191,50 @@ def test_a_position_that_fills_in_parts_is_covered_whole(
         assert covered == pytest.approx(wanted)
         exchange.remote.resume()
         assert engine.stop() == 0
+
+
+def test_an_entry_that_filled_while_nobody_heard_of_it_gets_its_stop(
+    market: EngineMarket, tmp_path: Path
+) -> None:
+    """Its answer is lost, streams are silent, and nothing can be asked: the engine gives it up."""
+    secs = 38.0
+    with market.exchange() as exchange, EngineProcess(market, tmp_path, on(exchange)) as engine:
+        engine.until(lambda one: one.state in ("warming", "trading"), "it runs")
+        fault = exchange.remote.fault
+        fault("lost_answer", seconds=secs, path="order.place")
+        fault("silence", seconds=secs, channel="user")
+        fault("server_error", seconds=secs, status=503, path="fapi.*(rder|Trades|v2/)")
+        end = time.monotonic() + secs
+        until(lambda: held(exchange), "something is held that the engine knows nothing of")
+        time.sleep(0.5)
+        exchange.remote.pause()
+        names = {name for name, one in orders(exchange).items() if one["executed"]}
+        until(lambda: time.monotonic() > end, "the engine has given up")
+        status = engine.status()
+        assert status is not None
+        assert status.positions == {}
+        exchange.remote.resume()
+
+        def safe() -> bool:
+            """Whatever is held there, the engine knows, and has a stop or a way out for it."""
+            now, there = engine.status(), held(exchange)
+            assert now is not None
+            known = {name.partition("-")[0] for name in now.positions}
+            resting = {
+                name.rpartition("-")[2]
+                for name, one in orders(exchange).items()
+                if one["open"] and ("-S" in name or "-F" in name)
+            }
+            return known == set(there) and len(resting) >= len(there)
+
+        until(safe, "known and protected, or closed", 30.0)
+        exchange.remote.pause()
+        time.sleep(4.0)
+        told = [one["text"] for one in engine.log("account")]
+        assert any("nobody had answered, is FILLED at the exchange" in one for one in told), told
+        booked = {name: filled for name, (_, _, filled) in engine.journal().items()}
+        for name in names:
+            assert booked[name.removeprefix(PREFIX)] == orders(exchange)[name]["executed"]
+        exchange.remote.resume()
+        assert engine.stop() == 0
+        require_agreement(engine, exchange.remote)

@@ -29,6 +29,7 @@ from live.reconcile import Books, Resting, compare_books
 from live.start_books import follow, under_way
 from strategies.guard_orders import REFUSALS
 from strategies.ledger import Ledger, LedgerFill
+from strategies.order_desk import OrderDesk
 
 BTC, ETH = "BTCUSDT-PERP.BINANCE", "ETHUSDT-PERP.BINANCE"
 PROFILE = load_profile("perps-swing")
@@ -176,6 +177,34 @@ def test_differences_say_whose_they_are() -> None:
     assert "our books say 1, the exchange 0.4" in str(found[0])
     assert "left alone" in str(found[1])
     assert compare_books(Books({BTC: 0.1 + 0.2}), Books({BTC: 0.3}), (BTC,), "L1-") == ()
+
+
+@pytest.mark.parametrize(
+    ("under_way", "silent", "free"),
+    [
+        ((), (), True),
+        (("entry",), (), False),
+        (("entry",), ("entry",), True),  # the exchange does not know it: it keeps no exit back
+        (("entry", "exit"), ("entry",), False),
+        (("limit",), (), True),  # taken back on the way
+    ],
+)
+def test_an_exit_waits_for_what_is_under_way_but_not_for_what_is_lost(
+    under_way: tuple[str, ...], silent: tuple[str, ...], free: bool
+) -> None:
+    withdrawn: list[str] = []
+    rows = {
+        name: SimpleNamespace(client_order_id=name, type="LIMIT" if name == "limit" else "MARKET")
+        for name in ("entry", "exit", "limit")
+    }
+    desk: Any = SimpleNamespace(
+        states={BTC: SimpleNamespace(under_way={*under_way})},
+        silent={*silent},
+        _recorder=SimpleNamespace(orders=rows),
+        withdraw=lambda name, ts: withdrawn.append(name),
+    )
+    assert OrderDesk.make_way(desk, BTC, 1) is free
+    assert withdrawn == [one for one in under_way if one == "limit"]
 
 
 class _Strategy:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -136,6 +135,9 @@ def times(place: Place, name: str, texts: Texts, format_: str = "ISO8601") -> In
     DataError
         If a text is not a time in the given format (strptime, or ``ISO8601``).
     """
+    # Imported where written times are read: a live engine need not wait for it at its start.
+    import pandas as pd
+
     try:
         written = pd.Series(strings(texts), dtype=object)
         parsed = pd.to_datetime(written, format=format_, utc=True, errors="coerce")

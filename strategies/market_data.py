@@ -306,7 +306,9 @@ def mark_records(bars: BarArrays, funding: SeriesArrays, instrument: Any) -> lis
 
 
 def _record_batch(columns: dict[str, pa.Array], ts_init: Int64Array) -> bytes:
-    times = pa.array(ts_init).cast(pa.uint64())
+    # Not `pa.array`, which imports Pandas: a live engine would wait for it at its start.
+    buffer = pa.py_buffer(np.ascontiguousarray(ts_init, dtype=np.uint64))
+    times = pa.Array.from_buffers(pa.uint64(), len(ts_init), [None, buffer])
     batch = pa.record_batch({**columns, "ts_event": times, "ts_init": times})
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, batch.schema) as writer:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import pandas as pd
 
 from catalog.arrays import BarArrays, Float64Array, Int64Array
 from strategies.execution import (
@@ -25,6 +24,9 @@ from strategies.ledger import LedgerPoint, OpenPosition, PositionRow
 from strategies.policy import OPEN_AT_END
 from strategies.reconciliation import Reconciliation
 from strategies.recorder import EQUITY_COLUMNS, FINAL_STATUSES, RunRecorder, frame_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,8 @@ def equity_frame(recorder: RunRecorder, bars: Sequence[BarArrays]) -> pd.DataFra
     Computed from the ledger's history in one pass, not sampled during the run; fills stamped with
     a bar's close (stops) count at that close.
     """
+    import pandas as pd
+
     grid = np.unique(np.concatenate([one.ts_init for one in bars]))
     history = recorder.ledger.history
     cash = _as_of(history, grid, recorder.starting_balance, "cash")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from catalog.arrays import Float64Array
 from research.predictor import Prediction
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PREDICTION_COLUMNS = (
     "ts_init",
@@ -80,6 +82,8 @@ class PredictionLog:
         ``weight_<name>``, then for each slow input ``age_<name>`` (bars); NaN where a prediction
         had none.
         """
+        import pandas as pd
+
         self._pack()
         found = dict.fromkeys(name for chunk in self._chunks for name in chunk)
         names = list(dict.fromkeys([*PREDICTION_COLUMNS, *found]))

@@ -10,16 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from strategies.execution import MONEY_DECIMALS, Side, slippage_cost
 from strategies.guard_state import GuardEvent
 from strategies.ledger import FundingRow, Ledger, LedgerFill
 from strategies.policy import REASONS
 from strategies.prediction_log import PredictionLog
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DECISION_COLUMNS = (
     "ts_init",
@@ -325,6 +327,9 @@ class RunRecorder:
 
     def decisions_frame(self) -> pd.DataFrame:
         """Return the decisions, in the order in which they were made."""
+        # A live engine, which makes no frames, need not wait for it at its start.
+        import pandas as pd
+
         self._pack()
         size = self._packed
         quantity = np.zeros(size)
@@ -380,5 +385,7 @@ class RunRecorder:
 
 def frame_of(rows: Sequence[tuple[object, ...]], columns: tuple[str, ...]) -> pd.DataFrame:
     """Return rows as a frame whose columns have the same types whether or not there are rows."""
+    import pandas as pd
+
     frame = pd.DataFrame.from_records(list(rows), columns=list(columns))
     return frame.astype({name: _TYPES.get(name, "float64") for name in columns})

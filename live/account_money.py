@@ -318,6 +318,10 @@ class AccountGate:
         self._checks = checks
         self._then = then
 
+    def why(self) -> str:
+        """Return in words why nothing may be opened; "" if nothing ails the account."""
+        return "; ".join(one.detail for one in (check() for check in self._checks) if one)
+
     def admit(self, policy: RiskPolicy, intent: OrderIntent) -> Refused | None:
         """Return why an order that adds risk may not leave, or None."""
         for check in self._checks:

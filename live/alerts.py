@@ -27,11 +27,16 @@ ALERT_URLS = "LEVIBOT_ALERT_URLS"
 
 type AlertKind = Literal[
     "crash", "restart", "permanent_stop", "guard", "stale_data", "naked_position",
-    "kill_switch", "global_risk", "supervisor",
+    "kill_switch", "global_risk", "supervisor", "blocked",
 ]  # fmt: skip
 type Severity = Literal["info", "warning", "failure"]
 
-_SEVERITY: dict[str, Severity] = {"restart": "info", "stale_data": "warning", "guard": "warning"}
+_SEVERITY: dict[str, Severity] = {
+    "restart": "info",
+    "stale_data": "warning",
+    "guard": "warning",
+    "blocked": "warning",
+}
 _MOST_QUEUED = 500
 
 

@@ -147,10 +147,11 @@ class Engine:
         self._alerts.start()
         self.teller.event("start", f"engine {self.parts.request.name} starts")
 
-    def say(self, state: State) -> None:
-        """Be in another state from now on."""
+    def say(self, state: State, why: str = "") -> None:
+        """Be in another state from now on; the reason is told with it."""
         if state != self.view.state:
-            self.teller.event("state", f"{self.view.state} -> {state}")
+            told = f"{self.view.state} -> {state}"
+            self.teller.event("state", f"{told}: {why}" if why else told)
             self.view.state = state
 
     def fail(self, reason: str) -> None:

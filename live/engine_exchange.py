@@ -387,7 +387,8 @@ class ExchangeEngine:
             self.engine.each_look.append(self._money.look)
             clock = ClockCheck(account_of(self._request), self._teller)
             self.engine.each_look.append(clock.look)
-            desk.gate = AccountGate((self._money.refused, clock.refused), desk.gate)
+            gate = AccountGate((self._money.refused, clock.refused), desk.gate)
+            desk.gate, self.engine.view.blocked = gate, gate.why
         watcher.start()
         return watcher
 
@@ -417,7 +418,7 @@ class ExchangeEngine:
             self.parts.strategy.outbox.release()
         status = self.feed.status()
         if self.engine.view.state != "stopping" and status.state != "failed":
-            self.engine.say(status.state)
+            self.engine.say(status.state, status.reason)
 
     def _can_send(self, wall_ns: int) -> bool:
         """Return whether every instrument has a price: until then the engine denies its orders."""

@@ -211,6 +211,9 @@ class EngineStatus:
         From bar to order.
     slippage_bps : Moments
         Fill against the decision's price; positive is worse.
+    blocked : str
+        Why nothing new is opened although its guard would let it: an account that is short, a clock
+        that is wrong; "" if nothing is in the way.
     last_error : str
         The newest; "" if there was none.
     model : ModelStatus
@@ -252,6 +255,7 @@ class EngineStatus:
     bar_interval_s: float = 0.0
     decision_latency_ms: LatencyHistogram = field(default_factory=LatencyHistogram)
     slippage_bps: Moments = field(default_factory=Moments)
+    blocked: str = ""
     last_error: str = ""
     model: ModelStatus = field(default_factory=ModelStatus)
     allotted_equity: float | None = None

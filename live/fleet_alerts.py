@@ -24,6 +24,11 @@ _KINDS: dict[str, AlertKind] = {
 """Alerts by the event of a process that they are about; other events are no alert."""
 
 
+BLOCKED_SECS = 10.0
+"""How long an engine may be kept from opening anything before people are told, seconds: a transfer
+is explained within a few."""
+
+
 class FleetAlerts:
     """An observer of the supervisor that raises alerts.
 
@@ -45,6 +50,7 @@ class FleetAlerts:
         self._naked: dict[str, tuple[int, int]] = {}
         self._bars: dict[str, tuple[int, float]] = {}
         self._stale: set[str] = set()
+        self._blocked: dict[str, float] = {}
         # One that was set before is told as well: nothing will trade.
         self._kill: KillSwitch | None = None
 
@@ -62,6 +68,7 @@ class FleetAlerts:
             self._look_at_guard(name, status)
             self._look_at_naked(name, status)
             self._look_at_data(name, status, now)
+            self._look_at_blocked(name, status, now)
 
     def _look_at_kill(self) -> None:
         found = read_kill(self._state)
@@ -93,3 +100,11 @@ class FleetAlerts:
         elif now - since > allowed_age(status, self._stale_secs) and name not in self._stale:
             self._stale.add(name)
             self._sink(Alert("stale_data", name, f"no bar for {now - since:.0f} s"))
+
+    def _look_at_blocked(self, name: str, status: EngineStatus, now: float) -> None:
+        if not status.blocked or status.state not in RUNNING:
+            self._blocked.pop(name, None)
+        elif now - self._blocked.setdefault(name, now) >= BLOCKED_SECS:
+            # Once: until it is over, however long that takes.
+            self._blocked[name] = float("inf")
+            self._sink(Alert("blocked", name, f"nothing new is opened: {status.blocked}"))

@@ -108,6 +108,8 @@ class EngineView:
         if status.guard.level != "normal":
             why = ", ".join(status.guard.reasons) or "no reason known"
             found.append(f"risk guard {status.guard.level}: {why}")
+        if status.blocked and status.state in RUNNING:
+            found.append(f"opens nothing new: {status.blocked}")
         return found
 
 

@@ -114,6 +114,7 @@ class OwnView:
         self.predictions: dict[str, Any] = {}
         self.feed_counters: Callable[[], Mapping[str, int]] = dict
         self.input_ages: Callable[[], Mapping[str, float]] = dict
+        self.blocked: Callable[[], str] = str
 
     def notice(self) -> None:
         """Take note of orders and fills since the last call, while closes are those decided at."""
@@ -170,6 +171,7 @@ class OwnView:
             bar_interval_s=parts.prepared.interval_ns / NS_PER_SECOND,
             decision_latency_ms=measured.histogram(),
             slippage_bps=Moments(measured.slippage_sum, measured.slippage_count),
+            blocked=self.blocked(),
             last_error=self.last_error or (recorder.errors[-1] if recorder.errors else ""),
             model=self._model,
             allotted_equity=parts.request.equity,

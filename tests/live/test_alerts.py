@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from catalog.errors import ConfigError
+from live import fleet_alerts
 from live.alerts import (
     ALERT_URLS,
     Alert,
@@ -163,7 +164,9 @@ def test_secrets_of_the_environment_are_masked() -> None:
     assert masked(text, variables) == "refused *** short /somewhere/long"
 
 
-def test_a_person_is_told_what_matters_once(tmp_path: Path) -> None:
+def test_a_person_is_told_what_matters_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[Alert] = []
     alerts = FleetAlerts(tmp_path, told.append, stale_secs=0.05)
     for kind in ("started", "crashed", "restarting", "given_up", "stopped", "killed"):
@@ -193,6 +196,11 @@ def test_a_person_is_told_what_matters_once(tmp_path: Path) -> None:
     assert [one for one, _ in look(pid=2, counters=naked)] == ["stale_data"]
     assert look(pid=2, counters=naked) == []
     assert look(pid=2, counters=naked, last_bar_ns=6) == []
+    short = {"pid": 2, "counters": naked, "last_bar_ns": 6, "blocked": "too little"}
+    assert look(**short) == []
+    monkeypatch.setattr(fleet_alerts, "BLOCKED_SECS", 0.0)
+    assert look(**short) == [("blocked", "nothing new is opened: too little")]
+    assert look(**short) == []
     set_kill(tmp_path, "anna", "the news")
     ((kind, text),) = look(pid=2, counters=naked, last_bar_ns=7)
     assert kind == "kill_switch"

@@ -68,6 +68,8 @@ def test_an_engine_that_says_nothing_any_more_does_not_run() -> None:
             None,
             ("risk guard reducing: drawdown, manual",),
         ),
+        (trading(NOW, blocked="too little"), None, ("opens nothing new: too little",)),
+        (trading(NOW, state="stopped", blocked="too little"), None, ()),
     ],
 )
 def test_problems_are_named(

@@ -220,9 +220,11 @@ class MarketFeed(DataActor):
         for ts, update, arguments in stored.slow.updates(predictor, None, now):
             update(*arguments)
             self._known[arguments[0]] = ts
+        # A catalog has no unfinished bars: what it holds is believed at once.
+        over = now + round(self._config.gate.history_lag_secs * NS_PER_SECOND)
         for bars in stored.records(self._wiring.instruments, self._spec.interval_ns).values():
             for bar in bars:
-                self._gate.take(raw_bar(bar, streamed=False), now)
+                self._gate.take(raw_bar(bar, streamed=False), over)
 
     def _on_timer(self, event: Any) -> None:
         self._guarded(self._look)

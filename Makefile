@@ -38,8 +38,9 @@ demo: setup ## Synthetic market, walk-forward, replay, tearsheet: the whole path
 test: setup ## Run the tests (minutes); WORKERS=2, ARGS='-k parity'
 	@$(PYTEST) -m 'not slow' $(ARGS)
 
-test-all: setup ## Run the longer proofs that `make test` leaves out, and the notebooks
+test-all: setup ## Run the longer proofs that `make test` leaves out: notebooks, then a soak by itself
 	@$(PYTEST) -m slow $(ARGS)
+	@$(if $(ARGS),,$(ONE_THREAD) $(PYTHON) -m tests.soak --minutes 5 --engines 15 --seed $(SEED))
 
 check: setup ## Format, lint, types, import contracts, locked files, house rules
 	@$(MAKE) -k $(CHECKS)

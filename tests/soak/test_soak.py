@@ -1,7 +1,7 @@
-"""A short soak: few engines, because two cores run tests as well; `make soak` is the whole one.
+"""A short soak: few engines, because other tests run beside it.
 
-What it demands is what `make soak` does, but for uptime: with four engines a single kill costs more
-than one per cent of two minutes.
+Its books must agree to the last order, as after a long one. How soon engines are back is left to
+`make soak` and to the soak that ends `make test-all`, which have the machine for themselves.
 """
 
 from __future__ import annotations
@@ -19,12 +19,19 @@ from tests.soak.run import SoakConfig, soak
 @pytest.mark.timeout(600)
 def test_a_short_soak(tmp_path: Path) -> None:
     config = SoakConfig(
-        minutes=2.0, engines=4, seed=11, fault_every_s=9.0, kill_every_s=45.0, uptime=0.9
+        minutes=0.9,
+        engines=3,
+        seed=11,
+        fault_every_s=7.0,
+        kill_every_s=25.0,
+        uptime=0.5,
+        recovery_s=40.0,
+        naked_s=20.0,
     )
     report = soak(config, tmp_path)
     print(table(report))
     assert report.failures == []
-    assert report.figures["orders"] > 20
+    assert report.figures["orders"] > 10
     assert any(one["name"] == KILL for one in report.mishaps)
 
 

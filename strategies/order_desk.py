@@ -420,8 +420,16 @@ class OrderDesk:
         self._strategy.submit_order(self._order(row))
 
     def recall(self, client_order_id: str) -> None:
-        """Hand a cancel to the engine, now."""
-        self._strategy.cancel_order(ClientOrderId(client_order_id))
+        """Hand a cancel to the engine, now.
+
+        After a restart the engine has the orders that were open when it asked. One that has ended
+        since our own books were made is not among them, and refusing it would end the process: the
+        account's watch learns what became of it, or takes it back where it rests all the same.
+        """
+        identity = ClientOrderId(client_order_id)
+        if self.outbox is not None and self._strategy.cache.order(identity) is None:
+            return
+        self._strategy.cancel_order(identity)
 
     def _name(self, kind: OrderKind, instrument_id: str, ts: int) -> str:
         """Return an order's identifier; in a live process one that was never used.

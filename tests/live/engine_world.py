@@ -31,6 +31,13 @@ KEYS = {
     for name in ("API_KEY", "API_SECRET")
 }
 ENGINE = "synthetic"
+BUSY = {
+    "entry_threshold": 0.502,
+    "exit_threshold": 0.5,
+    "min_holding_bars": 0,
+    "stop_loss_frac": 0.004,
+    "position_frac": 0.05,
+}
 
 
 @dataclass
@@ -43,8 +50,10 @@ class EngineMarket:
     bundle: Path
 
     @classmethod
-    def make(cls, folder: Path) -> Self:
-        market = FeedMarket.make(folder)
+    def make(cls, folder: Path, *, busy: bool = False) -> Self:
+        """Make all of it; a `busy` engine trades at most closes and is often stopped out."""
+        # Bar by bar a model changes its mind more often than about the next four hours.
+        market = FeedMarket.make(folder, *(("label.horizon_bars=1",) if busy else ()))
         risk = yaml.safe_load(RISK.read_text(encoding="utf-8"))
         risk |= {"found_groups": None, "sizing": {}, "correlation_groups": {}}
         risk |= {"rebalance": None, "max_symbol_share": 1.0, "max_daily_loss": 0.5}
@@ -53,6 +62,9 @@ class EngineMarket:
         risk |= {"max_data_age_secs": 86_400.0}
         content = yaml.safe_load(dump_profile(market.profile))
         content["strategy"] |= {"risk": risk, "entry_threshold": 0.53, "position_frac": 0.1}
+        if busy:
+            content["strategy"] |= BUSY
+            risk["max_rejected_orders"] = 1_000
         profile = folder / "engine.yaml"
         profile.write_text(yaml.safe_dump(content), encoding="utf-8")
         bundle = folder / "bundle"

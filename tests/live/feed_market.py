@@ -37,18 +37,19 @@ UNTIL = parse_time("2024-01-24")
 
 @dataclass
 class FeedMarket:
-    """A market of 38 days of which a model has seen 23."""
+    """A market of 38 days of which a model has seen 23; `changes` are of its profile."""
 
     catalog: Path
+    changes: tuple[str, ...] = ()
 
     @classmethod
-    def make(cls, folder: Path) -> FeedMarket:
+    def make(cls, folder: Path, *changes: str) -> FeedMarket:
         make_market(folder / "catalog", SyntheticConfig(days=38))
-        return cls(folder / "catalog")
+        return cls(folder / "catalog", changes)
 
     @cached_property
     def profile(self) -> Any:
-        return load_profile("synthetic", SMALL)
+        return load_profile("synthetic", (*SMALL, *self.changes))
 
     @cached_property
     def panel(self) -> Any:

@@ -1,0 +1,310 @@
+"""Ends, absences and starts of engines, and markets that come in pieces: real processes on the test
+exchange, judged by its truth log, trade by trade, and by its account, to the cent."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from catalog.timestamps import NS_PER_DAY
+from live.engine_process import SHARED_ACCOUNT_VARIABLE
+from live.engine_status import EngineStatus
+from live.registry import Registry
+from tests.exchange.runner import ExchangeProcess, Remote
+from tests.exchange.truth import NAME as TRUTH
+from tests.live.agreement import differences, journals, ours, truth
+from tests.live.engine_world import ENGINE, ROOT, EngineMarket, EngineProcess
+from tests.live.test_engine import protected
+from tests.soak.fleet import Fleet
+from tests.soak.market import FleetMarket
+
+pytestmark = pytest.mark.slow
+NS = 1_000_000_000
+CENT = 0.005
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> EngineMarket:
+    return EngineMarket.make(tmp_path_factory.mktemp("busy"), busy=True)
+
+
+@contextmanager
+def exchange_of(
+    market: EngineMarket, folder: Path, *arguments: str, speed: str = "900"
+) -> Iterator[ExchangeProcess]:
+    """A test exchange that writes down everything; accelerated, it grants what real time would."""
+    state = ("--state", str(folder / "exchange"), "--weight-limit", "48000")
+    with market.exchange(*state, *arguments, speed=speed) as exchange:
+        yield exchange
+
+
+def engine_of(
+    market: EngineMarket, folder: Path, exchange: ExchangeProcess, speed: str = "900", **more: str
+) -> EngineProcess:
+    """An engine of its own; more variables of its environment."""
+    options = ("--mode", "testnet", "--exchange", exchange.url, "--speed", speed)
+    return EngineProcess(market, folder / "state", options, more)
+
+
+def until(what: Callable[[], Any], words: str, secs: float = 60.0) -> None:
+    deadline = time.monotonic() + secs
+    while not what():
+        assert time.monotonic() < deadline, words
+        time.sleep(0.02)
+
+
+def account(remote: Remote) -> dict[str, Any]:
+    found: dict[str, Any] = remote.accounts()["main"]
+    return found
+
+
+def require_agreement(folder: Path, remote: Remote) -> None:
+    """Orders and trades are those of the exchange's truth log: none doubled, none lost."""
+    lines = (folder / "exchange" / TRUTH).read_text(encoding="utf-8").splitlines()
+    there, refused = truth(map(json.loads, lines))
+    here = journals({ENGINE: folder / "state" / "engines" / ENGINE / "engine.db"})
+    assert differences(here, there, refused, account(remote)) == ()
+    assert len(there.fills) > 2
+
+
+def require_stops(remote: Remote) -> None:
+    """Every position of the account is covered by a stop that rests there."""
+    found = account(remote)
+    stops = [name for name, one in found["orders"].items() if one["open"] and one["algo"]]
+    # A stop is named after its instrument: one each, and none of something else.
+    assert len(stops) == len(found["positions"]), (found["positions"], stops)
+    assert all("-S" in ours(name) for name in stops)
+
+
+def settled(exchange: ExchangeProcess, engine: EngineProcess) -> EngineStatus:
+    """Stop the market, wait for what is on its way, and return what the engine says then."""
+    exchange.remote.pause()
+    time.sleep(6.0)
+    found = engine.status()
+    assert found is not None
+    return found
+
+
+def in_flight(engine: EngineProcess) -> bool:
+    """Whether an entry has left that has not filled."""
+    return any(
+        state in ("sent", "acknowledged") and "-E" in name
+        for name, (state, _, _) in engine.journal().items()
+    )
+
+
+# ---- asked to end in the middle of an order
+
+
+@pytest.mark.parametrize("shared", ["", "1"])
+def test_asked_to_end_with_an_order_on_its_way_it_waits_for_the_fill_and_its_stop(
+    busy: EngineMarket, tmp_path: Path, shared: str
+) -> None:
+    beside = {SHARED_ACCOUNT_VARIABLE: shared} if shared else {}
+    # An order waits two seconds of the clock for the open at which it fills.
+    with exchange_of(busy, tmp_path, "--hold-ms", "2000", speed="180") as exchange:
+        with engine_of(busy, tmp_path, exchange, "180", **beside) as engine:
+            engine.until(lambda one: one.counters.fills > 0, "a fill")
+            until(lambda: in_flight(engine), "an order on its way", 90.0)
+            assert engine.stop() == 0
+            exchange.remote.pause()
+        assert not in_flight(engine)
+        require_stops(exchange.remote)
+        assert engine.log("naked", "open", "error") == []
+        exchange.remote.resume()
+        with engine_of(busy, tmp_path, exchange, "180", **beside) as engine:
+            engine.until(lambda one: one.state == "trading" and one.counters.fills > 0, "it trades")
+            status = settled(exchange, engine)
+            assert status.cash == pytest.approx(account(exchange.remote)["cash"], abs=1e-6)
+            assert engine.stop() == 0
+        require_agreement(tmp_path, exchange.remote)
+
+
+def test_what_fills_after_its_end_is_found_and_protected_by_the_next_start(
+    busy: EngineMarket, tmp_path: Path
+) -> None:
+    with exchange_of(busy, tmp_path) as exchange:
+        with engine_of(busy, tmp_path, exchange) as engine:
+            engine.until(lambda one: one.counters.fills > 0, "a fill")
+            until(lambda: in_flight(engine), "an order on its way", 60.0)
+            # The market stands still: no open comes at which it could fill.
+            exchange.remote.pause()
+            waited = time.monotonic()
+            code = engine.stop()
+            waited = time.monotonic() - waited
+        assert code == 0
+        if in_flight(engine):
+            assert 7.0 < waited < 15.0
+            (told,) = engine.log("open", "naked")
+            assert "start it again" in told["text"]
+        exchange.remote.resume()
+        with engine_of(busy, tmp_path, exchange) as engine:
+            engine.until(lambda one: one.state == "trading" and one.counters.fills > 0, "it trades")
+            status = settled(exchange, engine)
+            assert status.cash == pytest.approx(account(exchange.remote)["cash"], abs=1e-6)
+            require_stops(exchange.remote)
+            assert engine.stop() == 0
+        require_agreement(tmp_path, exchange.remote)
+
+
+# ---- away for two days
+
+
+@pytest.mark.parametrize("ends", ["in order", "killed"])
+def test_away_for_two_market_days_with_settlements_and_stops_its_books_are_the_exchanges(
+    busy: EngineMarket, tmp_path: Path, ends: str
+) -> None:
+    # A market hour in a second: four bars. Stops far enough away to outlive the end.
+    with exchange_of(busy, tmp_path, speed="3600") as exchange:
+        engine = engine_of(busy, tmp_path, exchange, "3600")
+        engine.arguments += ("--set", "strategy.stop_loss_frac=0.015")
+        with engine:
+            engine.until(protected, "positions with their stops")
+            if ends == "killed":
+                engine.kill()
+            else:
+                assert engine.stop() == 0
+        left = account(exchange.remote)
+        assert left["positions"]
+        clock = exchange.remote.state()["clock"]
+        until(lambda: exchange.remote.state()["clock"] > clock + 2 * NS_PER_DAY, "two days", 120.0)
+        away = account(exchange.remote)
+        hit = [
+            name
+            for name, one in away["orders"].items()
+            if one["algo"] and one["executed"] and not left["orders"][name]["executed"]
+        ]
+        assert hit, "no stop was hit meanwhile"
+        paid = sum(away["income"].values()) - sum(left["income"].values())
+        assert paid != 0.0, "no funding was settled meanwhile"
+        with engine:
+            engine.until(lambda one: one.state == "trading" and one.counters.bars > 0, "it trades")
+            status = settled(exchange, engine)
+            assert engine.stop() == 0
+        found = account(exchange.remote)
+        assert status.cash == pytest.approx(found["cash"], abs=CENT)
+        held = {f"{name}-PERP.BINANCE": one[0] for name, one in found["positions"].items()}
+        assert {name: one.quantity for name, one in status.positions.items()} == held
+        require_agreement(tmp_path, exchange.remote)
+
+
+# ---- a market in pieces
+
+
+def test_while_the_bars_of_one_symbol_stay_away_it_waits_and_opens_nothing(
+    busy: EngineMarket, tmp_path: Path
+) -> None:
+    with exchange_of(busy, tmp_path) as exchange, engine_of(busy, tmp_path, exchange) as engine:
+        engine.until(lambda one: one.counters.fills > 0, "a fill")
+        for fault, details in (
+            ("silence", {"path": "ethusdt@kline"}),
+            ("server_error", {"path": "klines.*ETHUSDT", "status": 503}),
+        ):
+            exchange.remote.fault(fault, seconds=600.0, **details)
+        engine.until(lambda one: one.state == "waiting", "waiting", 60.0)
+        before = engine.status()
+        assert before is not None
+        entries = [name for name in engine.journal() if "-E" in name]
+        time.sleep(8.0)
+        after = engine.status()
+        assert after is not None
+        # Nobody's decisions go on: a prediction looks at all of them, and none is made on a part.
+        assert after.state == "waiting"
+        assert after.counters.predictions == before.counters.predictions
+        assert [name for name in engine.journal() if "-E" in name] == entries
+        exchange.remote.clear_faults()
+        engine.until(
+            lambda one: (
+                one.state == "trading"
+                and one.counters.fills > after.counters.fills
+                and one.counters.backfilled >= before.counters.backfilled + 6
+            ),
+            "it has fetched them, and trades",
+        )
+        settled(exchange, engine)
+        require_stops(exchange.remote)
+        assert engine.stop() == 0
+        require_agreement(tmp_path, exchange.remote)
+
+
+def test_each_part_of_a_fill_is_booked_and_stops_cover_all_of_it(
+    busy: EngineMarket, tmp_path: Path
+) -> None:
+    with exchange_of(busy, tmp_path, "--fill-parts", "3") as exchange:
+        with engine_of(busy, tmp_path, exchange) as engine:
+            engine.until(lambda one: one.counters.fills > 30, "fills")
+            status = settled(exchange, engine)
+            found = account(exchange.remote)
+            require_stops(exchange.remote)
+            assert status.cash == pytest.approx(found["cash"], abs=1e-6)
+            held = {f"{name}-PERP.BINANCE": one[0] for name, one in found["positions"].items()}
+            assert {name: one.quantity for name, one in status.positions.items()} == held
+            assert engine.stop() == 0
+        assert engine.log("naked", "error") == []
+        path = tmp_path / "state" / "engines" / ENGINE / "engine.db"
+        booked = journals({ENGINE: path})
+        parts = [fill.order for fill in booked.fills.values()]
+        assert max(map(parts.count, parts)) == 3
+        require_agreement(tmp_path, exchange.remote)
+
+
+# ---- engines that share an account
+
+
+def test_a_supervised_engine_that_is_stopped_leaves_the_others_their_fills(tmp_path: Path) -> None:
+    market = FleetMarket.make(tmp_path / "market", 2, min_holding_bars=0, exit_threshold=0.5)
+    first, second = market.symbols
+    with Fleet(market, tmp_path / "fleet") as fleet:
+        until(fleet.state.registry.exists, "a registry")
+        with closing(Registry(fleet.state.registry)) as registry:
+
+            def said(name: str) -> EngineStatus:
+                return registry.status(name) or EngineStatus()
+
+            until(lambda: all(said(one).counters.fills for one in market.symbols), "fills", 180.0)
+            command(fleet, "stop", first)
+            assert said(first).state == "stopped"
+            before = said(second).counters
+            # Its listen key is the account's, and still hears.
+            assert fleet.exchange.remote.state()["connections"]["user"] == 1
+            until(
+                lambda: said(second).counters.fills > before.fills + 4, "the other's fills", 120.0
+            )
+            assert said(second).counters.reconnects == before.reconnects
+            command(fleet, "start", first)
+            until(lambda: said(first).state == "trading", "the first trades again")
+            until(lambda: said(first).counters.fills, "and is told of fills", 120.0)
+            fleet.exchange.remote.pause()
+            time.sleep(8.0)
+            held = {
+                one.split("-")[0]: place.quantity
+                for name in market.symbols
+                for one, place in said(name).positions.items()
+            }
+        assert fleet.stop() == 0
+        found = account(fleet.exchange.remote)
+        assert held == {name: one[0] for name, one in found["positions"].items()}
+        databases = {one: fleet.state.engine(one) / "engine.db" for one in market.symbols}
+        lines = fleet.truth.read_text(encoding="utf-8").splitlines()
+        there, refused = truth(map(json.loads, lines))
+        assert differences(journals(databases), there, refused, found) == ()
+
+
+def command(fleet: Fleet, word: str, engine: str) -> None:
+    """What a person types."""
+    program = [sys.executable, "-m", "live.cli", "live", word, engine]
+    done = subprocess.run(
+        [*program, "--state", str(fleet.state.root)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"{word} {engine}: done" in done.stdout

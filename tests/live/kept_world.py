@@ -210,6 +210,8 @@ class Port:
     def __init__(self, exchange: Exchange) -> None:
         self.order_factory = _Factory()
         self._exchange = exchange
+        # What the exchange knows, the engine does.
+        self.cache = SimpleNamespace(order=lambda name: exchange.lookup(name.value))
 
     def submit_order(self, order: dict[str, Any]) -> None:
         self._exchange.submit(order)

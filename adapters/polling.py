@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from random import SystemRandom
 
 import numpy as np
 
@@ -53,6 +53,8 @@ _MOST_WAITING = 100_000
 _LONGEST_WAIT_SECS = 86_400.0
 _LONGEST_SINCE_NS = 40 * NS_PER_DAY
 _HISTORY_TRIES = 4
+_SPREAD = SystemRandom()
+"""Keeps the requests of many apart; no result depends on it."""
 
 
 def readers_of(config: Polling) -> list[list[Reader]]:
@@ -126,7 +128,7 @@ class _Poller:
         wait = min(wait, limits.max_backoff_secs)
         if isinstance(error, RetryableError) and error.retry_after_secs is not None:
             wait = max(wait, min(error.retry_after_secs, _LONGEST_WAIT_SECS))
-        return wait * (1.0 + limits.jitter_frac * random.random())  # noqa: S311 - spreads requests
+        return wait * (1.0 + limits.jitter_frac * _SPREAD.random())
 
 
 class PollService:
@@ -422,4 +424,4 @@ def _until_next(source: Source, now_ns: int) -> float:
     now = now_ns / NS_PER_SECOND
     step, offset = source.every_secs, source.offset_secs % source.every_secs
     until = step - (now - offset) % step
-    return until + min(source.spread_secs, step / 2.0) * random.random()  # noqa: S311 - see above
+    return until + min(source.spread_secs, step / 2.0) * _SPREAD.random()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,8 +17,11 @@ class Config(BaseModel):
     UNHASHED: ClassVar[frozenset[str]] = frozenset()
     """Keys that no result depends on: they are no part of the hash."""
 
+    def hashed_content(self) -> dict[str, Any]:
+        """Return the settings that results depend on, in the types of JSON."""
+        return self.model_dump(mode="json", exclude=set(self.UNHASHED))
+
     def content_hash(self) -> str:
         """Return the SHA-256 of the settings in canonical JSON, as 64 hex digits."""
-        content = self.model_dump(mode="json", exclude=set(self.UNHASHED))
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(self.hashed_content(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

@@ -98,7 +98,7 @@ def trial_of_results(
     return Trial(
         command=command,
         profile=profile.name,
-        config=profile.model_dump(mode="json"),
+        config=profile.hashed_content(),
         data=TrialData(
             hash=judged.data_hash,
             instruments=data.instruments,

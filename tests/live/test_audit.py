@@ -55,6 +55,7 @@ def test_the_honest_pipeline_passes(profile: Profile, catalog: Path) -> None:
     assert "nothing looks ahead" in str(report)
 
 
+@pytest.mark.slow
 def test_a_fold_that_is_not_purged_is_found_and_fails_the_command(
     catalog: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

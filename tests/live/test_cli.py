@@ -160,6 +160,7 @@ def test_version_names_the_sources() -> None:
     assert levibot("--version").stdout.startswith("levibot 0.")
 
 
+@pytest.mark.slow
 def test_backtest_over_kept_predictions_with_another_threshold(run: Path, market: Path) -> None:
     out = run.parent / "wider"
     again = "--set=strategy.entry_threshold=0.53"

@@ -190,6 +190,7 @@ def test_a_bundle_that_fares_well_says_so(catalog: Path, bundle: Path, tmp_path:
     assert state["calls"] >= served["rows"]
 
 
+@pytest.mark.slow
 def test_both_audits_and_backtests_serve_with_the_profiles_breaker(
     catalog: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

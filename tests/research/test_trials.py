@@ -92,8 +92,7 @@ def test_a_trial_comes_back_from_its_json() -> None:
 
 def test_the_configuration_of_a_profile_has_the_hash_of_the_profile() -> None:
     profile = load_profile("synthetic")
-    config = profile.model_dump(mode="json")
-    assert trial(config=config).config_hash == profile.content_hash()
+    assert trial(config=profile.hashed_content()).config_hash == profile.content_hash()
 
 
 def test_results_are_those_of_the_daily_returns() -> None:

@@ -107,7 +107,11 @@ class EngineWatch(DataActor):
         self._view.predictions[data.data.instrument_id] = data.data
 
     def _on_timer(self, event: Any) -> None:
-        self.look(time.time_ns(), time.monotonic_ns())
+        try:
+            self.look(time.time_ns(), time.monotonic_ns())
+        except Exception as error:
+            # The engine would only log it, and nobody would look after positions any more.
+            self._hooks.failed(f"the engine's watch: {type(error).__name__}: {error}")
 
     def look(self, wall_ns: int, monotonic_ns: int) -> None:
         """Look once.

@@ -26,7 +26,7 @@ What was tried of the engine (2.0.0rc6), in a node with Python clients:
 - An answer to `request_funding_rates` is cut to the span that was asked for by its `ts_init`, which
   is its arrival: with a start or an end nothing is left of it. Without them the latest come.
 - A request that the exchange refuses is answered with an empty one by the compiled Binance client.
-- An error in the log stops the node (`shutdown_on_error`).
+- An error in the log stops a node with `shutdown_on_error`, as those of replays have it.
 - Components start in the order in which they were added, actors before strategies: bars that are
   handed to a strategy that has not started are lost to nobody but its orders. So the feed hands on
   from its first timer on, not from ``on_start``.

@@ -256,7 +256,10 @@ def exchange_node_config(instruments: Sequence[str], *, asks: bool) -> LiveNodeC
     return LiveNodeConfig(
         environment=Environment.LIVE if asks else Environment.SANDBOX,
         trader_id=TraderId(TRADER_ID),
-        shutdown_on_error=True,
+        # Not at the engine's own errors: it logs one for each question that an exchange which is
+        # away leaves open, and half a minute of that would end the process. Errors of ours are seen
+        # where they happen (`RunRecorder.errors`, `FeedWiring.on_error`).
+        shutdown_on_error=False,
         logging=LoggerConfig(stdout_level=LogLevel.ERROR),
         timeout_connection_secs=30.0,
         timeout_reconciliation_secs=20.0,

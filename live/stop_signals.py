@@ -1,7 +1,7 @@
 """Whether somebody asked a process to end: without that, a node that stops has failed.
 
-The engine's node ends by itself where anything logs an error (`shutdown_on_error`), and then looks
-as it does after Ctrl-C. Only the signals tell the two apart. The node listens to them as well: to
+The engine's node may end by itself, and then looks as it does after Ctrl-C. Only the signals tell
+the two apart. The node listens to them as well: to
 SIGTERM beside whoever listened before, to SIGINT in the place of whoever did, so a handler of ours
 would not hear of Ctrl-C. What Python's own part of every handler writes into a socket is seen all
 the same.

@@ -159,6 +159,23 @@ def test_what_fills_after_its_end_is_found_and_protected_by_the_next_start(
 # ---- away for two days
 
 
+def hold_while_protected(remote: Remote) -> None:
+    """Stop the market at a moment at which there are positions, each with its stop."""
+
+    def held() -> bool:
+        remote.pause()
+        time.sleep(0.5)
+        found = account(remote)
+        stops = sum(one["open"] and one["algo"] for one in found["orders"].values())
+        if found["positions"] and stops == len(found["positions"]) and not found["in_flight"]:
+            return True
+        remote.resume()
+        time.sleep(0.3)
+        return False
+
+    until(held, "positions with their stops", 90.0)
+
+
 @pytest.mark.parametrize("ends", ["in order", "killed"])
 def test_away_for_two_market_days_with_settlements_and_stops_its_books_are_the_exchanges(
     busy: EngineMarket, tmp_path: Path, ends: str
@@ -169,12 +186,14 @@ def test_away_for_two_market_days_with_settlements_and_stops_its_books_are_the_e
         engine.arguments += ("--set", "strategy.stop_loss_frac=0.015")
         with engine:
             engine.until(protected, "positions with their stops")
+            hold_while_protected(exchange.remote)
             if ends == "killed":
                 engine.kill()
             else:
                 assert engine.stop() == 0
         left = account(exchange.remote)
         assert left["positions"]
+        exchange.remote.resume()
         clock = exchange.remote.state()["clock"]
         until(lambda: exchange.remote.state()["clock"] > clock + 2 * NS_PER_DAY, "two days", 120.0)
         away = account(exchange.remote)
@@ -254,6 +273,25 @@ def test_each_part_of_a_fill_is_booked_and_stops_cover_all_of_it(
         booked = journals({ENGINE: path})
         parts = [fill.order for fill in booked.fills.values()]
         assert max(map(parts.count, parts)) == 3
+        require_agreement(tmp_path, exchange.remote)
+
+
+def test_an_exchange_that_is_away_for_a_minute_ends_no_engine(
+    busy: EngineMarket, tmp_path: Path
+) -> None:
+    # After about half a minute the compiled client gives up its own questions, with errors.
+    with exchange_of(busy, tmp_path) as exchange, engine_of(busy, tmp_path, exchange) as engine:
+        engine.until(lambda one: one.counters.fills > 0, "a fill")
+        exchange.remote.fault("maintenance", seconds=60.0)
+        engine.until(lambda one: one.state == "waiting", "waiting", 30.0)
+        time.sleep(60.0)
+        fills = (engine.status() or EngineStatus()).counters.fills
+        engine.until(lambda one: one.state == "trading" and one.counters.fills > fills, "it trades")
+        status = settled(exchange, engine)
+        assert status.cash == pytest.approx(account(exchange.remote)["cash"], abs=CENT)
+        require_stops(exchange.remote)
+        assert engine.stop() == 0
+        assert engine.log("error") == []
         require_agreement(tmp_path, exchange.remote)
 
 

@@ -32,6 +32,9 @@ KEYS = {
 }
 ENGINE = "synthetic"
 BUSY = {
+    # Long only: of an exit and an entry that are sent together either may be filled first, which
+    # is another matter.
+    "allow_short": False,
     "entry_threshold": 0.502,
     "exit_threshold": 0.5,
     "min_holding_bars": 0,
@@ -182,6 +185,9 @@ class EngineProcess:
     def __exit__(self, *error: object) -> None:
         if self.process is not None and self.process.poll() is None:
             self.output()
+        if self.process is not None and self.process.stdout is not None:
+            # Also of one that has ended by itself, whose output nobody has asked for.
+            self.process.stdout.close()
 
     # ---- what it left
 

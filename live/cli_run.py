@@ -89,13 +89,12 @@ def run(
         )
         _warn(request)
         try:
-            outcome = run_engine(request)
+            outcome = run_engine(request, lambda ended: _tell(ended, json))
         except Exception as error:
             publish_failure(request, error)
             raise
-        emit(outcome.status.to_dict(), json, lambda: _show(outcome))
+        _tell(outcome, json)
         if outcome.code:
-            tell(f"failed: {outcome.reason}")
             raise typer.Exit(outcome.code)
 
 
@@ -106,6 +105,13 @@ def _warn(request: EngineRequest) -> None:
         return
     request.order_connection()
     tell(request.at_risk())
+
+
+def _tell(outcome: Outcome, json: bool) -> None:
+    """Say how an engine ended."""
+    emit(outcome.status.to_dict(), json, lambda: _show(outcome))
+    if outcome.code:
+        tell(f"failed: {outcome.reason}")
 
 
 def _show(outcome: Outcome) -> None:

@@ -61,12 +61,18 @@ class Teller(Protocol):
     def event(self, kind: str, text: str, **fields: object) -> None:
         """Tell one thing that happened."""
 
+    def close(self) -> None:
+        """See that what was told is where it belongs."""
+
 
 class Silent:
     """A teller that tells nobody."""
 
     def event(self, kind: str, text: str, **fields: object) -> None:
         """Tell nobody."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class Engine:
@@ -211,7 +217,7 @@ class Engine:
         self.before_exit()
 
 
-def run_engine(request: EngineRequest, teller: Teller | None = None) -> Outcome:
+def run_engine(request: EngineRequest, last_words: Callable[[Outcome], None]) -> Outcome:
     """Run one engine until it is stopped, its replay ends, or it fails.
 
     Call it on the main thread of a process of its own: a live node takes both.
@@ -220,8 +226,9 @@ def run_engine(request: EngineRequest, teller: Teller | None = None) -> Outcome:
     ----------
     request : EngineRequest
         What to run.
-    teller : Teller, optional
-        Takes what is worth a line in the log; else the engine's log in the state folder.
+    last_words : callable
+        Told the outcome where the process ends without a return: an engine whose orders reach an
+        exchange must leave what others on its account need.
 
     Raises
     ------
@@ -233,11 +240,9 @@ def run_engine(request: EngineRequest, teller: Teller | None = None) -> Outcome:
         # Refused before the state folder is touched.
         request.order_connection()
     guard = claim_guard(prepared)
-    if teller is not None:
-        return _run(prepared, guard, teller)
     log = EngineLog(StateFolder(request.state).logs, request.name)
     try:
-        return _run(prepared, guard, log)
+        return _run(prepared, guard, log, last_words)
     except Exception as error:
         tell_failed_start(request, error)
         raise
@@ -245,14 +250,16 @@ def run_engine(request: EngineRequest, teller: Teller | None = None) -> Outcome:
         log.close()
 
 
-def _run(prepared: Prepared, guard: LiveGuard, teller: Teller) -> Outcome:
+def _run(
+    prepared: Prepared, guard: LiveGuard, teller: Teller, last_words: Callable[[Outcome], None]
+) -> Outcome:
     if prepared.request.replay is not None:
         from live.engine_replay import run_replay
 
         return run_replay(prepared, guard, teller)
     from live.engine_exchange import run_exchange
 
-    return run_exchange(prepared, guard, teller)
+    return run_exchange(prepared, guard, teller, last_words)
 
 
 def publish_failure(request: EngineRequest, error: BaseException) -> None:

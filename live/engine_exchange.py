@@ -9,6 +9,7 @@ brought to what the exchange holds. Then the node starts, the feed warms up, and
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
@@ -34,7 +35,6 @@ from live.book_owner import (
 from live.clock_check import ClockCheck, require_clock
 from live.engine import Engine, Outcome, Teller
 from live.engine_parts import PAPER_FILE, STATE_FILE, Prepared, Setting, assemble
-from live.engine_process import SHARED_ACCOUNT_VARIABLE
 from live.engine_request import EngineRequest
 from live.feed_delivery import Receivers
 from live.foreign_gate import ForeignGate
@@ -61,8 +61,16 @@ _PRICELESS_NS = 5_000_000_000
 NS_PER_MS = 1_000_000
 
 
-def run_exchange(prepared: Prepared, guard: LiveGuard, teller: Teller) -> Outcome:
+def run_exchange(
+    prepared: Prepared,
+    guard: LiveGuard,
+    teller: Teller,
+    last_words: Callable[[Outcome], None],
+) -> Outcome:
     """Run an engine on an exchange's feed until it is stopped or fails.
+
+    One whose orders reach an exchange does not return from a run: it hands its outcome to
+    `last_words`, and its process ends with the outcome's code.
 
     Raises
     ------
@@ -83,7 +91,8 @@ def run_exchange(prepared: Prepared, guard: LiveGuard, teller: Teller) -> Outcom
         require_own_account(store, request, identity)
         if request.mode == "paper":
             paper = open_files.enter_context(closing(PaperStore(request.folder / PAPER_FILE)))
-        return ExchangeEngine(prepared, guard, Stores(store, paper, claim), teller).run()
+        stores = Stores(store, paper, claim)
+        return ExchangeEngine(prepared, guard, stores, teller, last_words).run()
 
 
 def account_of(request: EngineRequest) -> BinanceAccount:
@@ -132,15 +141,23 @@ class ExchangeEngine:
         Claimed.
     teller : Teller
         Takes what is worth a line in the log.
+    last_words : callable
+        Told the outcome where the process ends here.
     """
 
     def __init__(
-        self, prepared: Prepared, guard: LiveGuard, stores: Stores, teller: Teller
+        self,
+        prepared: Prepared,
+        guard: LiveGuard,
+        stores: Stores,
+        teller: Teller,
+        last_words: Callable[[Outcome], None],
     ) -> None:
         request = prepared.request
         self._prepared = prepared
         self._request = request
         self._teller = teller
+        self._last_words = last_words
         self._store, self._paper_store, claim = stores
         self._data = request.data_connection()
         self._account = account_of(request) if self._is_real else None
@@ -432,14 +449,17 @@ class ExchangeEngine:
         return {name: counters[name] for name in (*shown, "reconnects") if name in counters}
 
     def _leave(self) -> None:
-        """End at once where others trade on the account.
+        """End at once where orders reach an exchange.
 
-        A node that stops in order ends the listen key, which is that of the account, and would
-        silence all of them.
+        A node that stops in order ends the listen key, which is that of the account: it would
+        silence whoever else trades on it. A key that nobody extends ends by itself.
         """
-        if self._is_real and os.environ.get(SHARED_ACCOUNT_VARIABLE) == "1":
+        if self._is_real:
             outcome = self.engine.ended()
             self.close()
+            self._teller.close()
+            self._last_words(outcome)
+            sys.stdout.flush()
             os._exit(outcome.code)
 
 

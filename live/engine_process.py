@@ -26,9 +26,6 @@ from live.restarts import RestartPolicy
 
 ENGINE_OF_VARIABLE = "LEVIBOT_ENGINE_OF"
 """Of a supervised process: ``<state folder>:<engine>``; by it a later supervisor finds orphans."""
-SHARED_ACCOUNT_VARIABLE = "LEVIBOT_SHARED_ACCOUNT"
-"""``1`` in a supervised process: others trade on the same account. Stopping must not end what they
-share, which on Binance is the account's one listen key: its DELETE would silence all of them."""
 
 _CONSOLE_MOST_BYTES = 20_000_000
 _TAIL_BYTES = 4_096
@@ -248,11 +245,7 @@ class EngineProcess:
 
     def _start(self, now: float) -> None:
         launch = self.launch
-        environment = {
-            **os.environ,
-            ENGINE_OF_VARIABLE: launch.marker,
-            SHARED_ACCOUNT_VARIABLE: "1",
-        }
+        environment = {**os.environ, ENGINE_OF_VARIABLE: launch.marker}
         try:
             with _fresh_console(launch.console).open("ab") as console:
                 child = subprocess.Popen(

@@ -239,6 +239,9 @@ class ParityEngine(ExchangeEngine):
         )
         return _ClosesOnly(self.parts.strategy, config)
 
+    def _leave(self) -> None:
+        """Stay: nobody else is on its account, and what it did is read afterwards."""
+
     @property
     def is_ready(self) -> bool:
         """Whether it has handled what lies behind it, and what it wants leaves."""
@@ -367,7 +370,7 @@ def run(plan: NodePlan) -> dict[str, Any]:
     guard = claim_guard(prepared)
     failed: list[str] = []
     with closing(StateStore(prepared.request.folder / STATE_FILE)) as store:
-        engine = ParityEngine(prepared, guard, Stores(store, None), Silent())
+        engine = ParityEngine(prepared, guard, Stores(store, None), Silent(), lambda _: None)
         assert engine.clock is not None
         engine.since = engine.now() // plan.interval_ns * plan.interval_ns
         # What closed at the beginning is history: a backtest decides from the next close on. Later

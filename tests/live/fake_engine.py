@@ -13,7 +13,6 @@ import signal
 import sqlite3
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 STEP_SECS = 0.05
@@ -43,14 +42,6 @@ def publish(registry: sqlite3.Connection, name: str, stale: bool) -> None:
     )
 
 
-def leave() -> None:
-    """Do what a node's exchange client does at its end, unless the account is shared."""
-    url = os.environ.get("FAKE_EXCHANGE", "")
-    if url and os.environ.get("LEVIBOT_SHARED_ACCOUNT") != "1":
-        request = urllib.request.Request(f"{url}/fapi/v1/listenKey", method="DELETE")
-        urllib.request.urlopen(request).close()
-
-
 def main() -> int:
     state, name = Path(sys.argv[1]), sys.argv[2]
     behave = state / "behave" / name
@@ -74,7 +65,6 @@ def main() -> int:
         if "quit" in words and ran > 0.2:
             return 0
         time.sleep(STEP_SECS)
-    leave()
     return 0
 
 

@@ -16,7 +16,6 @@ import pytest
 import requests
 
 from catalog.timestamps import parse_time
-from live.engine_process import SHARED_ACCOUNT_VARIABLE
 from live.engine_status import EngineStatus
 from live.pipeline import load_market
 from live.profile import load_profile
@@ -243,17 +242,17 @@ def test_it_goes_on_trading_after_what_exchanges_do(
 def test_an_engine_that_stops_does_not_silence_those_beside_it(
     market: EngineMarket, tmp_path: Path
 ) -> None:
-    shared = {SHARED_ACCOUNT_VARIABLE: "1"}
     with market.exchange() as exchange:
         one = (*on(exchange), "--symbols", "BTCUSDT", "--name", ENGINE, "--equity", "30000")
         two = (*on(exchange), "--symbols", "ETHUSDT", "--name", "other", "--equity", "30000")
         with (
-            EngineProcess(market, tmp_path / "1", one, shared) as first,
-            EngineProcess(market, tmp_path / "2", two, shared, "other") as second,
+            EngineProcess(market, tmp_path / "1", one) as first,
+            EngineProcess(market, tmp_path / "2", two, name="other") as second,
         ):
             first.until(lambda status: status.state == "trading", "first trades")
             second.until(lambda status: status.state == "trading", "second trades")
             assert first.stop() == 0
+            assert "engine synthetic stopped in order" in first.output()
             assert exchange.remote.state()["connections"]["user"] == 1
             second.until(protected, "second is told of its fills")
             assert second.stop() == 0

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from catalog.timestamps import NS_PER_DAY
-from live.engine_process import SHARED_ACCOUNT_VARIABLE
 from live.engine_status import EngineStatus
 from live.registry import Registry
 from tests.exchange.runner import ExchangeProcess, Remote
@@ -48,11 +47,11 @@ def exchange_of(
 
 
 def engine_of(
-    market: EngineMarket, folder: Path, exchange: ExchangeProcess, speed: str = "900", **more: str
+    market: EngineMarket, folder: Path, exchange: ExchangeProcess, speed: str = "900"
 ) -> EngineProcess:
-    """An engine of its own; more variables of its environment."""
+    """An engine of its own."""
     options = ("--mode", "testnet", "--exchange", exchange.url, "--speed", speed)
-    return EngineProcess(market, folder / "state", options, more)
+    return EngineProcess(market, folder / "state", options)
 
 
 def until(what: Callable[[], Any], words: str, secs: float = 60.0) -> None:
@@ -105,14 +104,12 @@ def in_flight(engine: EngineProcess) -> bool:
 # ---- asked to end in the middle of an order
 
 
-@pytest.mark.parametrize("shared", ["", "1"])
 def test_asked_to_end_with_an_order_on_its_way_it_waits_for_the_fill_and_its_stop(
-    busy: EngineMarket, tmp_path: Path, shared: str
+    busy: EngineMarket, tmp_path: Path
 ) -> None:
-    beside = {SHARED_ACCOUNT_VARIABLE: shared} if shared else {}
     # An order waits two seconds of the clock for the open at which it fills.
     with exchange_of(busy, tmp_path, "--hold-ms", "2000", speed="180") as exchange:
-        with engine_of(busy, tmp_path, exchange, "180", **beside) as engine:
+        with engine_of(busy, tmp_path, exchange, "180") as engine:
             engine.until(lambda one: one.counters.fills > 0, "a fill")
             until(lambda: in_flight(engine), "an order on its way", 90.0)
             assert engine.stop() == 0
@@ -121,7 +118,7 @@ def test_asked_to_end_with_an_order_on_its_way_it_waits_for_the_fill_and_its_sto
         require_stops(exchange.remote)
         assert engine.log("naked", "open", "error") == []
         exchange.remote.resume()
-        with engine_of(busy, tmp_path, exchange, "180", **beside) as engine:
+        with engine_of(busy, tmp_path, exchange, "180") as engine:
             engine.until(lambda one: one.state == "trading" and one.counters.fills > 0, "it trades")
             status = settled(exchange, engine)
             assert status.cash == pytest.approx(account(exchange.remote)["cash"], abs=1e-6)

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -282,50 +281,3 @@ def test_an_engine_that_a_person_runs_is_not_touched_and_not_doubled(tmp_path: P
         other.kill()
         other.wait()
         registry.close()
-
-
-class Venue(ThreadingHTTPServer):
-    """An account's listen key: whoever deletes it silences everybody on the account."""
-
-    deleted = 0
-
-
-class Key(BaseHTTPRequestHandler):
-    server: Venue
-
-    def do_DELETE(self) -> None:
-        self.server.deleted += 1
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.mark.parametrize("alone", [False, True])
-def test_an_engine_that_is_stopped_leaves_the_listen_key_to_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: bool
-) -> None:
-    venue = Venue(("127.0.0.1", 0), Key)
-    thread = threading.Thread(target=venue.serve_forever, args=(0.02,))
-    thread.start()
-    monkeypatch.setenv("FAKE_EXCHANGE", f"http://127.0.0.1:{venue.server_address[1]}")
-    try:
-        if alone:
-            # The same process without a supervisor deletes it: the test can fail.
-            registry = Registry(tmp_path / "registry.db")
-            engine = subprocess.Popen([sys.executable, str(FAKE), str(tmp_path), "AAA"])
-            until(lambda: registry.statuses())
-            engine.terminate()
-            engine.wait(10.0)
-            registry.close()
-        else:
-            with supervised(tmp_path, ["AAA", "BBB"]) as (supervisor, _):
-                until(lambda: len(supervisor.registry.statuses()) == 2)
-                number = supervisor.registry.ask("stop", "AAA", "anna")
-                assert supervisor.registry.wait_for(number, 10.0) == "done"
-        assert venue.deleted == int(alone)
-    finally:
-        venue.shutdown()
-        thread.join()
-        venue.server_close()

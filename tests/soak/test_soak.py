@@ -1,38 +1,8 @@
-"""A short soak: few engines, because other tests run beside it.
-
-Its books must agree to the last order, as after a long one. How soon engines are back is left to
-`make soak` and to the soak that ends `make test-all`, which have the machine for themselves.
-"""
+"""What a soak draws. Soaks themselves are run by `make soak` and at the end of `make test-all`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
-from tests.soak.__main__ import table
-from tests.soak.chaos import KILL, ChaosPlan
-from tests.soak.run import SoakConfig, soak
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_short_soak(tmp_path: Path) -> None:
-    config = SoakConfig(
-        minutes=0.9,
-        engines=3,
-        seed=11,
-        fault_every_s=7.0,
-        kill_every_s=25.0,
-        uptime=0.5,
-        recovery_s=40.0,
-        naked_s=20.0,
-    )
-    report = soak(config, tmp_path)
-    print(table(report))
-    assert report.failures == []
-    assert report.figures["orders"] > 10
-    assert any(one["name"] == KILL for one in report.mishaps)
+from tests.soak.chaos import ChaosPlan
 
 
 def test_the_same_seed_is_the_same_soak() -> None:

@@ -226,9 +226,14 @@ def test_it_goes_on_trading_after_what_exchanges_do(
         assert status is not None
         seen = status.last_bar_ns
         engine.until(lambda one: one.state == "trading" and one.last_bar_ns > seen, "back")
-        # Time for what was on its way, and for the books to be compared.
+        # Time for what was on its way, and for the books to be compared. An order that was lost is
+        # given up by the engine's own time-out.
         exchange.remote.pause()
         time.sleep(4.0)
+        deadline = time.monotonic() + 40.0
+        while any(state == "sent" for state, _, _ in engine.journal().values()):
+            assert time.monotonic() < deadline, engine.journal()
+            time.sleep(0.5)
         status = engine.status()
         assert status is not None
         assert protected(status) or not status.positions

@@ -15,6 +15,7 @@ from typing import Any
 
 from adapters.accounts import AccountReader
 from adapters.errors import AdapterError
+from catalog.errors import LeviBotError
 from catalog.timestamps import NS_PER_SECOND
 from strategies.guard_orders import Refused
 
@@ -98,7 +99,7 @@ class ClockCheck:
     def _ask(self) -> None:
         try:
             fault = clock_fault(self._account)
-        except Exception:
+        except LeviBotError:
             # Whether it answers is watched elsewhere.
             return
         if bool(fault) != bool(self.fault):

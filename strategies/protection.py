@@ -78,6 +78,7 @@ class Protection:
 
     def __init__(self, rules: ExitRules | None, desk: OrderDesk, recorder: RunRecorder) -> None:
         self._payoff_ratio = None if rules is None else rules.payoff_ratio
+        self._largest = math.nan if rules is None else rules.largest
         self._trails = rules is not None and rules.trailing
         self._desk = desk
         self._recorder = recorder
@@ -111,9 +112,15 @@ class Protection:
             self._send(name, ts, exits, one, ts)
 
     def opened(self, name: str, ts: int) -> None:
-        """Protect a new position as the decision that opened it asked for."""
+        """Protect a new position as the decision that opened it asked for.
+
+        One that no decision opened, such as one that is taken over from an account, has the widest
+        stop of the rules.
+        """
         state = self._desk.states[name]
         fraction, tick = state.stop_frac, state.terms.tick
+        if math.isnan(fraction):
+            fraction = self._largest
         if math.isnan(fraction):
             return
         position = self._recorder.ledger.positions[name]

@@ -199,6 +199,8 @@ def test_what_a_person_holds_is_left_alone_unless_it_is_claimed(
         claiming = (*on(exchange), "--set", "live.claim=true")
         with EngineProcess(market, tmp_path / "claim", claiming) as engine:
             engine.until(lambda one: "BTCUSDT-PERP.BINANCE" in one.positions, "claimed")
+            engine.until(protected, "what is claimed has a stop")
+            assert engine.log("naked") == []
             assert engine.stop() == 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +15,9 @@ from live.profile import load_profile
 from live.synthesis import make_market
 from live.trial_records import LEDGER_FILE, LEDGER_VARIABLE
 from live.tuning_store import JOURNAL_FILE
-from research.cluster import PACKAGES
 from tests.live.test_tune import BTC, END, SPACE, TRIALS, arguments, ids, record_of
+from tests.research.source_copy import copied_sources
 
-ROOT = Path(__file__).resolve().parents[2]
 _CREATED = 4
 """Of the journal's operations, that which begins a trial."""
 
@@ -28,11 +26,7 @@ _CREATED = 4
 @pytest.mark.timeout(500)
 def test_a_cluster_does_the_trials_also_when_a_worker_is_killed(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    # A copy: whoever works on the sources meanwhile would be refused as another machine is.
-    sources = tmp_path / "sources"
-    for package in (*PACKAGES, "tests"):
-        skipped = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / package, sources / package, ignore=skipped)
+    sources = copied_sources(tmp_path)
     market, space, out = tmp_path / "catalog", tmp_path / "space.yaml", tmp_path / "tuning"
     make_market(market, SyntheticConfig(instruments=(BTC,), end=END, news_per_day=0.0))
     space.write_text(SPACE, encoding="utf-8")

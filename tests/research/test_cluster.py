@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,22 +12,16 @@ import pandas as pd
 import pytest
 
 from catalog.errors import ConfigError
-from research.cluster import PACKAGES
 from research.parallel import Workers
 from tests.research.experiments import result
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.research.source_copy import copied_sources
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(500)
 def test_two_machines_do_what_one_does(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    # A copy: whoever works on the sources meanwhile would be refused as another machine is.
-    sources = tmp_path / "sources"
-    for package in (*PACKAGES, "tests"):
-        skipped = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / package, sources / package, ignore=skipped)
+    sources = copied_sources(tmp_path)
     command = [sys.executable, "-m", "tests.research.cluster_run", str(tmp_path)]
     # The program imports Ray before it connects: what `connect` would set is set here.
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}

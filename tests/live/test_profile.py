@@ -147,7 +147,7 @@ def test_what_only_a_live_engine_asks_for_is_no_part_of_the_hash(
         load_profile(path, ["live.clam=true"])
     asked: list[bool] = []
 
-    def refuse(request: EngineRequest) -> None:
+    def refuse(request: EngineRequest, _: object) -> None:
         asked.append(request.claims)
         raise ConfigError("not now")
 

@@ -23,12 +23,10 @@ from strategies.backtest import expected_costs
 from strategies.fusion import StrategySettings
 from strategies.kept import KeptStrategy
 from strategies.limit_orders import LimitStyle
-from strategies.policy_config import FusionPolicy
 from strategies.predictor_actor import PredictorActor, PredictorActorConfig
 from strategies.recorder import RunRecorder
-from strategies.stops import StopConfig
 from tests.strategies.markets import BTC, ETH, INTERVAL, make_predictor, wild
-from tests.strategies.settings import plain_execution
+from tests.strategies.settings import plain_execution, trailing_policy
 
 BARS = 260
 NAMES = (BTC, ETH)
@@ -42,20 +40,6 @@ DECISIONS = (
     "client_order_id",
 )
 """Columns of a backtest's frames, which the journal has as well."""
-
-
-def policy() -> FusionPolicy:
-    """Return rules that trade much."""
-    stops = StopConfig(
-        stop_vol_multiple=1.0,
-        target_vol_multiple=1.5,
-        min_frac=0.004,
-        max_frac=0.004,
-        trailing=True,
-    )
-    return FusionPolicy(
-        entry_threshold=0.6, exit_threshold=0.5, position_frac=0.3, min_holding_bars=0, stops=stops
-    )
 
 
 def run(folder: Path) -> dict[str, Any]:
@@ -73,7 +57,7 @@ def run(folder: Path) -> dict[str, Any]:
         limits=LimitStyle.of(execution),
         claims=True,
     )
-    strategy = KeptStrategy(policy(), settings, recorder, None, store)
+    strategy = KeptStrategy(trailing_policy(), settings, recorder, None, store)
     actor = PredictorActor(
         make_predictor(signals, NAMES),
         recorder,

@@ -28,11 +28,9 @@ from typing import Any
 
 from live.recovery import RecoveryConfig
 from strategies.order_reports import OrderReport, TradeReport
-from strategies.policy_config import FusionPolicy
-from strategies.stops import StopConfig
 from tests.live.kept_world import PAPER, BookExchange, Life, Setting, records_of, story
 from tests.strategies.markets import BTC, ETH, make_predictor, wild
-from tests.strategies.settings import plain_execution
+from tests.strategies.settings import plain_execution, trailing_policy
 
 ROOT = Path(__file__).parents[2]
 EVERY: tuple[str, ...] = ()
@@ -58,16 +56,7 @@ type Point = tuple[str, int, int]
 def setting() -> Setting:
     """Return a short market in which positions are opened, trailed, turned and closed."""
     inputs, signals = wild(7, BARS)
-    stops = StopConfig(
-        stop_vol_multiple=1.0,
-        target_vol_multiple=1.5,
-        min_frac=0.004,
-        max_frac=0.004,
-        trailing=True,
-    )
-    policy = FusionPolicy(
-        entry_threshold=0.55, exit_threshold=0.5, position_frac=0.3, min_holding_bars=0, stops=stops
-    )
+    policy = trailing_policy(entry_threshold=0.55)
     return Setting(inputs, lambda: make_predictor(signals, (BTC, ETH)), policy, plain_execution())
 
 

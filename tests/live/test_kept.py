@@ -33,7 +33,6 @@ from strategies.returns_window import ReturnsWindow
 from strategies.risk_policy import FoundGroups, RiskPolicy
 from strategies.sizing_config import SizingConfig
 from strategies.snapshots import StrategySnapshot
-from strategies.stops import StopConfig
 from tests.live import kept_node
 from tests.live.kept_world import (
     BookExchange,
@@ -56,37 +55,17 @@ from tests.strategies.markets import (
     make_predictor,
     wild,
 )
-from tests.strategies.settings import plain_execution
+from tests.strategies.settings import plain_execution, trailing_policy
 
 NAMES = (BTC, ETH)
 HOUR = 3_600 * 10**9
+PAUSED = {"cooldown_bars": 2}
 VARIANTS = ("stops", "limits", "funding", "rebalance", "kelly", "guard")
 
 
-def trailing(**changes: Any) -> FusionPolicy:
-    stops = StopConfig(
-        stop_vol_multiple=1.0,
-        target_vol_multiple=1.5,
-        min_frac=0.004,
-        max_frac=0.004,
-        trailing=True,
-    )
-    return FusionPolicy(
-        **{
-            "entry_threshold": 0.6,
-            "exit_threshold": 0.5,
-            "position_frac": 0.3,
-            "min_holding_bars": 0,
-            "cooldown_bars": 2,
-            "stops": stops,
-            **changes,
-        }
-    )
-
-
 def patient(**changes: Any) -> FusionPolicy:
-    wide = {"stops": None, "stop_loss_frac": 0.1, "exit_threshold": 0.35, "cooldown_bars": 0}
-    return trailing(**wide, **changes)
+    wide = {"stops": None, "stop_loss_frac": 0.1, "exit_threshold": 0.35}
+    return trailing_policy(**wide, **changes)
 
 
 def watched() -> RiskPolicy:
@@ -103,7 +82,10 @@ def watched() -> RiskPolicy:
 def setting(variant: str) -> Setting:
     long = variant in ("rebalance", "kelly")
     inputs, signals = wild(8, 180) if long else wild(7, 90)
-    policy, execution = trailing(), plain_execution(slippage_bps=1.0, max_participation=0.5)
+    policy, execution = (
+        trailing_policy(**PAUSED),
+        plain_execution(slippage_bps=1.0, max_participation=0.5),
+    )
     config = RebalanceConfig(
         schedule="0 * * * *", drift_frac=0.02, max_position=0.4, lookback_bars=120
     )
@@ -122,7 +104,7 @@ def setting(variant: str) -> Setting:
         )
         policy = patient(rebalance=config, sizing=sizing)
     elif variant == "guard":
-        policy = trailing(risk=watched())
+        policy = trailing_policy(**PAUSED, risk=watched())
     return Setting(
         inputs, lambda: make_predictor(signals, NAMES, volatility=0.01), policy, execution
     )
@@ -515,7 +497,7 @@ def test_a_node_that_is_killed_trades_as_the_backtest_does(tmp_path: Path, seed:
     found = json.loads((tmp_path / "done.json").read_text())
     inputs, signals = wild(7, kept_node.BARS)
     execution = plain_execution(slippage_bps=1.0, max_participation=0.5)
-    expected = run_backtest(inputs, make_predictor(signals, NAMES), kept_node.policy(), execution)
+    expected = run_backtest(inputs, make_predictor(signals, NAMES), trailing_policy(), execution)
     assert len(expected.fills) > 400
     assert found["cash"] == [expected.equity.cash.iloc[-1]] * 2
     _same(expected.orders, kept_node.ORDERS, found["orders"])

@@ -1,4 +1,4 @@
-"""Execution settings for tests: one place that knows every key that a profile must state."""
+"""Settings for tests: of the execution, with every key that a profile must state; of a policy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import yaml
 
 from strategies.execution import ExecutionConfig
 from strategies.fees import EXPLICIT
+from strategies.policy_config import FusionPolicy
+from strategies.stops import StopConfig
 
 PLAIN: dict[str, Any] = {
     "fee_tier": EXPLICIT,
@@ -39,3 +41,16 @@ def plain_execution(**changes: Any) -> ExecutionConfig:
 def execution_yaml(**changes: Any) -> str:
     """Return plain settings with changes as a part of a profile."""
     return yaml.safe_dump({"execution": {**PLAIN, **changes}}, sort_keys=False)
+
+
+def trailing_policy(**changes: Any) -> FusionPolicy:
+    """Return rules that trade much, with stops that follow and targets, with changes."""
+    stops = StopConfig(
+        stop_vol_multiple=1.0,
+        target_vol_multiple=1.5,
+        min_frac=0.004,
+        max_frac=0.004,
+        trailing=True,
+    )
+    fields = {"entry_threshold": 0.6, "exit_threshold": 0.5, "position_frac": 0.3}
+    return FusionPolicy(**{**fields, "min_holding_bars": 0, "stops": stops, **changes})

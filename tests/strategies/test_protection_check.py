@@ -7,25 +7,13 @@ import numpy as np
 import pytest
 
 from catalog.progress import no_progress
-from strategies.backtest import FusionPolicy, Replay
+from strategies.backtest import Replay
 from strategies.fill_check import FillCheck
 from strategies.fill_rules import BarMarket
 from strategies.protection_check import ProtectionCheck
-from strategies.stops import StopConfig
+from tests.strategies.settings import trailing_policy
 
-POLICY = FusionPolicy(
-    entry_threshold=0.6,
-    exit_threshold=0.5,
-    position_frac=0.2,
-    min_holding_bars=0,
-    stops=StopConfig(
-        stop_vol_multiple=1.0,
-        target_vol_multiple=1.5,
-        min_frac=0.004,
-        max_frac=0.004,
-        trailing=True,
-    ),
-)
+POLICY = trailing_policy(position_frac=0.2)
 
 
 @pytest.fixture(scope="module")

@@ -276,7 +276,7 @@ class FusionStrategy(Strategy):
     def on_order_accepted(self, event: Any) -> None:
         """Note that the exchange has the order."""
         self._status(event, "ACCEPTED")
-        self.protection.accepted(event.client_order_id.value)
+        self.protection.accepted(event.client_order_id.value, event_time(event, self.newest))
 
     @guarded
     def on_order_submitted(self, event: Any) -> None:

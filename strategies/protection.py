@@ -6,7 +6,10 @@ is accepted, so that a position is never naked. Where a replacement is refused, 
 until the position is closed at the market.
 
 A trailing stop is moved at the close of each bar of its instrument, before anything is decided at
-that close. It follows the extremes of complete bars that began after the entry or with it.
+that close. It follows the extremes of complete bars that began after the entry or with it. While
+the exchange has not answered a stop no other is sent: what has moved since is sent with the answer.
+So the many bars that are missed by a process that was away end in one or two stops and not in as
+many as bars, all of them open at once.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ from strategies.stops import (
     tightened,
     trailing_trigger,
 )
+
+_UNANSWERED = ("INITIALIZED", "SUBMITTED")
 
 
 @dataclass(slots=True)
@@ -183,13 +188,14 @@ class Protection:
         elif self._trails:
             self._trail(name, bar, exits)
 
-    def accepted(self, order_id: str) -> None:
-        """Take back what an order that the exchange now has replaces."""
+    def accepted(self, order_id: str, ts: int) -> None:
+        """Take back what an order that the exchange now has replaces; follow what moved since."""
         one = self._exit_of(order_id)
         if one is not None:
             place = one.sent.index(order_id)
             older, one.sent = one.sent[:place], one.sent[place:]
             self._take_back(older)
+            self._catch_up(order_id, one, ts)
 
     def closed(self, name: str) -> None:
         """Take back what protected a position that something else closed."""
@@ -229,7 +235,15 @@ class Protection:
             self._leave(name, bar.ts_init, TRAILING_STOP)
             return
         exits.stop.trigger, exits.stop.reason = moved, TRAILING_STOP
-        self._send(name, bar.ts_init, exits, exits.stop, bar.ts_init)
+        if self._recorder.orders[exits.stop.sent[-1]].status not in _UNANSWERED:
+            self._send(name, bar.ts_init, exits, exits.stop, bar.ts_init)
+
+    def _catch_up(self, order_id: str, one: _Exit, ts: int) -> None:
+        """Send a stop whose trigger moved while the newest of its orders had no answer."""
+        row = self._recorder.orders[order_id]
+        if order_id == one.sent[-1] and row.trigger_price != one.trigger:
+            name = row.instrument_id
+            self._send(name, ts, self._exits[name], one, ts)
 
     def _leave(self, name: str, ts: int, reason: str) -> None:
         """Close a position at the market, unless a market order already does."""

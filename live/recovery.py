@@ -16,6 +16,7 @@ client must be ready by then, releases it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -171,9 +172,13 @@ def recover(
     found = restore(store, strategy)
     if not found.restored:
         return found
+    # What an earlier process sent is over after so long, whatever a clock that was set says.
+    over = time.monotonic() + config.in_flight_secs
     settle_once(store, strategy, lookup, now(), found, config)
     while found.uncertain:
         time.sleep(0.2)
+        if time.monotonic() > over:
+            config = config._replace(in_flight_secs=-math.inf)
         settle_once(store, strategy, lookup, now(), found, config)
     return found
 

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog.errors import ConfigError, DataError
+from catalog.timestamps import NS_PER_SECOND
 from live.recovery import RecoveryConfig
 from live.state_store import StateStore
 from strategies.backtest import run_backtest
@@ -336,6 +337,24 @@ def test_an_order_on_its_way_is_waited_for_and_an_old_entry_is_given_up(tmp_path
     assert life.found.lost == asked[:1]
     # The decision is made: the next bar may decide again, under another name.
     assert not life.found.again
+    life.close()
+
+
+def test_a_clock_that_was_set_back_keeps_no_engine_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path)
+    bench.exchange.submit = lambda order: None  # type: ignore[method-assign]
+    die(bench.life(calls=2))
+    life = bench.life()
+    bench.exchange.lookup = lambda name: None  # type: ignore[method-assign]
+    # The order was sent an hour from now: it is over as soon as a young one would be.
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() - 3_600 * NS_PER_SECOND)
+    began = time.monotonic()
+    life.run(RecoveryConfig(in_flight_secs=0.5))
+    assert 0.5 < time.monotonic() - began < 30.0
+    assert len(life.found.lost) == 1
     life.close()
 
 

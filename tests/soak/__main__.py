@@ -50,10 +50,13 @@ def table(report: SoakReport) -> str:
         else:
             shown = ", ".join(one) or "none" if isinstance(one, list) else str(one)
         lines.append(f"{name.replace('_', ' '):32} {shown}")
-    lines += ["", f"{'engine':10} {'up s':>8} {'excused':>8} {'down':>8}  recoveries, s"]
+    lines += [
+        "",
+        f"{'engine':10} {'up s':>8} {'excused':>8} {'down':>8} {'idle':>8}  recoveries, s",
+    ]
     for name, engine in report.engines.items():
         recovered = " ".join(f"{one:.1f}" for one in engine["recoveries_s"])
-        times = (engine["up_s"], engine["excused_s"], engine["down_s"])
+        times = (engine["up_s"], engine["excused_s"], engine["down_s"], engine["idle_s"])
         lines.append(f"{name:10} " + " ".join(f"{one:8.1f}" for one in times) + f"  {recovered}")
     lines += ["", *(f"  {one}" for one in report.differences[:40])]
     lines += [f"FAILED: {one}" for one in report.failures] or ["all demands are met"]

@@ -25,8 +25,8 @@ from tests.soak.market import ROOT, FleetMarket
 LOOK_S = 0.1
 STALE_S = 5.0
 """Age of a heartbeat after which an engine counts as down, seconds; it beats once a second."""
-_UP = frozenset({"trading", "halted"})
-_WAITING = frozenset({"waiting"})
+_UP = "trading"
+_WAITING = "waiting"
 
 
 @dataclass
@@ -136,6 +136,11 @@ class Watched:
     recoveries: list[float] = field(default_factory=list)
     status: EngineStatus = field(default_factory=EngineStatus)
 
+    @property
+    def held(self) -> str:
+        """Why it opens nothing new, "" if it does: its guard, or its account or clock."""
+        return " ".join((*self.status.guard.reasons, self.status.blocked)).strip()
+
     def take(self, status: EngineStatus, now: float) -> None:
         """Take the newest status in."""
         if (status.pid, status.heartbeat_ns) != (self.pid, self.heartbeat_ns):
@@ -150,14 +155,14 @@ class Watched:
         """Whether it says that it trades, has had a bar, and is alive."""
         alive = self.killed_at is None or self.pid != self.killed_pid
         fed = self.status.counters.bars > 0
-        return alive and fed and self.state in _UP and now - self.beat_at <= STALE_S
+        return alive and fed and self.state == _UP and now - self.beat_at <= STALE_S
 
     def count(self, seconds: float, now: float, *, outage: bool) -> None:
         """Add a stretch of time; `outage`: the exchange is not well, or was a moment ago."""
         alive = self.killed_at is None and now - self.beat_at <= STALE_S
         if self.trades(now):
             self.up_s += seconds
-        elif outage and alive and self.state in (*_UP, *_WAITING):
+        elif outage and alive and self.state in (_UP, _WAITING):
             self.excused_s += seconds
         else:
             self.down_s += seconds
@@ -301,6 +306,14 @@ class TruthTail:
         for when, line in self.lines:
             for event in line.get("events", ()):
                 yield when, event
+
+    def last_trades(self) -> dict[str, float]:
+        """Return when each symbol was traded last."""
+        return {
+            event["o"]["s"]: when
+            for when, event in self.events()
+            if event["e"] == "ORDER_TRADE_UPDATE" and event["o"]["x"] == "TRADE"
+        }
 
 
 def _tells(line: str) -> bool:

@@ -48,6 +48,8 @@ class SoakConfig:
     naked_s : float
         Longest time without a stop while the engine runs and the exchange is well, seconds: the
         alarm comes after 2 s, and its exit fills at the next bar's open.
+    idle_s : float
+        Each engine trades in the last so many seconds: one that only says that it trades does not.
     """
 
     minutes: float = 30.0
@@ -60,6 +62,7 @@ class SoakConfig:
     uptime: float = 0.99
     recovery_s: float = 10.0
     naked_s: float = 4.0
+    idle_s: float = 120.0
 
 
 @dataclass
@@ -103,6 +106,7 @@ def soak(config: SoakConfig, folder: Path, say: Callable[[str], None] = print) -
             # An order that nobody answered is given up after 30 s, and books are compared
             # every 15 s.
             time.sleep(_UNANSWERED_S)
+            report.figures["held"] = {n: w.held for n, w in watch.engines.items() if w.held}
             fleet.exchange.remote.pause()
             time.sleep(_CALM_S)
             stopped = time.monotonic()
@@ -116,10 +120,13 @@ def soak(config: SoakConfig, folder: Path, say: Callable[[str], None] = print) -
     report.differences = list(audit.differences)
     report.mishaps = [one._asdict() for one in chaos.done]
     report.engines = {name: _engine(one) for name, one in watch.engines.items()}
+    traded = tail.last_trades()
+    for name, told in report.engines.items():
+        told["idle_s"] = max(0.0, ended - traded.get(name, began))
     naked = naked_times(tail, stopped)
     report.figures |= _figures(watch, audit, fleet, ended - began)
     report.figures |= _naked_figures(naked, chaos, watch)
-    report.failures = _failures(config, report)
+    report.failures = failures(report)
     return report
 
 
@@ -206,8 +213,10 @@ def _naked_figures(naked: list[Naked], chaos: Chaos, watch: Watch) -> dict[str, 
     }
 
 
-def _failures(config: SoakConfig, report: SoakReport) -> list[str]:
-    found, figures = [], report.figures
+def failures(report: SoakReport) -> list[str]:
+    """Return the demands that a soak did not meet, in words."""
+    found: list[str] = []
+    config, figures = report.config, report.figures
     for name, most in (
         ("slowest_recovery_s", config.recovery_s),
         ("longest_without_stop_s", config.naked_s),
@@ -219,7 +228,13 @@ def _failures(config: SoakConfig, report: SoakReport) -> list[str]:
         found.append(f"uptime must be at least {config.uptime:.1%}, was {figures['uptime']:.2%}")
     if report.differences:
         found.append(f"journals and exchange must agree, did not {len(report.differences)} times")
-    for name, wanted in (("given_up", []), ("supervisor_exit", 0)):
+    for name, engine in report.engines.items():
+        if engine["idle_s"] > config.idle_s:
+            found.append(
+                f"{name} must have traded in the last {config.idle_s:g} s, did "
+                f"{engine['idle_s']:.0f} s before the end"
+            )
+    for name, wanted in (("given_up", []), ("held", {}), ("supervisor_exit", 0)):
         if figures[name] != wanted:
             found.append(f"{name} must be {wanted}, was {figures[name]}")
     kills = Counter(one["name"] for one in report.mishaps)[KILL]

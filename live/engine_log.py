@@ -2,6 +2,7 @@
 
 Whoever tells something never waits and never sees an error: lines go through a bounded queue to a
 thread. What does not fit is dropped and counted, and the next line that does says how many were.
+Secrets of the environment are masked.
 
 Each line has ``time`` (UTC, for people), ``ts`` (nanoseconds), ``level``, ``engine``, ``kind`` and
 ``text``; more keys follow by kind. Of these some link what belongs together (`LINKS`)::
@@ -32,6 +33,7 @@ from typing import IO, Any, Literal, NamedTuple
 
 from catalog.timestamps import NS_PER_DAY, NS_PER_SECOND
 from live.engine_status import check_engine_name
+from live.masking import Mask
 
 type LogLevel = Literal["info", "warning", "error"]
 
@@ -177,6 +179,7 @@ class EngineLog:
         self.failures = 0
         self._engine = check_engine_name(engine)
         self._clock = clock
+        self._mask = Mask()
         self._files = DayFiles(folder, stem or f"engine-{engine}", keep_days)
         self._queue: queue.Queue[tuple[int, dict[str, Any]] | None] = queue.Queue(_MOST_QUEUED)
         self._told_dropped = 0
@@ -219,7 +222,7 @@ class EngineLog:
         for batch in self._batches():
             try:
                 for ts, record in batch:
-                    self._files.write(ts, _encoded(ts, record))
+                    self._files.write(ts, _encoded(ts, self._masked(record)))
                 if self.dropped > self._told_dropped:
                     self._tell_dropped()
                 self._files.flush()
@@ -248,6 +251,10 @@ class EngineLog:
                 yield batch
             if item is None:
                 return
+
+    def _masked(self, record: dict[str, Any]) -> dict[str, Any]:
+        mask = self._mask
+        return {key: mask(one) if isinstance(one, str) else one for key, one in record.items()}
 
     def _tell_dropped(self) -> None:
         lost, self._told_dropped = self.dropped - self._told_dropped, self.dropped

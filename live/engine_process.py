@@ -27,6 +27,9 @@ from live.restarts import RestartPolicy
 ENGINE_OF_VARIABLE = "LEVIBOT_ENGINE_OF"
 """Of a supervised process: ``<state folder>:<engine>``; by it a later supervisor finds orphans."""
 
+SUPERVISOR_VARIABLE = "LEVIBOT_SUPERVISOR"
+"""Of a supervised process: which process supervises it, as `ProcessId.text` has it."""
+
 _CONSOLE_MOST_BYTES = 20_000_000
 _TAIL_BYTES = 4_096
 
@@ -245,7 +248,11 @@ class EngineProcess:
 
     def _start(self, now: float) -> None:
         launch = self.launch
-        environment = {**os.environ, ENGINE_OF_VARIABLE: launch.marker}
+        environment = {
+            **os.environ,
+            ENGINE_OF_VARIABLE: launch.marker,
+            SUPERVISOR_VARIABLE: ProcessId.own().text(),
+        }
         try:
             with _fresh_console(launch.console).open("ab") as console:
                 child = subprocess.Popen(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from live.alerts import Alert, AlertKind, Sink, masked
+from live.alerts import Alert, AlertKind, Sink
 from live.engine_health import allowed_age
 from live.engine_process import EngineEvent
 from live.engine_status import RUNNING, EngineStatus
@@ -58,7 +58,7 @@ class FleetAlerts:
         """Alert to what happened to a process."""
         kind = _KINDS.get(event.kind)
         if kind is not None:
-            self._sink(Alert(kind, event.engine, masked(event.detail)))
+            self._sink(Alert(kind, event.engine, event.detail))
 
     def on_look(self, statuses: dict[str, EngineStatus], records: dict[str, EngineRecord]) -> None:
         """Alert to what the engines say."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from catalog.errors import ConfigError
 from catalog.timestamps import NS_PER_SECOND, interval_ns
-from live.alerts import AlertSender, channels_from, masked
+from live.alerts import AlertSender, channels_from
 from live.engine_health import stale_after
 from live.engine_log import EngineLog
 from live.engine_plan import FleetPlan
@@ -36,7 +36,7 @@ class FleetLog:
 
     def on_event(self, event: EngineEvent) -> None:
         """Write a line."""
-        self._log.event(event.kind, f"{event.engine}: {masked(event.detail)}", about=event.engine)
+        self._log.event(event.kind, f"{event.engine}: {event.detail}", about=event.engine)
 
     def on_look(self, statuses: dict[str, EngineStatus], records: dict[str, EngineRecord]) -> None:
         """Write nothing: statuses are the registry's."""
@@ -63,7 +63,7 @@ class AlertsThatFail:
 
     def on_look(self, statuses: dict[str, EngineStatus], records: dict[str, EngineRecord]) -> None:
         """Store the number where it has changed; that of an earlier supervisor is replaced."""
-        failed = self._sender.failed + self._sender.dropped
+        failed = self._sender.failed
         if failed == self._stored:
             return
         with closing(Registry(self._path)) as registry:

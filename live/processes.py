@@ -48,6 +48,18 @@ class ProcessId(NamedTuple):
         assert found is not None, "this process runs"
         return found
 
+    @classmethod
+    def parsed(cls, text: str) -> ProcessId | None:
+        """Return the process that `text` has named; None if it names none."""
+        pid, _, rest = text.partition(":")
+        start_ns, _, boot = rest.partition(":")
+        known = pid.isdecimal() and start_ns.isdecimal()
+        return cls(int(pid), int(start_ns), boot) if known else None
+
+    def text(self) -> str:
+        """Return what `parsed` reads."""
+        return f"{self.pid}:{self.start_ns}:{self.boot}"
+
     def alive(self) -> bool:
         """Return whether this very process still runs."""
         return self.pid > 0 and ProcessId.of(self.pid) == self

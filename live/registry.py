@@ -2,7 +2,8 @@
 
 Engines write their status, the supervisor what it knows of their processes, whoever commands a
 command and an audit line. Any process may read it at any time (SQLite in WAL mode), also when all
-others are dead. It is an observation: it may fail without harm to an engine.
+others are dead. It is an observation: it may fail without harm to an engine. Secrets of the
+environment are masked in the errors that are stored.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from catalog.errors import DataError
 from live.engine_status import EngineStatus, check_engine_name
+from live.masking import masked
 from live.sqlite_file import open_shared, transaction
 
 type CommandName = Literal["start", "stop", "restart"]
@@ -183,7 +185,7 @@ class Registry:
         self._write(
             "INSERT INTO statuses VALUES (?, ?, ?) ON CONFLICT (engine) DO UPDATE SET "
             "published_ns = excluded.published_ns, status = excluded.status",
-            (name, time.time_ns(), status.to_json()),
+            (name, time.time_ns(), _masked(status).to_json()),
         )
 
     def statuses(self) -> dict[str, EngineStatus]:
@@ -211,7 +213,7 @@ class Registry:
         check_engine_name(record.engine)
         columns = ", ".join(_RECORD_FIELDS)
         marks = ", ".join("?" * len(_RECORD_FIELDS))
-        values = tuple(getattr(record, name) for name in _RECORD_FIELDS)
+        values = tuple(getattr(_masked(record), name) for name in _RECORD_FIELDS)
         self._write(f"INSERT OR REPLACE INTO engines ({columns}) VALUES ({marks})", values, durable)  # noqa: S608
 
     def records(self) -> dict[str, EngineRecord]:
@@ -337,6 +339,10 @@ class Registry:
                 f"the registry {self.path} must be usable, could not be {done} ({error}): check "
                 "the disk and who may write there; if it is damaged, move it away"
             ) from error
+
+
+def _masked[T: (EngineStatus, EngineRecord)](one: T) -> T:
+    return replace(one, last_error=masked(one.last_error)) if one.last_error else one
 
 
 def _decoded(name: str, text: str) -> EngineStatus:

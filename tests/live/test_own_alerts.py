@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,13 +16,20 @@ from typing import Any
 import pytest
 
 from live.alerts import ALERT_URLS, Alert, AlertLimits, AlertSender, Severity
-from live.engine_process import ENGINE_OF_VARIABLE
+from live.engine_process import SUPERVISOR_VARIABLE
 from live.engine_status import EngineCounters, EngineStatus, GuardLevel
 from live.fleet_observers import AlertsThatFail
 from live.kill_switch import set_kill
 from live.metrics import render
 from live.overview import Reading, RegistryReader
-from live.own_alerts import OwnAlerts, is_supervised, own_alerts, tell_failed_start
+from live.own_alerts import (
+    OwnAlerts,
+    SupervisorWatch,
+    is_supervised,
+    own_alerts,
+    tell_failed_start,
+)
+from live.processes import ProcessId
 from tests.live.engine_world import EngineMarket, EngineProcess
 from tests.live.fleet import make_fleet
 from tests.live.test_alerts import Phone
@@ -54,7 +63,7 @@ def status(**fields: Any) -> EngineStatus:
 
 def test_what_an_engine_says_reaches_a_person_also_where_it_stands_still(tmp_path: Path) -> None:
     pigeon = Pigeon()
-    alerts = OwnAlerts("A", tmp_path, AlertSender((pigeon,)), stale_secs=1.5)
+    alerts = OwnAlerts("A", tmp_path, lambda: AlertSender((pigeon,)), stale_secs=1.5)
     alerts.start()
     held = GuardLevel("halted", ("daily_loss",))
     alerts.offer(status(guard=held, counters=EngineCounters(naked_alarms=1)))
@@ -70,7 +79,7 @@ def test_what_an_engine_says_reaches_a_person_also_where_it_stands_still(tmp_pat
 
 def test_an_end_in_order_is_no_alert_and_what_came_last_is_told(tmp_path: Path) -> None:
     pigeon = Pigeon()
-    alerts = OwnAlerts("A", tmp_path, AlertSender((pigeon,)), stale_secs=60.0)
+    alerts = OwnAlerts("A", tmp_path, lambda: AlertSender((pigeon,)), stale_secs=60.0)
     alerts.start()
     alerts.offer(status(counters=EngineCounters(naked_alarms=1)))
     alerts.close()
@@ -79,7 +88,7 @@ def test_an_end_in_order_is_no_alert_and_what_came_last_is_told(tmp_path: Path) 
 
 def test_channels_that_fail_are_counted(tmp_path: Path) -> None:
     sender = AlertSender((Pigeon(fails=True),), AlertLimits(retry_secs=()))
-    alerts = OwnAlerts("A", tmp_path, sender, stale_secs=60.0)
+    alerts = OwnAlerts("A", tmp_path, lambda: sender, stale_secs=60.0)
     alerts.start()
     alerts.offer(status(counters=EngineCounters(naked_alarms=1)))
     until(lambda: alerts.failed == 1)
@@ -98,7 +107,8 @@ def test_who_is_supervised_or_replays_a_recording_tells_nobody(
     tell_failed_start(alone, ValueError("no"))  # type: ignore[arg-type]
     told = [one["message"] for one in phone.messages]
     tell_failed_start(SimpleNamespace(**{**vars(alone), "replay": ()}), ValueError())  # type: ignore[arg-type]
-    monkeypatch.setenv(ENGINE_OF_VARIABLE, "state:A")
+    monkeypatch.setenv(SUPERVISOR_VARIABLE, ProcessId.own().text())
+    assert is_supervised()
     tell_failed_start(alone, ValueError("no"))  # type: ignore[arg-type]
     own_alerts(alone, 900.0).close("no")  # type: ignore[arg-type]
     phone.shutdown()
@@ -106,6 +116,92 @@ def test_who_is_supervised_or_replays_a_recording_tells_nobody(
     phone.server_close()
     assert told == ["it could not start: ValueError: no"]
     assert [one["message"] for one in phone.messages] == told
+
+
+ENGINE = """
+import sys, time
+from pathlib import Path
+from live.alerts import AlertSender
+from live.engine_status import EngineCounters, EngineStatus
+from live.own_alerts import OwnAlerts, SupervisorWatch, tell_failed_start
+
+class Paper:
+    def send(self, title, body, severity):
+        print(f"{title}: {body}", file=out, flush=True)
+        return True
+
+state, out = Path(sys.argv[1]), Path(sys.argv[2]).open("a")
+alerts = OwnAlerts("A", state, lambda: AlertSender((Paper(),)), 60.0, SupervisorWatch(state))
+alerts.start()
+counters = EngineCounters(naked_alarms=1)
+alerts.offer(EngineStatus(engine="A", pid=1, state="trading", counters=counters))
+print("runs", file=out, flush=True)
+for _ in range(600):
+    time.sleep(0.1)
+    if (state / "fail").exists():
+        alerts.close("a callback raised KeyError")
+        break
+"""
+SUPERVISOR = """
+import sys
+from pathlib import Path
+from live.engine_plan import plan_of
+from live.state_folder import StateFolder
+from live.supervisor import Supervisor
+command = (sys.executable, "-c", *sys.argv[2:])
+Supervisor(StateFolder(Path(sys.argv[1])), plan_of(["A"]), lambda *_: command).run()
+"""
+
+
+def test_an_engine_speaks_for_itself_as_soon_as_its_supervisor_was_killed(tmp_path: Path) -> None:
+    state, out = tmp_path / "state", tmp_path / "out"
+    command = [sys.executable, "-c", SUPERVISOR, str(state), ENGINE, str(state), str(out)]
+    supervisor = subprocess.Popen(command)
+    try:
+        until(lambda: out.exists() and "runs" in out.read_text(), 60.0)
+        # It looks once a second, and leaves the telling to its supervisor.
+        time.sleep(2.0)
+        assert out.read_text() == "runs\n"
+    finally:
+        supervisor.kill()
+        supervisor.wait()
+    # What happened a moment ago is told too: the supervisor may have been dead by then.
+    until(lambda: "naked position" in out.read_text(), 60.0)
+    (state / "fail").touch()
+    until(lambda: "crash" in out.read_text(), 60.0)
+    _, gone, naked, crash = out.read_text().splitlines()
+    assert gone.startswith("LeviBot A: supervisor: its supervisor has ended: the engine trades on")
+    assert naked == "LeviBot A: naked position: a position without its stop is closed"
+    assert crash == "LeviBot A: crash: a callback raised KeyError"
+
+
+def test_a_supervisor_that_hangs_is_gone_until_it_speaks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SUPERVISOR_VARIABLE, ProcessId.own().text())
+    registry = make_fleet(tmp_path)
+    monkeypatch.setattr("live.own_alerts.SILENT_SECS", 0.3)
+    watch = SupervisorWatch(tmp_path)
+    assert watch.gone() == ""
+    pigeon = Pigeon()
+    alerts = OwnAlerts("A", tmp_path, lambda: AlertSender((pigeon,)), 60.0, watch)
+    alerts.offer(status())
+    alerts._look()
+    time.sleep(0.4)
+    alerts._look()
+    until(lambda: [kind for kind, _ in pigeon.told] == ["supervisor"])
+    assert "has said nothing for 0 s" in pigeon.told[0][1]
+    registry.set_fact("supervisor", "another word")
+    alerts._look()
+    alerts.offer(status(counters=EngineCounters(naked_alarms=1)))
+    alerts._look()
+    # Nobody can say who has removed what it says; its process is there.
+    registry.close()
+    (tmp_path / "registry.db").unlink()
+    time.sleep(0.4)
+    alerts._look()
+    alerts.close("no")
+    assert len(pigeon.told) == 1
 
 
 def test_alerts_of_a_supervisor_that_fail_are_a_metric(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ LeviBotError                 something the user can put right; never shown as a 
 ├── DataError                input or stored data is missing or unusable            exit code 3
 ├── IntegrityError           stored bytes are not what their record says they are   exit code 4
 ├── RunFailedError           a run ended, but must not be believed                  exit code 5
-└── AuditFailedError         a proof (look-ahead, parity) found a difference        exit code 6
+├── AuditFailedError         a proof (look-ahead, parity) found a difference        exit code 6
+└── AwayError                an exchange or a network was away, nothing is wrong    exit code 7
 """
 
 from __future__ import annotations
@@ -48,3 +49,9 @@ class AuditFailedError(LeviBotError):
     """A proof found a difference: look-ahead, or backtest against live."""
 
     exit_code = 6
+
+
+class AwayError(LeviBotError):
+    """An exchange or a network was away for as long as one waits for it: try again later."""
+
+    exit_code = 7

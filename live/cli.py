@@ -2,7 +2,7 @@
 
 Exit codes: 0 done; 1 our own bug; 2 wrong usage or profile; 3 data missing or unusable; 4 stored
 bytes are not what their record says; 5 a run that must not be believed; 6 an audit found a
-difference; 130 interrupted.
+difference; 7 an exchange or a network was away at the start of an engine; 130 interrupted.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Literal, NamedTuple
 
+from catalog.errors import AwayError
 from catalog.timestamps import NS_PER_SECOND
 from live.engine_health import HealthLimits, HealthWatch
 from live.engine_status import EngineStatus
@@ -35,7 +36,7 @@ _TAIL_BYTES = 4_096
 
 type EventKind = Literal[
     "started", "stopped", "crashed", "restarting", "given_up", "silent", "stale", "leaking",
-    "killed", "refused",
+    "killed", "refused", "away",
 ]  # fmt: skip
 type Ending = Literal["", "stop", "restart", "fault"]
 """Why it is being stopped: not wanted, to be started again, or because something ails it."""
@@ -157,6 +158,14 @@ class EngineProcess:
     def starting(self) -> bool:
         """Whether the process has not said yet that it is past its start."""
         return self._child is not None and not (self.health is not None and self.health.started)
+
+    def takes_place(self, now: float, most_secs: float) -> bool:
+        """Return whether a start is under way that others wait for, `most_secs` at most.
+
+        An engine may be warming for hours, as one whose instrument is too young: that keeps no
+        other from being started.
+        """
+        return self.starting and now - self._started < most_secs
 
     @property
     def due(self) -> bool:
@@ -332,8 +341,24 @@ class EngineProcess:
             # Whoever ended it in order did not want it to run.
             self.wanted = False
             self._tell(EngineEvent(self.name, "stopped", "it ended by itself, in order"))
+        elif code == AwayError.exit_code:
+            self._away(why, now)
         else:
             self._failed(why, now)
+
+    def _away(self, why: str, now: float) -> None:
+        """Try again for as long as it takes: an outside that is away is no failure."""
+        self.last_error = why
+        self.restarts += 1
+        delay = self._rules.restarts.longest_secs(self._random)
+        self._next = now + delay
+        self._tell(
+            EngineEvent(
+                self.name,
+                "away",
+                f"it could not start, and is started again in {delay:.0f} s: {why}",
+            )
+        )
 
     def _failed(self, why: str, now: float) -> None:
         if self._started and now - self._started >= self._rules.restarts.healthy_secs:

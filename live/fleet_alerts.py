@@ -20,6 +20,7 @@ _KINDS: dict[str, AlertKind] = {
     "given_up": "permanent_stop",
     "stale": "stale_data",
     "refused": "crash",
+    "away": "crash",
 }
 """Alerts by the event of a process that they are about; other events are no alert."""
 

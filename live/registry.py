@@ -163,11 +163,23 @@ class Registry:
             )
         with self._errors("opened"):
             self._connection = open_shared(self.path, _SCHEMA, _VERSION, busy_timeout_secs)
+            self._file = self.path.stat().st_ino
 
     def close(self) -> None:
         """End the connection; what was written stays."""
         with self._lock:
             self._connection.close()
+
+    def in_place(self) -> bool:
+        """Return whether the path still leads to the file that is open.
+
+        Somebody may have removed it, or put another in its place: what is written into the old one
+        nobody reads.
+        """
+        try:
+            return self.path.stat().st_ino == self._file
+        except OSError:
+            return False
 
     # ---- engines
 
@@ -337,7 +349,8 @@ class Registry:
         except (sqlite3.Error, OSError) as error:
             raise DataError(
                 f"the registry {self.path} must be usable, could not be {done} ({error}): check "
-                "the disk and who may write there; if it is damaged, move it away"
+                "the disk and who may write there; if it is damaged, move it away, its -wal and -shm "
+                "too"
             ) from error
 
 

@@ -35,7 +35,6 @@ class StatusThread:
         self.failures = 0
         """Publications that failed."""
         self.last_failure = ""
-        self._identity = 0
 
     def start(self) -> None:
         """Begin to publish."""
@@ -54,9 +53,8 @@ class StatusThread:
     def _run(self) -> None:
         registry = self._quietly(self._open)
         while not self._ending.wait(self._period_secs):
-            if registry is not None and not self._is_there():
-                # Somebody has removed the file, or put another in its place: what is written into
-                # the old one nobody reads, and a supervisor would take the engine for dead.
+            if registry is not None and not registry.in_place():
+                # A supervisor would take the engine for dead.
                 registry.close()
                 registry = None
             registry = registry or self._quietly(self._open)
@@ -67,16 +65,7 @@ class StatusThread:
 
     def _open(self) -> Registry:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        registry = Registry(self._path)
-        self._identity = self._path.stat().st_ino
-        return registry
-
-    def _is_there(self) -> bool:
-        """Return whether the path still leads to the file that is open."""
-        try:
-            return self._path.stat().st_ino == self._identity
-        except OSError:
-            return False
+        return Registry(self._path)
 
     def _publish(self, registry: Registry | None) -> None:
         status = self._newest

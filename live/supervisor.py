@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 import threading
 import time
@@ -32,6 +33,7 @@ _SLEPT_SECS = 3.0
 _COMMAND_LIFE_SECS = 60.0
 _RECORD_SECS = 5.0
 _FACT_SECS = 1.0
+_LEAST_FREE_BYTES = 5_000_000
 
 
 class Observer(Protocol):
@@ -60,6 +62,8 @@ class SupervisorConfig:
         Engines that may start at the same time: a start takes a core for seconds.
     starts_a_minute : int, optional
         Starts in a minute, where an exchange counts what they ask; None for any number.
+    place_secs : float
+        How long an engine that starts or warms up counts as one of them at most.
     """
 
     rules: ProcessRules = field(default_factory=ProcessRules)
@@ -67,6 +71,7 @@ class SupervisorConfig:
     look_secs: float = 1.0
     starts_at_once: int = 2
     starts_a_minute: int | None = None
+    place_secs: float = 60.0
 
 
 class _Open(NamedTuple):
@@ -132,6 +137,7 @@ class Supervisor:
             raise
         self._stored: dict[str, EngineRecord] = {}
         self._stored_at = self._looked_at = self._fact_at = self._turned_at = 0.0
+        self._writes = True
         self._open: list[_Open] = []
         self._refused: set[str] = set()
         self._starts: list[float] = []
@@ -171,23 +177,23 @@ class Supervisor:
     def turn(self, now: float) -> None:
         """Do what is due; `now` in seconds on the monotonic clock."""
         self._notice_sleep(now)
+        self._follow_registry(now)
         statuses = self._statuses()
         with self._counted("commands"):
             self._take_commands(now)
-        starting = sum(one.starting for one in self.engines.values())
+        most_secs = self._config.place_secs
+        starting = sum(one.takes_place(now, most_secs) for one in self.engines.values())
         for name, engine in self.engines.items():
             status = statuses.get(name)
             may_start = starting < self._config.starts_at_once and self._may_ask(now)
-            may_start = may_start and not (engine.due and self._occupied(name, status))
+            may_start = may_start and not (engine.due and self._prevented(name, status))
             was_there = engine.running
             with self._counted(name):
                 engine.step(status, may_start, now)
             if engine.running and not was_there:
                 starting += 1
                 self._starts.append(now)
-        with self._counted("registry"):
-            self._store(now)
-            self._answer(now)
+        self._keep_records(now)
         if now - self._looked_at >= self._config.look_secs:
             self._looked_at = now
             records = {name: one.record(now) for name, one in self.engines.items()}
@@ -279,12 +285,24 @@ class Supervisor:
 
     # ---- what is stored
 
+    def _keep_records(self, now: float) -> None:
+        try:
+            self._store(now)
+            self._answer(now)
+        except Exception as error:
+            self._writes = False
+            self._failed("registry", error)
+        if not self._writes:
+            # Engines cannot say either that they live.
+            self._pause(now)
+
     def _store(self, now: float, everything: bool = False) -> None:
         if now - self._fact_at >= _FACT_SECS:
             self._fact_at = now
             own = ProcessId.own()
             fact = {"pid": own.pid, "process_start_ns": own.start_ns, "boot": own.boot}
             self.registry.set_fact(SUPERVISOR_FACT, json.dumps(fact))
+            self._writes = True
         due = everything or now - self._stored_at >= _RECORD_SECS
         for name, engine in self.engines.items():
             record = engine.record(now)
@@ -303,9 +321,27 @@ class Supervisor:
         except DataError as error:
             self._failed("registry", error)
         # Without the registry nothing is known of any engine: who is silent is not at fault.
-        for engine in self.engines.values():
-            engine.pause(time.monotonic())
+        self._pause(time.monotonic())
         return {}
+
+    def _follow_registry(self, now: float) -> None:
+        """Use the registry that is there: engines say how they are in the new one by now."""
+        if self.registry.in_place():
+            return
+        # They need a moment to notice.
+        self._pause(now)
+        with self._counted("registry"):
+            # The old one first: where its shared memory was left behind, both would use it.
+            self.registry.close()
+            self.registry = Registry(self.folder.registry)
+            self._stored.clear()
+            # Numbers begin anew there, and nobody reads the answers to the old ones.
+            self._open.clear()
+            self._stored_at = self._fact_at = 0.0
+
+    def _pause(self, now: float) -> None:
+        for engine in self.engines.values():
+            engine.pause(now)
 
     # ---- how
 
@@ -320,22 +356,30 @@ class Supervisor:
         allotted = self.plan.equity_of(name)
         return EngineProcess(record, launch, self._config.rules, self._tell, allotted)
 
-    def _occupied(self, name: str, status: EngineStatus | None) -> bool:
-        """Return whether a process that is not ours runs this engine; told once."""
+    def _prevented(self, name: str, status: EngineStatus | None) -> bool:
+        """Return whether a start would fail, because it runs or the disk is full; told once."""
         other = stranger(status, self.engines[name].pid)
-        if other is None:
+        if other is not None:
+            why = f"process {other.pid} runs it already and is not the supervisor's: end it"
+        elif (free := self._free_bytes()) < _LEAST_FREE_BYTES:
+            why = (
+                f"the disk of {self.folder.root} must have {_LEAST_FREE_BYTES / 1e6:.0f} MB free "
+                f"for an engine to start, has {free / 1e6:.1f} MB: make room"
+            )
+        else:
             self._refused.discard(name)
             return False
         if name not in self._refused:
             self._refused.add(name)
-            self._tell(
-                EngineEvent(
-                    name,
-                    "refused",
-                    f"process {other.pid} runs it already and is not the supervisor's: end it",
-                )
-            )
+            self._tell(EngineEvent(name, "refused", why))
         return True
+
+    def _free_bytes(self) -> int:
+        try:
+            return shutil.disk_usage(self.folder.root).free
+        except OSError:
+            # Whoever starts will say what is wrong.
+            return _LEAST_FREE_BYTES
 
     def _tell(self, event: EngineEvent) -> None:
         for observer in self._observers:
@@ -345,8 +389,7 @@ class Supervisor:
     def _notice_sleep(self, now: float) -> None:
         """Judge no engine by a time in which this process itself was stopped."""
         if self._turned_at and now - self._turned_at > _SLEPT_SECS:
-            for engine in self.engines.values():
-                engine.pause(now)
+            self._pause(now)
         self._turned_at = now
 
     @contextlib.contextmanager

@@ -1,12 +1,14 @@
 """A small process that stands for an engine: it publishes a status, and misbehaves as told.
 
 `python fake_engine.py STATE ENGINE`; how it behaves stands in the file ``STATE/behave/ENGINE``,
-read at its start: words such as ``crash``, ``hang``, ``leak``, ``deaf``, ``stale``, ``quit``. It
-imports nothing of LeviBot, so that tests may start dozens; the registry must be there.
+read at its start: words such as ``crash``, ``hang``, ``leak``, ``deaf``, ``stale``, ``quit``,
+``warming``, ``away``. It imports nothing of LeviBot, so that tests may start dozens; the registry
+must be there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -27,19 +29,22 @@ def identity() -> dict[str, object]:
     return {"pid": os.getpid(), "process_start_ns": start_ns, "boot": boot}
 
 
-def publish(registry: sqlite3.Connection, name: str, stale: bool) -> None:
+def publish(state: Path, name: str, words: list[str]) -> None:
+    registry = sqlite3.connect(state / "registry.db", timeout=10.0, isolation_level=None)
     now = time.time_ns()
     status = {
         "schema": SCHEMA,
         "engine": name,
         **identity(),
-        "state": "trading",
+        "state": "warming" if "warming" in words else "trading",
         "heartbeat_ns": now,
-        "last_bar_ns": 1 if stale else now,
+        "last_bar_ns": 1 if "stale" in words else now,
     }
-    registry.execute(
-        "INSERT OR REPLACE INTO statuses VALUES (?, ?, ?)", (name, now, json.dumps(status))
-    )
+    with contextlib.closing(registry), contextlib.suppress(sqlite3.OperationalError):
+        # Somebody may just have moved the file away; the next time there is another.
+        registry.execute(
+            "INSERT OR REPLACE INTO statuses VALUES (?, ?, ?)", (name, now, json.dumps(status))
+        )
 
 
 def main() -> int:
@@ -51,17 +56,19 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN if ignored else lambda *_: stopped.append(1))
     with (state / f"{name}.pids").open("a") as file:
         file.write(f"{os.getpid()}\n")
-    registry = sqlite3.connect(state / "registry.db", timeout=10.0, isolation_level=None)
     started, ballast = time.monotonic(), []
     while not stopped:
         ran = time.monotonic() - started
         if "hang" not in words or ran < 0.3:
-            publish(registry, name, "stale" in words)
+            publish(state, name, words)
         if "leak" in words:
             ballast.append(bytearray(20_000_000))
         if "crash" in words and ran > 0.1:
             print("error: the market fell on me")
             return 5
+        if "away" in words:
+            print("error: the exchange must answer, did not")
+            return 7
         if "quit" in words and ran > 0.2:
             return 0
         time.sleep(STEP_SECS)

@@ -9,17 +9,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from catalog.errors import ConfigError
+from catalog.errors import ConfigError, DataError
 from live.engine_health import HealthLimits
 from live.engine_plan import plan_of
 from live.engine_process import EngineEvent, ProcessRules
 from live.processes import ProcessId
-from live.registry import Registry
+from live.registry import SUPERVISOR_FACT, Registry
 from live.restarts import RestartPolicy
 from live.state_folder import StateFolder
 from live.supervisor import Supervisor, SupervisorConfig
@@ -59,10 +60,10 @@ def fake_command(state: Path) -> Callable[..., tuple[str, ...]]:
 
 @contextmanager
 def supervised(
-    state: Path, names: list[str], rules: ProcessRules = RULES
+    state: Path, names: list[str], rules: ProcessRules = RULES, place_secs: float = 60.0
 ) -> Iterator[tuple[Supervisor, Ears]]:
     ears = Ears()
-    config = SupervisorConfig(rules, turn_secs=0.02, look_secs=0.05)
+    config = SupervisorConfig(rules, turn_secs=0.02, look_secs=0.05, place_secs=place_secs)
     supervisor = Supervisor(
         StateFolder(state), plan_of(names), fake_command(state), config, (ears,)
     )
@@ -218,6 +219,88 @@ def test_who_ends_in_order_by_itself_is_not_started_again(tmp_path: Path) -> Non
         time.sleep(0.3)
         assert len(lives(tmp_path, "AAA")) == 1
         assert not supervisor.engines["AAA"].wanted
+
+
+def test_engines_that_stay_warming_keep_no_other_from_being_started(tmp_path: Path) -> None:
+    for name in ("AAA", "BBB"):
+        behave(tmp_path, name, "warming")
+    with supervised(tmp_path, ["AAA", "BBB", "CCC"], place_secs=0.5) as (supervisor, ears):
+        until(lambda: ears.kinds("CCC") == ["started"])
+        assert all(supervisor.engines[name].starting for name in ("AAA", "BBB"))
+        assert not supervisor.engines["AAA"].takes_place(time.monotonic(), 0.5)
+        assert supervisor.engines["AAA"].takes_place(time.monotonic(), 60.0)
+
+
+def test_an_exchange_that_is_away_is_no_failure_of_an_engine(tmp_path: Path) -> None:
+    behave(tmp_path, "AAA", "away")
+    with supervised(tmp_path, ["AAA"]) as (supervisor, ears):
+        until(lambda: len(lives(tmp_path, "AAA")) >= 7)
+        engine = supervisor.engines["AAA"]
+        assert (engine.given_up, engine.failures) == (False, 0)
+        assert engine.restarts >= 6
+        assert "exit code 7: error: the exchange must answer" in engine.last_error
+        assert set(ears.kinds("AAA")) == {"started", "away"}
+        record = supervisor.registry.records()["AAA"]
+        assert record.failures_in_row == 0
+        behave(tmp_path, "AAA", "")
+        until(lambda: not engine.starting and engine.running)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "without its log"])
+def test_a_registry_that_is_moved_away_costs_no_engine(tmp_path: Path, whole: bool) -> None:
+    with supervised(tmp_path, ["AAA", "BBB"]) as (supervisor, ears):
+        until(lambda: len(supervisor.registry.statuses()) == 2)
+        first = supervisor.registry
+        pids = [one.pid for one in supervisor.engines.values()]
+        # As `mv` does it, the database last: with it the next one is made.
+        for file in sorted(tmp_path.glob("registry.db*" if whole else "registry.db"), reverse=True):
+            file.rename(tmp_path / f"old-{file.name}")
+        until(lambda: supervisor.registry is not first)
+        until(lambda: len(supervisor.registry.statuses()) == 2)
+        # Longer than an engine may be silent, and than its failures would need.
+        time.sleep(1.5)
+        assert [one.pid for one in supervisor.engines.values()] == pids
+        assert ears.kinds("AAA") == ears.kinds("BBB") == ["started"]
+        # Whoever looks at the folder finds all of it in the new file, and is heard.
+        with closing(Registry(tmp_path / "registry.db", create=False)) as registry:
+            assert [one.pid for one in registry.records().values()] == pids
+            assert registry.fact(SUPERVISOR_FACT) is not None
+            number = registry.ask("restart", "AAA", "anna")
+            assert registry.wait_for(number, 10.0) == "done"
+            assert supervisor.engines["BBB"].pid == pids[1]
+
+
+def test_nobody_is_silent_while_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behave(tmp_path, "AAA", "hang")
+    with supervised(tmp_path, ["AAA"]) as (supervisor, ears):
+        until(lambda: supervisor.registry.status("AAA") is not None)
+
+        def full(*_: object) -> int:
+            raise DataError("the registry must be usable, could not be written (disk is full)")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(supervisor.registry, "_write", full)
+            time.sleep(2.5)
+            assert ears.kinds("AAA") == ["started"]
+            assert "disk is full" in supervisor.last_failure
+        until(lambda: "silent" in ears.kinds("AAA"))
+
+
+def test_nobody_is_started_onto_a_full_disk_and_given_up_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = SimpleNamespace(free=0)
+    monkeypatch.setattr("live.supervisor.shutil.disk_usage", lambda folder: free)
+    with supervised(tmp_path, ["AAA"]) as (supervisor, ears):
+        until(lambda: ears.events)
+        time.sleep(0.3)
+        assert ears.kinds("AAA") == ["refused"]
+        assert "5 MB free for an engine to start, has 0.0 MB" in ears.events[0].detail
+        assert supervisor.engines["AAA"].failures == 0
+        free.free = 10**9
+        until(lambda: ears.kinds("AAA") == ["refused", "started"])
 
 
 SUPERVISE = """

@@ -7,6 +7,8 @@ needs neither of them (`live.kill_switch`).
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -34,6 +36,7 @@ from live.api_schemas import (
     PredictQuery,
     Problem,
 )
+from live.kill_command import not_flat
 from live.kill_switch import lift_kill, set_kill
 from live.metrics import CONTENT_TYPE, render
 from live.overview import Overview, Reading, RegistryReader
@@ -44,6 +47,12 @@ _STAYS_HALTED = (
     "STATE/engines/ENGINE/guard.json"
 )
 _STOPS = "every engine cancels its orders, closes its positions and opens nothing"
+_NOT_ALL_FLAT = (
+    "the switch is set, but the engines in not_flat are not: end the process of one that does not "
+    "react; what one without a process holds, close at the exchange, or start the engine"
+)
+FLAT_SECS = 2.0
+"""How long an answer waits for engines to be flat: they report once a second."""
 
 
 class Service:
@@ -118,6 +127,20 @@ class Service:
         audited = self.note(who, "kill on", ALL_ENGINES, why or "no reason given")
         return KillAnswer(**dict(kill), audited=audited, note=_STOPS)
 
+    async def await_flat(self, answer: KillAnswer) -> KillAnswer:
+        """Wait until every engine is flat, and name those that are not."""
+        deadline = time.monotonic() + FLAT_SECS
+        while True:
+            reading = await asyncio.to_thread(Reading.of, self.folder)
+            if reading.problem:
+                note = f"{_STOPS}; which of them are flat is not known: {reading.problem}"
+                return answer.model_copy(update={"note": note})
+            if not (found := not_flat(reading.overview)):
+                return answer
+            if time.monotonic() >= deadline:
+                return answer.model_copy(update={"note": _NOT_ALL_FLAT, "not_flat": found})
+            await asyncio.sleep(0.1)
+
     def note(self, who: str, command: str, target: str, outcome: str) -> bool:
         """Write an audit line if that is possible; return whether it was."""
         try:
@@ -167,12 +190,12 @@ def _unusable(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, status_code=503)
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     found: Service = request.app.state.service
     return found
 
 
-def _who(request: Request) -> str:
+async def _who(request: Request) -> str:
     return f"api {client_of(request.scope)}"
 
 
@@ -266,14 +289,19 @@ def model_status(service: ServiceOf) -> list[ModelState]:
 
 
 @routes.post("/ml/kill", tags=["control"])
-def kill(
+async def kill(
     service: ServiceOf,
     who: Who,
     enabled: Annotated[bool, Query(description="true sets the kill switch, false lifts it.")],
-    why: Annotated[str, Query(max_length=200, description="For the audit log.")] = "",
+    why: Annotated[str, Query(description="For the audit log; 200 characters are kept.")] = "",
 ) -> KillAnswer:
-    """Set or lift the kill switch of all engines. Parameters it does not know do not matter."""
-    return service.kill(enabled, why, who)
+    """Set or lift the kill switch of all engines; the answer names those that are not flat yet.
+
+    It waits for them for two seconds at most. Parameters it does not know do not matter.
+    """
+    # Not among the threads of the other routes, which a slow registry may hold up.
+    answer = await asyncio.to_thread(service.kill, enabled, why[:200], who)
+    return await service.await_flat(answer) if enabled else answer
 
 
 @routes.post("/automation/start", status_code=202, responses=_COMMAND, tags=["control"])

@@ -95,6 +95,9 @@ class KillAnswer(Kill):
 
     audited: bool = Field(description="Whether the audit log has the command.")
     note: str
+    not_flat: dict[str, str] = Field(
+        default={}, description="Engines that are not halted and flat, and what is known of each."
+    )
 
 
 class EngineHealth(Answer):

@@ -13,11 +13,10 @@ import uvicorn
 
 from catalog.errors import ConfigError, DataError
 from live.api import create_app
+from live.api_connections import KEEP_ALIVE_SECS, MOST_CONNECTIONS, BoundedConnection
 from live.api_door import TOKEN_VARIABLE, DoorConfig, is_loopback
 
 DEFAULT_PORT = 8710
-_CONNECTIONS = 128
-_KEEP_ALIVE_SECS = 15
 _MOST_HEADER_BYTES = 16_384
 
 
@@ -148,8 +147,8 @@ def listen(config: ServerConfig) -> Listening:
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(config.state, config.door),
-            http="h11",
-            loop="asyncio",
+            http=BoundedConnection,
+            loop="live.api_connections:ServiceLoop",
             ws="none",
             lifespan="off",
             # Addresses count for limits and in the audit log: nobody may choose theirs.
@@ -157,8 +156,7 @@ def listen(config: ServerConfig) -> Listening:
             server_header=False,
             access_log=False,
             log_level="warning",
-            limit_concurrency=_CONNECTIONS,
-            timeout_keep_alive=_KEEP_ALIVE_SECS,
+            timeout_keep_alive=KEEP_ALIVE_SECS,
             timeout_graceful_shutdown=3,
             h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
             ssl_certfile=config.tls_cert,
@@ -204,5 +202,5 @@ def _bound(host: str, port: int) -> socket.socket:
         raise ConfigError(
             f"--host and --port must be this machine's, were {host} and {port} ({error})"
         ) from error
-    listening.listen(_CONNECTIONS)
+    listening.listen(MOST_CONNECTIONS)
     return listening

@@ -58,7 +58,7 @@ def kill(
 ) -> None:
     """Stop all trading: cancel orders, close positions, open nothing until a person releases."""
     with user_errors():
-        from live.kill_command import kill, require_obeyed, unkill
+        from live.kill_command import kill, require_flat, unkill
 
         name = who or getpass.getuser()
         if off:
@@ -67,7 +67,7 @@ def kill(
             return
         found = kill(state, name, why, wait)
         emit(found.to_json(), json, lambda: _print(str(found)))
-        require_obeyed(found, wait)
+        require_flat(found, wait)
 
 
 @app.command()

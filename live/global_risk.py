@@ -28,6 +28,7 @@ from live.alerts import Alert, Sink
 from live.engine_process import EngineEvent
 from live.engine_status import EngineStatus, PositionStatus
 from live.kill_switch import read_kill, set_kill
+from live.overview import replays
 from live.processes import ProcessId
 from live.registry import EngineRecord, Registry
 from live.shared_book import DayStart, Known, Place, SharedBook
@@ -124,7 +125,7 @@ def measure(
     scales: dict[str, float] = {}
     dead = []
     for name, status in statuses.items():
-        if status.equity is None or _replays(status, now_ns):
+        if status.equity is None or replays(status, now_ns):
             continue
         running = now_ns - status.heartbeat_ns <= DEAD_NS or alive(status)
         worst = status.equity if running else worst_equity(status)
@@ -140,11 +141,6 @@ def measure(
         sum(starts[name].equity * scales[name] for name in known),
         tuple(dead),
     )
-
-
-def _replays(status: EngineStatus, now_ns: int) -> bool:
-    """Return whether bars are of another day; without any of its own an engine cannot trade."""
-    return 0 < status.last_bar_ns < now_ns - NS_PER_DAY
 
 
 def known_from(folder: StateFolder, now_ns: int) -> Known:
@@ -165,7 +161,7 @@ def known_from(folder: StateFolder, now_ns: int) -> Known:
         registry.close()
     places, starts = [], {}
     for name, status in statuses.items():
-        if _replays(status, now_ns):
+        if replays(status, now_ns):
             continue
         for instrument, held in status.positions.items():
             if held.quantity:

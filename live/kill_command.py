@@ -1,4 +1,4 @@
-"""`levibot live kill`: set the switch, and see to it that the engines say that they obey."""
+"""`levibot live kill`: set the switch, and name every engine that is not flat because of it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 
 from catalog.errors import DataError
 from live.console import aligned
+from live.engine_status import EngineStatus
 from live.kill_switch import KillSwitch, lift_kill, set_kill
-from live.overview import EngineView, Reading, RegistryReader
+from live.overview import EngineView, Overview, Reading, RegistryReader, replays
+from live.processes import ProcessId
+from live.registry import REGISTRY_FILE, EngineRecord
 
 WAIT_SECS = 5.0
 """How long engines are waited for; they look several times a second and report once a second."""
@@ -27,17 +30,20 @@ class Killed:
     switch : KillSwitch
         What its file says.
     levels : dict of str to str
-        What the guard of each engine that ran said in the end: ``halted`` when it is flat.
-    silent : tuple of str
-        Engines that ran and have not said that they obey.
+        What the guard of each engine that runs said in the end: ``halted`` when it is flat.
+    not_flat : dict of str to str
+        Engines that may hold something, or may trade yet; each with what is known of it.
     remark : str
         What else a person should know; may be empty.
+    unknown : bool
+        Whether there is a registry that does not tell which engines there are.
     """
 
     switch: KillSwitch
     levels: dict[str, str] = field(default_factory=dict)
-    silent: tuple[str, ...] = ()
+    not_flat: dict[str, str] = field(default_factory=dict)
     remark: str = ""
+    unknown: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return it for programs."""
@@ -47,7 +53,7 @@ class Killed:
             "ts_ns": self.switch.ts_ns,
             "why": self.switch.why,
             "engines": self.levels,
-            "silent": list(self.silent),
+            "not_flat": self.not_flat,
             "remark": self.remark,
         }
 
@@ -59,7 +65,7 @@ class Killed:
 
 
 def kill(state: Path, who: str, why: str, wait_secs: float = WAIT_SECS) -> Killed:
-    """Set the kill switch, then wait until every engine that runs says that it obeys.
+    """Set the kill switch, then wait until every engine is flat.
 
     Parameters
     ----------
@@ -111,25 +117,61 @@ def _await_engines(
 ) -> Killed:
     reading = Reading.of(folder)
     if reading.problem:
-        return Killed(switch, remark=f"no engine is known here: {reading.problem}")
+        unknown = (folder.path / REGISTRY_FILE).exists()
+        remark = f"no engine is known here: {reading.problem}"
+        return Killed(switch, remark=remark, unknown=unknown)
     remark = _audit(folder, who, "kill on")
-    running = [one.name for one in reading.overview.engines if one.running]
     deadline = time.monotonic() + wait_secs
-    while True:
-        overview = Reading.of(folder).overview
-        views = [one for name in running if (one := overview.engine(name)) is not None]
-        silent = tuple(one.name for one in views if not _obeys(one))
-        if not silent or time.monotonic() >= deadline:
-            levels = {one.name: str(one.status.guard.level) for one in views}
-            return Killed(switch, levels, silent, remark)
+    while (found := not_flat(reading.overview)) and time.monotonic() < deadline:
         time.sleep(_POLL_SECS)
+        fresh = Reading.of(folder)
+        # What was known stays where the registry cannot be read for once.
+        reading = reading if fresh.problem else fresh
+    running = [one for one in reading.overview.engines if one.running]
+    levels = {one.name: str(one.status.guard.level) for one in running}
+    return Killed(switch, levels, found, remark)
 
 
-def _obeys(view: EngineView) -> bool:
-    """Return whether an engine is flat because of the switch, or has ended."""
-    guard = view.status.guard
-    flat = guard.level == "halted" and _KILLED in guard.reasons
-    return flat or view.status.state in ("stopped", "failed")
+def not_flat(overview: Overview) -> dict[str, str]:
+    """Return the engines that a kill switch has not made flat, each with what is known of it.
+
+    An engine counts where its process lives, or where its last word is that it holds something:
+    who hangs or is dead closes nothing. Recorded data that were played to their end are left out.
+    """
+    return {one.name: why for one in overview.engines if (why := _why_not_flat(one))}
+
+
+def _why_not_flat(view: EngineView) -> str:
+    """Return why an engine is not known to be flat; "" if it is."""
+    status = view.status
+    held = {name: one for name, one in status.positions.items() if one.quantity}
+    lives = view.running or _lives(view)
+    obeys = status.guard.level == "halted" and _KILLED in status.guard.reasons
+    if not held and (obeys or not lives):
+        return ""
+    if not lives and status.mode == "paper" and replays(status, status.heartbeat_ns):
+        return ""
+    if view.running:
+        how = f"its risk guard says {status.guard.level}"
+    elif lives:
+        age = view.heartbeat_age_secs
+        how = "no heartbeat yet" if age is None else f"no heartbeat for {age:.0f} s"
+    else:
+        given_up = view.record is not None and view.record.stage == "given_up"
+        how = f"no process ({'given up' if given_up else status.state})"
+    positions = ", ".join(
+        f"{one.quantity:+.12g} {name} {'without a stop' if one.stop is None else 'with a stop'}"
+        for name, one in held.items()
+    )
+    return f"{how}, holds {positions} ({status.mode})" if held else how
+
+
+def _lives(view: EngineView) -> bool:
+    """Return whether a process of the engine is there, whatever it says."""
+    said: list[EngineStatus | EngineRecord] = [view.status]
+    if view.record is not None:
+        said.append(view.record)
+    return any(ProcessId(one.pid, one.process_start_ns, one.boot).alive() for one in said)
 
 
 def _audit(folder: RegistryReader, who: str, command: str) -> str:
@@ -141,17 +183,24 @@ def _audit(folder: RegistryReader, who: str, command: str) -> str:
     return ""
 
 
-def require_obeyed(found: Killed, waited_secs: float) -> None:
-    """Refuse to call it done where an engine has not said that it obeys.
+def require_flat(found: Killed, waited_secs: float) -> None:
+    """Refuse to call it done where an engine is not flat, or nobody knows whether it is.
 
     Raises
     ------
     DataError
         Naming the engines.
     """
-    if found.silent:
+    if found.unknown:
         raise DataError(
-            f"every engine must say within {waited_secs:g} s that it is halted and flat, "
-            f"{', '.join(found.silent)} did not (the switch stays set): look at `levibot live "
-            "top`, and end the process of an engine that does not react"
+            "the registry must say which engines are flat, it cannot be read (the switch is set, "
+            "and every engine obeys its file by itself): look at the exchange"
+        )
+    if found.not_flat:
+        named = "; ".join(f"{name}: {why}" for name, why in found.not_flat.items())
+        raise DataError(
+            f"every engine must be halted and flat within {waited_secs:g} s, these were not (the "
+            f"switch stays set): {named}. End the process of an engine that does not react; what "
+            "one without a process holds, close at the exchange, or start the engine (`levibot "
+            "live start`): it closes it"
         )

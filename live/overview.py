@@ -15,7 +15,7 @@ from pathlib import Path
 
 from catalog.errors import DataError
 from catalog.instruments import symbol_of
-from catalog.timestamps import NS_PER_SECOND
+from catalog.timestamps import NS_PER_DAY, NS_PER_SECOND
 from live.engine_status import RUNNING, EngineStatus, PredictionStatus
 from live.kill_switch import KillSwitch, read_kill
 from live.registry import ALERTS_FACT, REGISTRY_FILE, SUPERVISOR_FACT, EngineRecord, Registry
@@ -263,6 +263,11 @@ class Reading:
             return cls(folder.overview())
         except DataError as error:
             return cls(Overview(time.time_ns(), kill=read_kill(folder.path)), str(error))
+
+
+def replays(status: EngineStatus, now_ns: int) -> bool:
+    """Return whether bars are of another day; without any of its own an engine cannot trade."""
+    return 0 < status.last_bar_ns < now_ns - NS_PER_DAY
 
 
 def _unseen(name: str) -> EngineStatus:

@@ -21,6 +21,7 @@ import pytest
 from catalog.errors import ConfigError, DataError
 from live.api_door import TOKEN_VARIABLE, DoorConfig
 from live.api_server import ServerConfig, door_from_environment, listen
+from live.engine_status import EngineStatus, GuardLevel
 from live.kill_switch import kill_file, read_kill, set_kill
 from live.metrics import CONTENT_TYPE
 from live.registry import Registry
@@ -178,6 +179,8 @@ def test_metrics_are_those_of_engines_and_service(fleet: Fleet) -> None:
 
 
 def test_the_kill_switch_is_set_and_lifted(fleet: Fleet) -> None:
+    for name in ("BTCUSDT", "ETHUSDT"):
+        fleet.registry.publish(killed(name))
     answer = fleet.http.post("/ml/kill", params={"enabled": "true", "why": "drill"})
     assert answer.json() | {"ts_ns": 0} == {
         "enabled": True,
@@ -186,12 +189,46 @@ def test_the_kill_switch_is_set_and_lifted(fleet: Fleet) -> None:
         "why": "drill",
         "audited": True,
         "note": "every engine cancels its orders, closes its positions and opens nothing",
+        "not_flat": {},
     }
     assert read_kill(fleet.state) is not None
     answer = fleet.http.post("/ml/kill", params={"enabled": "false"})
     assert "levibot guard release" in answer.json()["note"]
     assert read_kill(fleet.state) is None
     assert [one[1] for one in fleet.audited()] == ["kill off", "kill on"]
+
+
+def killed(name: str) -> EngineStatus:
+    """An engine that has obeyed."""
+    guard = GuardLevel("halted", ("kill_switch",))
+    return trading(time.time_ns(), engine=name, positions={}, state="halted", guard=guard)
+
+
+def test_the_answer_names_who_is_not_flat_once_the_others_are(fleet: Fleet) -> None:
+    def obey() -> None:
+        while read_kill(fleet.state) is None:
+            time.sleep(0.01)
+        fleet.registry.publish(killed("BTCUSDT"))
+
+    hung = trading(time.time_ns() - 60 * NS, engine="ETHUSDT", mode="live")
+    fleet.registry.publish(hung)
+    thread = threading.Thread(target=obey)
+    thread.start()
+    answer = fleet.http.post("/ml/kill?enabled=true").json()
+    thread.join()
+    assert [*answer["not_flat"]] == ["ETHUSDT"]
+    assert "holds +0.05 BTCUSDT-PERP.BINANCE" in answer["not_flat"]["ETHUSDT"]
+    assert "engines in not_flat are not" in answer["note"]
+
+
+def test_a_reason_that_is_too_long_is_cut_and_refuses_nothing(fleet: Fleet) -> None:
+    answer = fleet.http.post("/ml/kill", params={"enabled": "true", "why": "because " * 500})
+    assert answer.status_code == 200
+    assert answer.json()["why"] == ("because " * 25)
+    assert fleet.audited()[0][1] == "kill on"
+    answer = fleet.http.post("/ml/kill", params={"enabled": "false", "why": "x" * 500})
+    assert answer.status_code == 200
+    assert len(fleet.audited()[0][3]) <= 200
 
 
 @pytest.mark.parametrize("query", ["", "enabled=", "enabled=perhaps", "enable=true"])

@@ -13,6 +13,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import negative_data_rejection, not_a_server_error
 
+from live import api
 from live.api import Service, application
 from live.api_door import RequestMetrics
 from live.overview import RegistryReader
@@ -40,7 +41,13 @@ class Served(NamedTuple):
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     state = tmp_path_factory.mktemp("state")
-    with closing(make_fleet(state, healthy=True)) as registry, control_service(state) as http:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        closing(make_fleet(state, healthy=True)) as registry,
+        control_service(state) as http,
+    ):
+        # Its engines never obey.
+        patch.setattr(api, "FLAT_SECS", 0.0)
         yield Served(registry, http)
 
 

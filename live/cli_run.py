@@ -66,7 +66,9 @@ def run(
         )
         from live.profile import load_profile
         from live.profile_watch import ProfileSource
+        from live.stop_signals import end_at_hangup
 
+        end_at_hangup()
         if mode not in MODES:
             raise ConfigError(f"--mode must be one of {', '.join(MODES)}, was {mode!r}")
         settings = load_profile(profile, set_ or ())

@@ -458,9 +458,12 @@ class ExchangeEngine:
             outcome = self.engine.ended()
             self.close()
             self._teller.close()
-            self._last_words(outcome)
-            sys.stdout.flush()
-            os._exit(outcome.code)
+            try:
+                self._last_words(outcome)
+                sys.stdout.flush()
+            finally:
+                # Also where its terminal is gone, and words cannot be written.
+                os._exit(outcome.code)
 
 
 _PAPER = RecoveryConfig(in_flight_secs=0.0)

@@ -5,10 +5,14 @@ the two apart. The node listens to them as well: to
 SIGTERM beside whoever listened before, to SIGINT in the place of whoever did, so a handler of ours
 would not hear of Ctrl-C. What Python's own part of every handler writes into a socket is seen all
 the same.
+
+A terminal that is closed asks for an end as well (`end_at_hangup`). Whoever wants a process to
+outlive it says so where it is started: nohup has SIGHUP ignored, and ignored it stays.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
@@ -16,6 +20,34 @@ from types import TracebackType
 from typing import Any, Self
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+_STANDARD = (0, 1, 2)
+
+
+def end_at_hangup() -> None:
+    """Take SIGHUP, which a terminal that is closed sends, for SIGTERM; on the main thread.
+
+    Else the process would be gone at once, with orders on their way. A terminal and its shell may
+    both send one: the second is no haste. What is printed from then on nobody reads, and it must
+    raise no error.
+    """
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
+        return
+    terminals = [one for one in _STANDARD if os.isatty(one)]
+    heard: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        if heard:
+            return
+        heard.append(number)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for one in terminals:
+            os.dup2(nowhere, one)
+        os.close(nowhere)
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGHUP, end)
 
 
 class StopSignals:

@@ -19,6 +19,7 @@ from live.profile import load_profile
 from live.registry import CommandName, Registry
 from live.restarts import RestartPolicy
 from live.state_folder import StateFolder
+from live.stop_signals import end_at_hangup
 from live.supervisor import Supervisor, SupervisorConfig
 
 ANSWER_SECS = 60.0
@@ -129,7 +130,7 @@ def run_command(
 
 
 def supervise(request: SuperviseRequest) -> None:
-    """Supervise until SIGTERM or Ctrl-C, then end every engine in order.
+    """Supervise until SIGTERM, Ctrl-C or the terminal's end, then end every engine in order.
 
     Raises
     ------
@@ -151,6 +152,7 @@ def supervise(request: SuperviseRequest) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    end_at_hangup()
     supervisor.run()
 
 

@@ -165,10 +165,10 @@ class EngineProcess:
         self.process.kill()
         self.process.communicate(timeout=60)
 
-    def stop(self) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it in order; return its exit code."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(number)
         text = self.process.communicate(timeout=90)[0]
         assert "Traceback" not in text, text
         return self.process.returncode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -251,7 +252,8 @@ def test_an_engine_alone_tells_what_happens_to_it_and_goes_on_where_nobody_answe
             until(lambda: _said(engine).counters.alerts_failed >= 1, 60.0)
             bars = _said(engine).counters.bars
             engine.until(lambda one: one.counters.bars >= bars + 5, "bars while nobody answers")
-            assert engine.stop() == 0
+            # Its terminal is closed.
+            assert engine.stop(signal.SIGHUP) == 0
         assert "crash" not in _kinds(phone)
         # Its books are those of the testnet's account.
         with EngineProcess(market, state, on(exchange, "paper"), alone) as engine:

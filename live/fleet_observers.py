@@ -6,17 +6,15 @@ import socket
 from contextlib import closing
 from pathlib import Path
 
-from catalog.errors import ConfigError
-from catalog.timestamps import NS_PER_SECOND, interval_ns
 from live.alerts import AlertSender, channels_from
-from live.engine_health import stale_after
+from live.console import tell
 from live.engine_log import EngineLog
 from live.engine_plan import FleetPlan
 from live.engine_process import EngineEvent
 from live.engine_status import EngineStatus
 from live.fleet_alerts import FleetAlerts
+from live.fleet_profiles import FleetProfiles, PlanFile
 from live.global_risk import GlobalRisk
-from live.profile import Profile, load_profile
 from live.registry import ALERTS_FACT, EngineRecord, Registry
 from live.state_folder import StateFolder
 from live.supervisor import Observer
@@ -71,8 +69,17 @@ class AlertsThatFail:
         self._stored = failed
 
 
-def observers_of(state: Path, plan: FleetPlan) -> tuple[Observer, ...]:
-    """Return log, alerts and global risk of a fleet, and who counts alerts that fail.
+def observers_of(state: Path, plan: FleetPlan, file: Path | None = None) -> tuple[Observer, ...]:
+    """Return log, alerts and global risk of a fleet, and who else looks after it.
+
+    Parameters
+    ----------
+    state : Path
+        State folder.
+    plan : FleetPlan
+        The engines.
+    file : Path or None
+        Where the plan was read from.
 
     Raises
     ------
@@ -82,28 +89,20 @@ def observers_of(state: Path, plan: FleetPlan) -> tuple[Observer, ...]:
         If the state folder cannot be used.
     """
     folder = StateFolder(state)
-    profiles = [load_profile(plan.profile_of(one)) for one in plan.engines]
     sender = AlertSender(channels_from(), where=socket.gethostname())
+    log = EngineLog(folder.logs, "supervisor", stem="supervisor")
+
+    def warn(kind: str, text: str) -> None:
+        log.event(kind, text, level="warning")
+        tell(f"supervisor: {text}")
+
+    profiles = FleetProfiles(plan, warn)
     return (
-        FleetLog(EngineLog(folder.logs, "supervisor", stem="supervisor")),
-        FleetAlerts(state, sender.tell, stale_secs(profiles)),
-        GlobalRisk(folder, _daily_loss(profiles), sender.tell),
+        FleetLog(log),
+        # Before the risk that is judged by them.
+        profiles,
+        FleetAlerts(state, sender.tell, profiles.stale_secs),
+        GlobalRisk(folder, lambda: profiles.max_daily_loss, sender.tell),
         AlertsThatFail(folder.registry, sender),
+        *(() if file is None else (PlanFile(file, warn),)),
     )
-
-
-def stale_secs(profiles: list[Profile]) -> float:
-    """Return how long an engine may be without a bar: two of the longest, and a margin."""
-    longest = max(interval_ns(one.data.interval) for one in profiles) / NS_PER_SECOND
-    return stale_after(longest)
-
-
-def _daily_loss(profiles: list[Profile]) -> float:
-    """Return the smallest daily loss that any profile allows."""
-    found = [one.strategy.risk.max_daily_loss for one in profiles if one.strategy.risk is not None]
-    if not found:
-        raise ConfigError(
-            "live engines must have a risk policy, no profile has one: name its file as risk: in "
-            "the profile's strategy"
-        )
-    return min(found)

@@ -179,8 +179,8 @@ class GlobalRisk:
     ----------
     folder : StateFolder
         Of the account.
-    max_daily_loss : float
-        Fraction of what all engines had at the start of the day.
+    max_daily_loss : callable
+        Returns a fraction of what all engines had at the start of the day: policies may change.
     sink : callable
         Takes the alert.
     clock : callable
@@ -190,7 +190,7 @@ class GlobalRisk:
     def __init__(
         self,
         folder: StateFolder,
-        max_daily_loss: float,
+        max_daily_loss: Callable[[], float],
         sink: Sink,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -213,11 +213,12 @@ class GlobalRisk:
             # A person has lifted it, knowing why it was set.
             self._book.begin_day_anew(day)
             return
-        if stopped or found.loss_frac < self._max_daily_loss:
+        most = self._max_daily_loss()
+        if stopped or found.loss_frac < most:
             return
         dead = f"; without a process, at their worst: {', '.join(found.dead)}" if found.dead else ""
         why = (
-            f"all engines together must lose less than {self._max_daily_loss:.2%} a day, lost "
+            f"all engines together must lose less than {most:.2%} a day, lost "
             f"{found.loss_frac:.2%} of {found.start:.2f} USDT{dead}"
         )
         # The switch first: nothing that is noted may delay it.

@@ -234,10 +234,7 @@ def load_profile(name_or_path: str, overrides: Sequence[str] = ()) -> Profile:
     ConfigError
         If there is no such profile, or naming every key that is unknown or wrong.
     """
-    path = _find(name_or_path)
-    content = read_settings(path, "profile")
-    for override in overrides:
-        _apply(content, override)
+    path, content = _content(name_or_path, overrides)
     strategy = content.get("strategy")
     if isinstance(strategy, dict) and isinstance(strategy.get("risk"), str):
         # What is stored with a run is the policy itself: its file may change.
@@ -245,18 +242,27 @@ def load_profile(name_or_path: str, overrides: Sequence[str] = ()) -> Profile:
     return parse_profile(content, path.name)
 
 
-def profile_files(name_or_path: str) -> tuple[Path, ...]:
+def profile_files(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[Path, ...]:
     """Return the files that a profile is read from: its own, and its risk policy's if it names one.
 
     Raises
     ------
     ConfigError
-        If there is no such profile.
+        If there is no such profile, or an override is none.
     """
-    path = _find(name_or_path)
-    strategy = read_settings(path, "profile").get("strategy")
+    path, content = _content(name_or_path, overrides)
+    strategy = content.get("strategy")
     risk = strategy.get("risk") if isinstance(strategy, dict) else None
     return (path, _beside(path, risk)) if isinstance(risk, str) else (path,)
+
+
+def _content(name_or_path: str, overrides: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """Return the file of a profile and what it says with the overrides, unchecked."""
+    path = _find(name_or_path)
+    content = read_settings(path, "profile")
+    for override in overrides:
+        _apply(content, override)
+    return path, content
 
 
 def _beside(profile: Path, name: str) -> Path:

@@ -94,7 +94,7 @@ class ProfileWatch:
         self._source = source
         self._profile = profile
         self._fits = fits
-        self._files = profile_files(source.name)
+        self._files = profile_files(*source)
         self._seen = self._signature()
 
     def poll(self) -> Changed | None:
@@ -117,7 +117,7 @@ class ProfileWatch:
     def _read(self) -> Changed:
         fresh = load_profile(self._source.name, self._source.overrides)
         # Its risk policy may be another file by now.
-        self._files = profile_files(self._source.name)
+        self._files = profile_files(*self._source)
         self._seen = self._signature()
         keys = changed_keys(self._profile, fresh)
         fixed = [key for key in keys if key not in SAFE and key not in UNUSED]

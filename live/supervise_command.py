@@ -11,11 +11,13 @@ from types import FrameType
 from typing import Any
 
 from catalog.errors import ConfigError, RunFailedError
+from live.console import tell
 from live.engine_health import HealthLimits
 from live.engine_plan import FleetPlan, check_profiles, load_plan, plan_of
 from live.engine_process import ProcessRules
-from live.fleet_observers import observers_of, stale_secs
-from live.profile import load_profile
+from live.engine_request import EngineRequest, chosen_instruments
+from live.fleet_observers import observers_of
+from live.fleet_profiles import profiles_of, smallest_daily_loss, stale_secs
 from live.registry import CommandName, Registry
 from live.restarts import RestartPolicy
 from live.state_folder import StateFolder
@@ -93,11 +95,67 @@ def fleet_of(request: SuperviseRequest) -> FleetPlan:
     else:
         symbols = [one.strip() for one in request.symbols.split(",") if one.strip()]
         plan = plan_of(symbols, **settings)
+    plan = _overridden(plan, request.options)
     check_profiles(plan)
     for name in plan.engines:
         if not plan.bundle_of(name):
             raise ConfigError(f"engine {name} must have a bundle, had none: give --bundle")
     return plan
+
+
+def _overridden(plan: FleetPlan, options: tuple[str, ...]) -> FleetPlan:
+    """Return the plan with what ``--set`` among the options for all engines overrides."""
+    common = _values(options, "--set")
+    engines = {
+        name: one.model_copy(update={"set": (*one.set, *common)})
+        for name, one in plan.engines.items()
+    }
+    return plan.model_copy(update={"engines": engines}) if common else plan
+
+
+def _values(options: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """Return what an option of `levibot live run` is given, as ``--name value`` or ``=value``."""
+    found = []
+    for number, one in enumerate(options):
+        if one == name and number + 1 < len(options):
+            found.append(options[number + 1])
+        elif one.startswith(f"{name}="):
+            found.append(one.partition("=")[2])
+    return tuple(found)
+
+
+def announce(request: SuperviseRequest, plan: FleetPlan) -> None:
+    """Say what is about to be risked, before it is.
+
+    Raises
+    ------
+    ConfigError
+        If an engine cannot be meant, keys are missing, or nobody has allowed to trade with money.
+    """
+    if plan.mode == "paper":
+        tell("paper: no order reaches an exchange")
+        return
+    exchange = _values(request.options, "--exchange")
+    profiles = profiles_of(plan)
+    engines = [
+        EngineRequest(
+            profile=profile,
+            bundle=Path(plan.bundle_of(name)),
+            state=request.state,
+            traded=chosen_instruments(profile, ",".join(plan.symbols_of(name))),
+            mode=plan.mode,
+            name=name,
+            exchange=exchange[-1] if exchange else None,
+            equity=plan.equity_of(name),
+        )
+        for name, profile in profiles.items()
+    ]
+    for one in engines:
+        one.order_connection()
+    for one in engines:
+        tell(one.at_risk())
+    loss = smallest_daily_loss(profiles.values())
+    tell(f"all engines together: at a loss of {loss:.1%} in a day the kill switch is set")
 
 
 def run_command(
@@ -115,6 +173,7 @@ def run_command(
 
     def command(name: str, plan: FleetPlan) -> tuple[str, ...]:
         equity = plan.equity_of(name)
+        # An override for all engines comes twice: of the plan, and among the options.
         overrides = [part for one in plan.engines[name].set for part in ("--set", one)]
         return (
             *(sys.executable, "-m", "live.cli", "live", "run", "--name", name),
@@ -138,13 +197,14 @@ def supervise(request: SuperviseRequest) -> None:
         If the request is wrong or another supervisor has the folder.
     """
     plan = fleet_of(request)
+    announce(request, plan)
     folder = StateFolder(request.state)
     supervisor = Supervisor(
         folder,
         plan,
         run_command(request.state, request.options),
         supervisor_config(request, plan),
-        observers_of(request.state, plan),
+        observers_of(request.state, plan, request.plan),
     )
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -158,10 +218,9 @@ def supervise(request: SuperviseRequest) -> None:
 
 def supervisor_config(request: SuperviseRequest, plan: FleetPlan) -> SupervisorConfig:
     """Return how the engines of a plan are supervised; bars may be late by two of the longest."""
-    profiles = [load_profile(plan.profile_of(one)) for one in plan.engines]
     rules = ProcessRules(
         restarts=RestartPolicy(healthy_secs=request.healthy_secs),
-        health=HealthLimits(data_age_secs=stale_secs(profiles)),
+        health=HealthLimits(data_age_secs=stale_secs(profiles_of(plan).values())),
         grace_secs=request.grace_secs,
     )
     return SupervisorConfig(

@@ -254,7 +254,7 @@ def test_who_trades_on_recorded_data_is_left_out(book: SharedBook) -> None:
 
 def test_the_daily_loss_of_all_sets_the_kill_switch_until_a_person_lifts_it(tmp_path: Path) -> None:
     alerts: list[Alert] = []
-    risk = GlobalRisk(StateFolder(tmp_path), 0.03, alerts.append, lambda: NOW)
+    risk = GlobalRisk(StateFolder(tmp_path), lambda: 0.03, alerts.append, lambda: NOW)
     risk.on_look({"A": engine("A", 1000.0), "B": engine("B", 1000.0)}, {})
     risk.on_look({"A": engine("A", 1000.0), "B": engine("B", 941.0)}, {})
     assert read_kill(tmp_path) is None

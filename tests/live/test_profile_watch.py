@@ -57,6 +57,19 @@ def test_the_risk_policys_own_file_is_followed(profile: Path) -> None:
     assert found.profile.strategy.risk.max_positions == 3
 
 
+def test_a_risk_policy_that_an_override_names_is_followed_as_well(profile: Path) -> None:
+    strict = profile.with_name("strict.yaml")
+    shutil.copy(profile.with_name("risk_policy.yaml"), strict)
+    watched = watch(profile, "strategy.risk=strict.yaml")
+    change(profile.with_name("risk_policy.yaml"), max_positions=2)
+    assert watched.poll() is None
+    change(strict, max_positions=3)
+    found = watched.poll()
+    assert found is not None
+    assert found.profile.strategy.risk is not None
+    assert found.profile.strategy.risk.max_positions == 3
+
+
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [

@@ -22,6 +22,7 @@ from adapters.venue_queries import load_definitions, market_time_ns
 from adapters.venues import BINANCE
 from catalog.errors import ConfigError, LeviBotError
 from live.account_claim import AccountClaim, claim_account
+from live.account_margin import MarginCheck, needed_margin
 from live.account_money import AccountGate, AccountMoney
 from live.account_watch import AccountWatch
 from live.bar_gate import BarSet
@@ -403,8 +404,13 @@ class ExchangeEngine:
             watcher.each_answer.append(self._money.judge)
             self.engine.each_look.append(self._money.look)
             clock = ClockCheck(account_of(self._request), self._teller)
+            margin = MarginCheck(needed_margin(self._prepared), self._teller)
+            watcher.each_answer.append(margin.judge)
             self.engine.each_look.append(clock.look)
-            gate = AccountGate((self._money.refused, clock.refused), desk.gate)
+            gate = AccountGate(
+                (self._money.refused, clock.refused, watcher.stream.refused, margin.refused),
+                desk.gate,
+            )
             desk.gate, self.engine.view.blocked = gate, gate.why
         watcher.start()
         return watcher

@@ -13,7 +13,7 @@ import hmac
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 from urllib.parse import urlencode
 
 import requests
@@ -115,18 +115,32 @@ class Transfer:
     amount: float
 
 
+class Margin(NamedTuple):
+    """How positions in an instrument are held, and what they may be worth.
+
+    `isolated` where each has a margin of its own, `leverage` what a position may be worth for each
+    USDT of margin, `hedged` where long and short are held side by side.
+    """
+
+    instrument_id: str
+    isolated: bool
+    leverage: float
+    hedged: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class AccountState:
-    """An account at one moment: wallet balance (USDT), positions, open orders.
+    """An account at one moment: wallet balance (USDT), positions, open orders, margins.
 
     `identity` is the exchange's own name of the account, which no key is a part of; "" where it
-    has none.
+    has none. `margins` are of instruments with and without positions, as far as they are known.
     """
 
     balance: float
     positions: tuple[HeldPosition, ...]
     orders: tuple[AccountOrder, ...]
     identity: str = ""
+    margins: tuple[Margin, ...] = ()
 
 
 class AccountReader(Protocol):
@@ -241,7 +255,8 @@ class BinanceAccount:
         )
         orders = (*map(_order, plain), *map(_algo, algo))
         held_now = tuple(one for one in positions if one.quantity)
-        return AccountState(balance, held_now, orders, _identity(balances))
+        margins = tuple(_margin(one) for one in held if "marginType" in one)
+        return AccountState(balance, held_now, orders, _identity(balances), margins)
 
     def lookup(self, client_order_id: str, instrument_id: str) -> AccountOrder | None:
         """Return an order, open or ended; see `AccountReader`."""
@@ -335,9 +350,14 @@ class BinanceAccount:
         except requests.RequestException as error:
             # Its text has the whole address, signature included.
             raise RetryableError(f"{path}: {type(error).__name__}") from None
-        if response.status_code == requests.codes.ok:
+        if response.status_code != requests.codes.ok:
+            raise self._refused(path, response)
+        try:
             return response.json()
-        raise self._refused(path, response)
+        except ValueError:
+            # A page of some proxy, or of the exchange's maintenance.
+            text = f"{path}: must answer with JSON, was {response.text[:40]!r}"
+            raise RetryableError(self._keys.mask(text)) from None
 
     def _signed(self, query: Mapping[str, Any]) -> str:
         if self._ahead_ms is None:
@@ -378,6 +398,15 @@ def _identity(balances: list[dict[str, Any]]) -> str:
 
 def _instrument(symbol: str) -> str:
     return f"{symbol}-PERP.BINANCE"
+
+
+def _margin(row: dict[str, Any]) -> Margin:
+    return Margin(
+        _instrument(row["symbol"]),
+        isolated=row["marginType"] == "isolated",
+        leverage=float(row["leverage"]),
+        hedged=row["positionSide"] != "BOTH",
+    )
 
 
 def _client_id(raw: str) -> str:

@@ -1,9 +1,11 @@
 """Reconciliation while an engine runs: the account is asked at intervals, and soon after each fill.
 
 A thread asks, so that a slow exchange delays no decision; what it was told is judged on the node's
-thread. A difference counts once two answers in a row show it and our books have not moved between:
-what is on its way is no difference. Orders that nobody has answered (`live.silent_orders`) are
-asked for at once.
+thread. What it says of an order of ours is booked at once: trades have names, and none is booked
+twice. A difference of positions counts once two answers in a row show it, our books have not moved
+between, and the outcome of each order is known: what is on its way is no difference. Orders that
+nobody has answered (`live.silent_orders`) are asked for at once; so is the account where an exit
+has ended that we did not end: somebody may have closed the position.
 """
 
 from __future__ import annotations
@@ -14,13 +16,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from nautilus_trader.model import ClientOrderId
+
 from adapters.accounts import AccountOrder, AccountReader, AccountState
 from adapters.errors import TooManyRequestsError
+from live.account_stream import StreamWatch, cut_connections
 from live.engine_parts import EngineParts
 from live.reconcile import Discrepancy
 from live.silent_orders import SilentOrders
 from live.start_books import (
     differences,
+    filled_further,
     follow,
     read_foreign,
     report_of,
@@ -30,11 +36,13 @@ from live.start_books import (
     write_foreign,
 )
 from strategies.order_reports import OrderReport
+from strategies.recorder import FINAL_STATUSES, OrderRow
 
 PERIOD_SECS = 15.0
 AFTER_FILL_SECS = 1.0
 TELL_SECS = 30.0
 """How often it is told that an account still does not answer."""
+_UNFILLED = frozenset(FINAL_STATUSES) - {"FILLED"}
 _OURS = ("position", "lost_order")
 LEAST_PAUSE_SECS, MOST_PAUSE_SECS = 2.0, 120.0
 """The pause after an answer that did not come, seconds. While we are told that we ask too often it
@@ -47,13 +55,14 @@ class _Question:
 
     `orders` are those that we take for open, by name: their instruments. Of `doubtful` ones it is
     asked what became of them, whether they are open there or not. `strays` are taken back first.
-    `moved` says how far our books are.
+    `moved` says how far our books are: how many fills they have. `asked_at` is a monotonic clock's.
     """
 
     orders: dict[str, str] = field(default_factory=dict)
     doubtful: frozenset[str] = frozenset()
     strays: tuple[AccountOrder, ...] = ()
-    moved: tuple[int, int] = (0, 0)
+    moved: int = 0
+    asked_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +126,11 @@ class AccountWatch:
         self._unsure = False
         self._busy = False
         self._fills = 0
+        self._alive: dict[str, OrderRow] = {}
+        self._partly: frozenset[str] = frozenset()
+        self._booked = len(parts.recorder.fills)
+        self.stream = StreamWatch(self._heard, self._say, cut_connections)
+        """Whether the account's stream still speaks."""
         self._ask_at = time.monotonic() + AFTER_FILL_SECS
         self._asked_at = 0.0
         # From now on what was only inferred is asked for here, and not booked as it is.
@@ -151,23 +165,27 @@ class AccountWatch:
 
     def look(self, wall_ns: int) -> None:
         """Judge the newest answer, and ask again when it is time."""
+        if len(self._parts.recorder.fills) > self._booked:
+            self.stream.told()
         answer, self._answer = self._answer, None
         if answer is not None:
             self._silent.accept(answer.state)
-            self._silent.settle(answer.reports, answer.question.doubtful)
+            self._silent.settle(answer.reports, answer.question.doubtful, answer.question.asked_at)
+            self._book(answer)
             settled = answer.question.moved == self._moved()
             for call in self.each_answer:
                 call(answer.state, settled)
             if settled:
                 self._judge(answer)
         clock = time.monotonic()
-        doubtful = self._silent.look(clock)
+        self.stream.look(clock)
+        doubtful = self._silent.look(clock) | self._partly
         soon = max(AFTER_FILL_SECS, self._pause)
-        fills = len(self._parts.recorder.fills)
+        self._booked = fills = len(self._parts.recorder.fills)
         if fills != self._fills:
             self._fills = fills
             self._ask_at = min(self._ask_at, clock + soon)
-        if doubtful or self._unsure:
+        if self._has_lost_exit() or doubtful or self._unsure:
             self._ask_at = min(self._ask_at, self._asked_at + soon)
         if clock >= self._ask_at and not self._busy:
             self._asked_at = clock
@@ -180,19 +198,53 @@ class AccountWatch:
         asked = {one.client_order_id: one.instrument_id for one in self._parts.strategy.alive()}
         asked |= {name: orders[name].instrument_id for name in doubtful if name in orders}
         gone, self._gone = self._gone, ()
-        self._question = _Question(asked, doubtful, gone, self._moved())
+        self._question = _Question(asked, doubtful, gone, self._moved(), self._asked_at)
         self._busy = True
         self._wake.set()
 
-    def _moved(self) -> tuple[int, int]:
-        recorder = self._parts.recorder
-        return len(recorder.fills), len(recorder.orders)
+    def _moved(self) -> int:
+        # Not orders: one that is refused again and again would put every comparison off.
+        return len(self._parts.recorder.fills)
+
+    def _has_lost_exit(self) -> bool:
+        """Return whether an order that reduces has ended unfilled since, and not by us."""
+        before, self._alive = self._alive, {}
+        for row in self._parts.strategy.alive():
+            self._alive[row.client_order_id] = row
+        return any(
+            row.reduce_only and not row.ts_cancel and row.status in _UNFILLED
+            for row in before.values()
+        )
+
+    def _book(self, answer: _Answer) -> None:
+        """Book what the account says of our orders: what nobody has told, and what has ended."""
+        strategy, rows = self._parts.strategy, self._parts.recorder.orders
+        for name, report in answer.reports.items():
+            row = rows.get(name)
+            if report is None or row is None:
+                continue
+            self.stream.learnt(name, (one.trade_id for one in report.trades), time.monotonic())
+            if row.status not in FINAL_STATUSES and (report.trades or report.status in _UNFILLED):
+                strategy.recovered(report)
+        self._partly = filled_further(self._parts, answer.state)
+
+    # ---- the account's stream
+
+    def _heard(self, name: str) -> frozenset[str]:
+        order = self._parts.strategy.cache.order(ClientOrderId(name))
+        return frozenset() if order is None else frozenset(str(one) for one in order.trade_ids)
+
+    def _say(self, text: str, level: str) -> None:
+        self._teller.event("account", text, level=level)
 
     def _judge(self, answer: _Answer) -> None:
         before, parts, state = self._seen, self._parts, answer.state
         stops = parts.prepared.policy.exit_rules is not None
         short = uncovered(parts, state) if stops else frozenset[str]()
-        found = differences(parts, self._foreign, state)
+        unsure = under_way(parts, state)
+        found = tuple(
+            one for one in differences(parts, self._foreign, state) if one.what not in unsure
+        )
         self._seen = _Seen(found, strays(parts, state), short, short & before.short)
         # What somebody else leaves there for days is no reason to ask every second.
         news = any(one.kind in _OURS or str(one) not in self.found for one in found)
@@ -203,7 +255,6 @@ class AccountWatch:
         for one in lasting:
             self._follow(one, answer)
         if any(one.kind in ("position", "foreign_position") for one in lasting):
-            unsure = under_way(parts)
             follow(parts, self._foreign, state, self._now(), unsure)
             write_foreign(parts, self._foreign)
 
@@ -222,10 +273,7 @@ class AccountWatch:
             self._teller.event("reconcile", text, difference=one.kind, what=one.what)
         if one.kind != "lost_order" or one.what not in answer.reports:
             return
-        report = answer.reports[one.what]
-        if report is not None:
-            self._parts.strategy.recovered(report)
-        else:
+        if answer.reports[one.what] is None:
             self._parts.strategy.lost(one.what, self._now())
 
     # ---- on a thread of its own

@@ -14,6 +14,8 @@ from catalog.timestamps import NS_PER_SECOND
 
 PATIENCE_NS = 2 * NS_PER_SECOND
 """How long a position may be without its stop."""
+AGAIN_NS = NS_PER_SECOND
+"""Between two attempts to close it."""
 
 
 class Stop(NamedTuple):
@@ -70,13 +72,17 @@ class NakedWatch:
         self._patience_ns = patience_ns
         self._since: dict[str, int] = {}
         self._told: set[str] = set()
+        self._again: dict[str, int] = {}
         self.alarms = 0
         """Positions that were naked for too long."""
 
     def look(
         self, now: int, positions: Mapping[str, float], stopped: Collection[str]
     ) -> tuple[Naked, ...]:
-        """Return the positions that have been naked for too long.
+        """Return the positions that have been naked for too long, each once a second.
+
+        A way out that is refused is not sent anew at each look: where the position is gone, and our
+        books do not know it yet, that would be a storm of orders.
 
         Parameters
         ----------
@@ -91,10 +97,12 @@ class NakedWatch:
         for name in set(self._since) - naked:
             del self._since[name]
             self._told.discard(name)
+            self._again.pop(name, None)
         found = []
         for name in sorted(naked):
             age = now - self._since.setdefault(name, now)
-            if age > self._patience_ns:
+            if age > self._patience_ns and now >= self._again.get(name, 0):
+                self._again[name] = now + AGAIN_NS
                 found.append(Naked(name, positions[name], age))
                 self._count(name)
         return tuple(found)

@@ -1,9 +1,10 @@
 """Orders that were sent and of which nobody has said a word.
 
 Where an engine is cut off from its exchange, its orders stay on their way until it gives them up
-after half a minute, and so long nothing is sent in their place. An exchange refuses what is older
-than five seconds, so after a little more it can be asked: what it does not know by then, it never
-will.
+after half a minute, and so long nothing is sent in their place. The account is asked for them after
+two seconds: what it knows of an order is booked. An exchange refuses what is older than five
+seconds: what it does not know after a little more, it never will. A market order that is known and
+trades nothing is asked for as well: its fill may be what nobody has told.
 
 One that only reduces and that the exchange does not know is given up at once, so that guard, naked
 watch and protection send another: should it come late after all, there is nothing that it reduces.
@@ -21,8 +22,10 @@ from strategies.kept import UNANSWERED
 from strategies.order_reports import OrderReport
 from strategies.recorder import FINAL_STATUSES, OrderRow
 
+ASK_SECS = 2.0
+"""After how long without a word an order is asked for."""
 SILENT_SECS = 6.0
-"""How long an order may be without a word."""
+"""After how long one that the exchange does not know has never arrived there."""
 GIVE_UP_SECS = 60.0
 """After so long without any answer another exit may leave: maybe only the account is not asked."""
 _WAITING = ("INITIALIZED", "SUBMITTED")
@@ -37,7 +40,7 @@ class Silence:
         How long that is nothing strange, seconds.
     """
 
-    def __init__(self, patience_secs: float = SILENT_SECS) -> None:
+    def __init__(self, patience_secs: float = ASK_SECS) -> None:
         self._patience_secs = patience_secs
         self._since: dict[str, float] = {}
 
@@ -87,13 +90,13 @@ class SilentOrders:
         which it has made a fill up.
         """
         strategy = self._parts.strategy
-        waiting = [one for one in strategy.alive() if one.status in _WAITING]
-        unsent = strategy.outbox.unsent() if waiting else set()
-        names = [one.client_order_id for one in waiting if one.client_order_id not in unsent]
+        alive = [one for one in strategy.alive() if one.status in _WAITING or one.type == "MARKET"]
+        unsent = strategy.outbox.unsent() if alive else set()
+        names = [one.client_order_id for one in alive if one.client_order_id not in unsent]
         silent = self._silence.look(clock, names)
-        for row in waiting:
+        for row in alive:
             name = row.client_order_id
-            exits = row.reduce_only and row.type == "MARKET"
+            exits = row.reduce_only and row.type == "MARKET" and row.status in _WAITING
             if exits and self._silence.secs(name, clock) > GIVE_UP_SECS:
                 self._lost(row, "neither it nor the account was answered")
         return silent | strategy.unanswered | (strategy.inferred or set())
@@ -107,8 +110,10 @@ class SilentOrders:
                 report = OrderReport(one.client_order_id, "ACCEPTED", ts_event=one.ts_ns)
                 self._parts.strategy.recovered(report)
 
-    def settle(self, reports: Mapping[str, OrderReport | None], asked: Collection[str]) -> None:
-        """Do what the account says of orders that `look` had named."""
+    def settle(
+        self, reports: Mapping[str, OrderReport | None], asked: Collection[str], asked_at: float
+    ) -> None:
+        """Do what the account says of orders that `look` had named; asked at a monotonic clock."""
         strategy = self._parts.strategy
         for name in sorted(asked):
             row = self._parts.recorder.orders.get(name)
@@ -122,10 +127,13 @@ class SilentOrders:
             elif name in strategy.unanswered:
                 self._given_up(row, report)
             elif row.status in _WAITING:
-                self._silent(row, report)
+                self._silent(row, report, self._silence.secs(name, asked_at))
 
-    def _silent(self, row: OrderRow, report: OrderReport | None) -> None:
+    def _silent(self, row: OrderRow, report: OrderReport | None, secs: float) -> None:
         strategy = self._parts.strategy
+        if report is None and secs <= SILENT_SECS:
+            # It may still be on its way.
+            return
         if report is None and row.reduce_only:
             self._lost(row, "the exchange does not know it")
         elif report is None:

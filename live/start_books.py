@@ -15,6 +15,7 @@ from typing import Any
 
 from adapters.accounts import AccountOrder, AccountReader, AccountState
 from catalog.errors import ConfigError
+from live.account_margin import require_margin
 from live.engine_parts import EngineParts, Prepared
 from live.naked_watch import Stop, covered
 from live.own_view import STOP
@@ -26,6 +27,7 @@ from strategies.recorder import EXIT_TYPES, FINAL_STATUSES, MAKER, TAKER
 FOREIGN = "foreign"
 """Section of the engine's database with what is somebody else's, by instrument."""
 _DECIMALS = 9
+_DUST = 1e-9
 
 
 def report_of(account: AccountReader, order: AccountOrder) -> OrderReport:
@@ -78,15 +80,34 @@ def their_books(state: AccountState, instruments: Iterable[str]) -> Books:
     return Books(positions, orders)
 
 
-def under_way(parts: EngineParts) -> frozenset[str]:
-    """Return the instruments of which orders that trade at once have no outcome yet.
+def under_way(parts: EngineParts, state: AccountState | None = None) -> frozenset[str]:
+    """Return the instruments of which orders of ours may have traded what our books do not have.
 
-    What they have traded may be in the account and not in our books: it is nobody else's.
+    Those have no outcome, and trade at once, or the account does not have them as we do: they are
+    gone, or filled further. What they have traded is nobody else's, and will be booked as theirs.
     """
-    return frozenset(
+    alive = parts.strategy.alive()
+    found = {
         row.instrument_id
-        for row in parts.strategy.alive()
+        for row in alive
         if row.type == "MARKET" or row.status in ("INITIALIZED", "SUBMITTED")
+    }
+    if state is not None:
+        open_there = {one.client_order_id for one in state.orders}
+        found |= {one.instrument_id for one in alive if one.client_order_id not in open_there}
+        ahead = filled_further(parts, state)
+        found |= {one.instrument_id for one in alive if one.client_order_id in ahead}
+    return frozenset(found)
+
+
+def filled_further(parts: EngineParts, state: AccountState) -> frozenset[str]:
+    """Return the open orders of ours of which the account has traded more than our books."""
+    rows = parts.recorder.orders
+    return frozenset(
+        one.client_order_id
+        for one in state.orders
+        if one.client_order_id in rows
+        and one.filled > rows[one.client_order_id].filled_quantity + _DUST
     )
 
 
@@ -267,13 +288,14 @@ def begin_books(prepared: Prepared, account: AccountReader) -> Start:
     AdapterError
         If it cannot be asked.
     ConfigError
-        If there is nothing to trade with.
+        If there is nothing to trade with, or positions would not be held as they must be.
     """
     state = account.state(prepared.request.traded)
     if state.balance <= 0.0:
         raise ConfigError(
             f"the account must have a balance in USDT to trade with, had {state.balance:,.2f}"
         )
+    require_margin(prepared, state)
     return Start(account, state)
 
 

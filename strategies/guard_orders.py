@@ -38,6 +38,8 @@ REFUSALS = (
     "global_unknown",
     "foreign_position",
     "account_short",
+    "stream_silent",
+    "margin",
 )
 """Every reason for which an order is refused or made smaller. Append only."""
 

@@ -14,8 +14,14 @@ import pytest
 from adapters.accounts import AccountOrder, AccountState, HeldPosition
 from adapters.errors import AdapterError, TooManyRequestsError
 from live import account_watch
-from live.account_watch import LEAST_PAUSE_SECS, MOST_PAUSE_SECS, PERIOD_SECS, AccountWatch
-from live.silent_orders import GIVE_UP_SECS, SILENT_SECS, Silence
+from live.account_watch import (
+    AFTER_FILL_SECS,
+    LEAST_PAUSE_SECS,
+    MOST_PAUSE_SECS,
+    PERIOD_SECS,
+    AccountWatch,
+)
+from live.silent_orders import ASK_SECS, GIVE_UP_SECS, SILENT_SECS, Silence
 from strategies.kept import UNANSWERED
 from strategies.order_reports import OrderReport, TradeReport
 from strategies.recorder import OrderRow
@@ -45,6 +51,7 @@ class Strategy:
         self.unanswered: set[str] = set()
         self.unsent: set[str] = set()
         self.wanted: set[str] = set()
+        self.cache = SimpleNamespace(order=lambda name: None)
         self.outbox = SimpleNamespace(unsent=lambda: self.unsent)
         self.protection = SimpleNamespace(wanted=lambda: self.wanted)
         terms = SimpleNamespace(step=0.001)
@@ -86,7 +93,9 @@ class World:
             positions={BTC: position} if self.held else {}, quantity=lambda name: self.held
         )
         self.parts: Any = SimpleNamespace(
-            store=SimpleNamespace(read=lambda section: None, order=lambda name: None),
+            store=SimpleNamespace(
+                read=lambda section: None, order=lambda name: None, write=lambda *all_: None
+            ),
             recorder=SimpleNamespace(fills=[], orders=self.rows, ledger=ledger),
             strategy=self.strategy,
             prepared=SimpleNamespace(policy=SimpleNamespace(exit_rules=object())),
@@ -212,9 +221,13 @@ def test_an_exit_that_the_exchange_does_not_know_is_given_up_after_seconds(
     play: Any, name: str
 ) -> None:
     with play(order(name)) as world:
-        waited = asked_after_silence(world)
-        assert SILENT_SECS - 2.0 < waited < SILENT_SECS + 1.5 < PERIOD_SECS
-        world.tick()
+        world.until_asked()
+        # What the exchange knows of it is wanted soon; what it does not know may be on its way.
+        assert world.until_asked() < ASK_SECS + 1.5
+        began = world.clock
+        while not world.strategy.did:
+            world.tick()
+        assert SILENT_SECS - ASK_SECS - 1.5 < world.clock - began < SILENT_SECS < PERIOD_SECS
         assert world.strategy.did == [("lost", name)]
         assert "the exchange does not know it" in world.told[0]
 
@@ -273,8 +286,8 @@ def test_what_has_not_left_yet_is_not_silent(play: Any) -> None:
 
 def test_an_entry_is_given_up_only_after_the_engine_has_given_it_up(play: Any) -> None:
     with play(order(ENTRY)) as world:
-        asked_after_silence(world)
-        world.tick()
+        while world.clock < 1_000.0 + SILENT_SECS + 2.0:
+            world.tick()
         assert world.strategy.did == []
         # But it keeps no exit of its instrument back.
         assert world.strategy.desk.silent == {ENTRY}
@@ -346,6 +359,8 @@ def test_a_stop_of_a_position_that_is_gone_is_taken_back_once_seen_twice(play: A
         assert world.cancelled == []
         assert world.until_asked() < 2.0
         assert world.cancelled == [STOP]
+        # It is an exit that has ended: once more soon.
+        world.until_asked()
         assert world.until_asked() >= PERIOD_SECS - 0.5
 
 
@@ -384,3 +399,131 @@ def test_silence_begins_anew_with_each_word() -> None:
     assert silence.look(6.1, ["A", "B"]) == {"A"}
     assert silence.look(12.1, ["B"]) == frozenset()
     assert silence.look(12.2, ["B"]) == {"B"}
+
+
+def filled(name: str, side: int = 1) -> AccountOrder:
+    return AccountOrder(name, "7", BTC, side, 1.0, 1.0, 100.0, "MARKET", "FILLED")
+
+
+def tell_trades(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have reports tell a trade, and have it booked as the strategy does."""
+    monkeypatch.setattr(
+        account_watch,
+        "report_of",
+        lambda _, one: OrderReport(
+            one.client_order_id, one.status, (TradeReport("7", 1, one.filled, 100.0, 0.02),)
+        ),
+    )
+
+    def recovered(report: OrderReport) -> None:
+        row = world.rows[report.client_order_id]
+        row.status, row.filled_quantity = report.status, report.trades[0].quantity
+        world.parts.recorder.fills.append(object())
+        world.strategy.did.append((report.status, report.client_order_id))
+
+    world.strategy.recovered = recovered
+
+
+@pytest.mark.parametrize("status", ["SUBMITTED", "ACCEPTED"])
+def test_a_market_order_whose_fill_nobody_tells_is_asked_for_after_seconds(
+    play: Any, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    with play(order(ENTRY, status)) as world:
+        tell_trades(world, monkeypatch)
+        world.until_asked()
+        world.known = {ENTRY: filled(ENTRY)}
+        while not world.strategy.did:
+            world.tick()
+        assert world.clock < 1_000.0 + AFTER_FILL_SECS + ASK_SECS + 1.5
+        assert world.strategy.did == [("FILLED", ENTRY)]
+
+
+def test_what_a_stop_has_traded_is_booked_before_anything_else_is_made_of_it(
+    play: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed: list[object] = []
+    monkeypatch.setattr(account_watch, "follow", lambda *all_: followed.append(all_))
+    row = order(STOP, "SUBMITTED", "STOP_MARKET")
+    with play(row, held=1.0) as world:
+        tell_trades(world, monkeypatch)
+        # Gone at the exchange, where nothing is held; our books hold 1, and have no answer to it.
+        world.state = lambda instruments: AccountState(1_000.0, (), ())
+        world.until_asked()
+        world.tick()
+        row.status = "ACCEPTED"
+        world.known = {STOP: filled(STOP, -1)}
+        world.until_asked()
+        world.tick()
+        # At once, and neither the order nor the position needs to be seen twice.
+        assert world.strategy.did == [("FILLED", STOP)]
+        assert followed == []
+
+
+def test_what_an_order_has_filled_further_is_nobody_elses(
+    play: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = AccountOrder(ENTRY, "7", BTC, 1, 1.0, 0.5, 100.0, "LIMIT", "PARTIALLY_FILLED")
+    row = order(ENTRY, "ACCEPTED", "LIMIT")
+    with play(row, there=(half,), known={ENTRY: half}) as world:
+        tell_trades(world, monkeypatch)
+        held = (HeldPosition(BTC, 0.5, 100.0),)
+        world.state = lambda instruments: AccountState(1_000.0, held, (half,))
+        world.until_asked()
+        world.until_asked()
+        world.tick()
+        assert world.strategy.did == [("PARTIALLY_FILLED", ENTRY)]
+        assert world.watch.found == []
+        assert world.watch.foreign() == {}
+
+
+def test_an_exit_that_ended_by_itself_has_the_account_asked_at_once(play: Any) -> None:
+    stop, own = order(STOP, "ACCEPTED", "STOP_MARKET"), order(EXIT, "ACCEPTED", "STOP_MARKET")
+    own.ts_cancel = 7
+    there = (resting(STOP), resting(EXIT))
+    with play(stop, own, held=2.0, there=there) as world:
+        world.strategy.wanted = {STOP, EXIT}
+        world.until_asked()
+        own.status = "CANCELED"
+        world.there = (resting(STOP, 2.0),)
+        assert world.until_asked() > 5.0
+        stop.status = "CANCELED"
+        assert world.until_asked() <= AFTER_FILL_SECS + 0.5
+
+
+def test_exits_that_are_refused_again_and_again_do_not_put_the_comparison_off(
+    play: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed: list[object] = []
+    monkeypatch.setattr(account_watch, "follow", lambda *all_: followed.append(all_))
+    with play(held=1.0) as world:
+        # A person has closed the position.
+        world.state = lambda instruments: AccountState(1_000.0, (), ())
+        while not followed:
+            name = f"L1-F{len(world.rows)}-b"
+            world.rows[name] = order(name, "REJECTED")
+            world.tick()
+            assert world.clock < 1_005.0
+
+
+def test_a_stream_that_tells_of_no_trade_is_found_silent(
+    play: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with play(order(ENTRY)) as world:
+        cut: list[float] = []
+        world.watch.stream._renew = lambda: cut.append(world.clock)
+        tell_trades(world, monkeypatch)
+        for number in range(2):
+            name = f"L1-E{number}-b"
+            world.rows[name] = order(name)
+            world.known = {name: filled(name)}
+            for _ in range(80):
+                world.tick()
+            assert world.rows[name].status == "FILLED"
+            assert len(cut) == number
+        assert "L1-E1-b" in world.watch.stream.fault
+        told = [one for one in world.told if "stream" in one]
+        assert ["L1-E0-b" in told[0], len(told)] == [True, 2]
+        # It has told of a fill by itself.
+        world.parts.recorder.fills.append(object())
+        world.tick()
+        assert world.watch.stream.refused() is None

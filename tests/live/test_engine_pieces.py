@@ -125,7 +125,9 @@ def test_a_position_is_naked_after_two_seconds_without_a_stop_and_told_once() ->
     assert watch.look(2 * second, {BTC: 1.0}, ()) == ()
     (found,) = watch.look(2 * second + 1, {BTC: 1.0}, ())
     assert (found.instrument_id, found.quantity) == (BTC, 1.0)
-    assert watch.look(3 * second, {BTC: 1.0}, ())
+    # A way out that is refused is no reason for another at each look.
+    assert watch.look(3 * second, {BTC: 1.0}, ()) == ()
+    assert watch.look(3 * second + 1, {BTC: 1.0}, ())
     assert watch.alarms == 1
     # A stop that is there again, or a position that is gone, begins anew.
     assert watch.look(4 * second, {BTC: 1.0}, (BTC,)) == ()

@@ -1,0 +1,115 @@
+"""A stream that is silent is told from one that is late, or that was away for a moment."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+
+from live.account_stream import HOLD_SECS, LATE_SECS, StreamWatch, cut_connections
+
+
+@dataclass
+class World:
+    """What the stream has told, and what was said of it."""
+
+    heard: set[str] = field(default_factory=set)
+    told: list[str] = field(default_factory=list)
+    renewed: int = 0
+
+    def watch(self) -> StreamWatch:
+        return StreamWatch(
+            lambda order: self.heard, lambda text, level: self.told.append(level), self.renew
+        )
+
+    def renew(self) -> None:
+        self.renewed += 1
+
+
+LATE = LATE_SECS + 0.1
+
+
+def test_a_trade_that_comes_late_is_none_that_was_missed() -> None:
+    world = World()
+    watch = world.watch()
+    watch.learnt("A", ["1"], 0.0)
+    watch.look(LATE_SECS)
+    world.heard.add("1")
+    watch.look(LATE)
+    assert world.told == []
+    assert watch.refused() is None
+
+
+def test_what_was_missed_in_one_outage_is_one_miss() -> None:
+    world = World()
+    watch = world.watch()
+    watch.learnt("A", ["1", "2"], 0.0)
+    watch.learnt("B", ["3"], 5.0)
+    for clock in (LATE, 5.0 + LATE, 1_000.0):
+        watch.look(clock)
+    assert world.told == ["warning"]
+    # The stream is back, and is away again much later.
+    watch.told()
+    watch.learnt("C", ["4"], 2_000.0)
+    watch.look(2_000.0 + LATE)
+    assert world.told == ["warning"] * 2
+    assert watch.refused() is None
+
+
+def test_misses_with_nothing_told_between_are_a_silent_stream_until_it_speaks() -> None:
+    world = World()
+    watch = world.watch()
+    watch.learnt("A", ["1"], 0.0)
+    watch.look(LATE)
+    watch.learnt("B", ["2"], 3_000.0)
+    watch.look(3_000.0 + LATE_SECS)
+    assert watch.refused() is None
+    watch.look(3_000.0 + LATE)
+    assert (world.told, world.renewed) == (["warning", "error"], 1)
+    refused = watch.refused()
+    assert refused is not None
+    assert "that of order B" in refused.detail
+    watch.told()
+    assert watch.refused() is None
+    assert world.told[2:] == ["info"]
+
+
+def test_a_stream_that_says_nothing_after_it_was_made_new_is_given_another_chance() -> None:
+    world = World()
+    watch = world.watch()
+    for clock in (0.0, 100.0):
+        watch.learnt("A", [str(clock)], clock)
+        watch.look(clock + LATE)
+    over = 100.0 + LATE + HOLD_SECS
+    watch.look(over)
+    assert watch.refused() is not None
+    watch.look(over + 0.1)
+    assert watch.refused() is None
+    # One more miss is enough: nothing was told since.
+    watch.learnt("B", ["9"], over + 1.0)
+    watch.look(over + 1.0 + LATE)
+    assert watch.refused() is not None
+    assert world.renewed == 2
+
+
+def test_connections_are_cut_as_a_fallen_line_is_and_nothing_else() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as ours,
+    ):
+        theirs, _ = server.accept()
+        cut_connections()
+        assert (ours.recv(1), theirs.recv(1)) == (b"", b"")
+        # What only listens is left alone.
+        with socket.create_connection(server.getsockname()) as again, server.accept()[0] as other:
+            again.sendall(b"x")
+            assert other.recv(1) == b"x"
+        theirs.close()
+
+
+def test_a_trade_is_judged_by_when_it_was_learnt_first() -> None:
+    world = World()
+    watch = world.watch()
+    for clock in (0.0, 5.0, 9.0):
+        watch.learnt("A", ["1"], clock)
+    watch.look(LATE)
+    assert world.told == ["warning"]

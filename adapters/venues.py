@@ -4,6 +4,10 @@ The engine ships the clients; this file says which of them is meant, with which 
 addresses, and what of it has been tried. `tried` is what a test of this repository proves against a
 server on loopback; `untried` is everything that only the real exchange could show.
 
+A live engine runs on Binance, on paper and with orders. For the other venues clients and keys are
+configured, and the engine builds them, but no live engine starts there, on paper neither: `missing`
+says what it lacks. Recorded data of any of them can be replayed.
+
 Keys come from the environment and nowhere else. They are handed to the engine's client and kept in
 no file, log or message (`adapters.connections`).
 
@@ -21,7 +25,6 @@ kraken                KRAKEN_API_KEY, _SECRET                KRAKEN_DEMO_API_KEY
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -29,8 +32,6 @@ from typing import Any, NamedTuple
 from adapters.connections import Connection, Environment, Keys
 from catalog.errors import ConfigError
 from catalog.instruments import symbol_of
-
-_PERPETUAL = re.compile(r"^(?P<base>[A-Z0-9]+?)(?P<quote>USDT|USDC|USD)-PERP$")
 
 
 class Client(NamedTuple):
@@ -54,31 +55,39 @@ class Venue:
         For people.
     key_names : mapping of {"testnet", "live"} to tuple of str
         Environment variables that keys are read from.
-    symbol : callable
-        The engine's symbol of our perpetual, from its base and quote currency.
     data, execution : callable
         The engine's clients for a connection.
-    bars_per_request : int
-        Most bars of one answer to a request for history.
     tried, untried : tuple of str
         What was proven here, and what was not.
+    missing : tuple of str
+        What a live engine lacks before it can run there; () where it runs.
     """
 
     name: str
     venue: str
     title: str
     key_names: Mapping[Environment, tuple[str, ...]]
-    symbol: Callable[[str, str], str]
     data: Callable[[Connection], Client]
     execution: Callable[[Connection], Client]
-    bars_per_request: int
     tried: tuple[str, ...]
     untried: tuple[str, ...]
+    missing: tuple[str, ...] = ()
 
-    @property
-    def is_proven(self) -> bool:
-        """Whether orders were sent through its clients by this repository's tests."""
-        return any("orders" in text for text in self.tried)
+    def require_runs(self) -> None:
+        """Refuse a live engine where none can run.
+
+        Raises
+        ------
+        ConfigError
+            Saying what is missing.
+        """
+        if self.missing:
+            runs = ", ".join(one.title for one in VENUES.values() if not one.missing)
+            raise ConfigError(
+                f"a live engine must trade on {runs} so far, on paper as well, was "
+                f"{self.title}: {'; '.join(self.missing)}. Recorded data of it can be replayed "
+                "(--replay)"
+            )
 
     def keys(self, environment: Environment, variables: Mapping[str, str] | None = None) -> Keys:
         """Return the keys of an account from the environment.
@@ -98,23 +107,6 @@ class Venue:
                 f"them in the shell that starts the node, and never write them to a file"
             )
         return Keys(tuple(variables[name].strip() for name in names))
-
-    def engine_id(self, instrument_id: str) -> str:
-        """Return the engine's id of a perpetual that the catalog calls ``BTCUSDT-PERP.VENUE``.
-
-        Raises
-        ------
-        ConfigError
-            If it is no perpetual of this venue.
-        """
-        symbol, _, venue = instrument_id.rpartition(".")
-        match = _PERPETUAL.match(symbol)
-        if match is None or venue != self.venue:
-            raise ConfigError(
-                f"instrument of {self.title} must look like BTCUSDT-PERP.{self.venue}, was "
-                f"{instrument_id!r}"
-            )
-        return f"{self.symbol(match['base'], match['quote'])}.{self.venue}"
 
     def account_id(self, connection: Connection) -> str:
         """Return the engine's name of the account, such as ``BINANCE-001``."""
@@ -335,10 +327,6 @@ def _kraken_execution(connection: Connection) -> Client:
     )
 
 
-def _kraken_symbol(base: str, quote: str) -> str:
-    return f"PF_{'XBT' if base == 'BTC' else base}{quote}"
-
-
 _BUILT = (
     "the engine builds both clients from this configuration and reads an address of one's own",
 )
@@ -348,6 +336,15 @@ _UNTRIED = (
     "positions, balances and open orders after a restart",
     "the history of bars that a warm start asks for",
 )
+
+
+def _missing(symbol: str) -> tuple[str, ...]:
+    """Return what is missing for a venue whose client has names of its own."""
+    return (
+        f"its client calls instruments such as {symbol}, and our ids are not translated",
+        "history is asked for in pages of Binance's length",
+        "its account cannot be asked what became of orders after a restart",
+    )
 
 
 def _named(prefix: str, *parts: str) -> tuple[str, ...]:
@@ -362,10 +359,8 @@ BINANCE = Venue(
     venue="BINANCE",
     title="Binance USDT-M futures",
     key_names={"live": _named("BINANCE", *_PAIR), "testnet": _named("BINANCE_TESTNET", *_PAIR)},
-    symbol=lambda base, quote: f"{base}{quote}-PERP",
     data=_binance_data,
     execution=_binance_execution,
-    bars_per_request=1_500,
     tried=(
         "against the test exchange: bars, quotes, mark prices and funding; paged history; orders "
         "with stops; dropped connections; a restart after SIGKILL",
@@ -377,24 +372,22 @@ BYBIT = Venue(
     venue="BYBIT",
     title="Bybit linear perpetuals",
     key_names={"live": _named("BYBIT", *_PAIR), "testnet": _named("BYBIT_TESTNET", *_PAIR)},
-    symbol=lambda base, quote: f"{base}{quote}-LINEAR",
     data=_bybit_data,
     execution=_bybit_execution,
-    bars_per_request=1_000,
     tried=_BUILT,
     untried=_UNTRIED,
+    missing=_missing("BTCUSDT-LINEAR"),
 )
 OKX = Venue(
     name="okx",
     venue="OKX",
     title="OKX perpetual swaps",
     key_names={"live": _named("OKX", *_TRIPLE), "testnet": _named("OKX_DEMO", *_TRIPLE)},
-    symbol=lambda base, quote: f"{base}-{quote}-SWAP",
     data=_okx_data,
     execution=_okx_execution,
-    bars_per_request=300,
     tried=_BUILT,
     untried=(*_UNTRIED, "sizes in contracts instead of base units"),
+    missing=_missing("BTC-USDT-SWAP"),
 )
 HYPERLIQUID = Venue(
     name="hyperliquid",
@@ -404,24 +397,22 @@ HYPERLIQUID = Venue(
         "live": _named("HYPERLIQUID", "PRIVATE_KEY"),
         "testnet": _named("HYPERLIQUID_TESTNET", "PRIVATE_KEY"),
     },
-    symbol=lambda base, quote: f"{base}-{quote}-PERP",
     data=_hyperliquid_data,
     execution=_hyperliquid_execution,
-    bars_per_request=5_000,
     tried=_BUILT,
     untried=(*_UNTRIED, "settlement every hour, and in USDC"),
+    missing=_missing("BTC-USD-PERP"),
 )
 KRAKEN = Venue(
     name="kraken",
     venue="KRAKEN",
     title="Kraken futures",
     key_names={"live": _named("KRAKEN", *_PAIR), "testnet": _named("KRAKEN_DEMO", *_PAIR)},
-    symbol=_kraken_symbol,
     data=_kraken_data,
     execution=_kraken_execution,
-    bars_per_request=2_000,
     tried=_BUILT,
     untried=(*_UNTRIED, "settlement every hour, and in USD"),
+    missing=_missing("PF_XBTUSD"),
 )
 VENUES: Mapping[str, Venue] = {one.name: one for one in (BINANCE, BYBIT, OKX, HYPERLIQUID, KRAKEN)}
 """By the name that people write."""

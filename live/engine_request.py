@@ -110,6 +110,8 @@ class EngineRequest:
                 "a live process must have a risk policy, the profile has none: name its file as "
                 "risk: in the profile's strategy"
             )
+        if self.replay is None:
+            self.venue.require_runs()
 
     def _check_replay(self, replay: ReplaySpan) -> None:
         if self.mode != "paper":

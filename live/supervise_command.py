@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from adapters.venues import venue_of
 from catalog.errors import ConfigError, RunFailedError
 from live.console import tell
 from live.engine_health import HealthLimits
@@ -77,7 +78,8 @@ def fleet_of(request: SuperviseRequest) -> FleetPlan:
     Raises
     ------
     ConfigError
-        If there are neither symbols nor a plan, or both, or a profile or the plan is wrong.
+        If there are neither symbols nor a plan, or both, or a profile or the plan is wrong, or no
+        live engine runs on the venue of one.
     """
     if bool(request.symbols) == (request.plan is not None):
         raise ConfigError(
@@ -100,6 +102,9 @@ def fleet_of(request: SuperviseRequest) -> FleetPlan:
     for name in plan.engines:
         if not plan.bundle_of(name):
             raise ConfigError(f"engine {name} must have a bundle, had none: give --bundle")
+    if not _values(request.options, "--replay"):
+        for profile in profiles_of(plan).values():
+            venue_of(profile.data.instruments).require_runs()
     return plan
 
 

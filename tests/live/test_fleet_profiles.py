@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from catalog.errors import ConfigError
 from live.alerts import Alert
 from live.engine_plan import FleetPlan, plan_of
 from live.engine_process import EngineEvent
+from live.engine_request import EngineRequest, ReplaySpan, chosen_instruments
 from live.fleet_observers import observers_of
 from live.fleet_profiles import FleetProfiles, PlanFile
 from live.global_risk import GlobalRisk
 from live.kill_switch import read_kill
-from live.profile import PROFILE_FOLDER
+from live.profile import PROFILE_FOLDER, load_profile
 from live.state_folder import StateFolder
 from live.supervise_command import SuperviseRequest, fleet_of, supervise, supervisor_config
 from tests.live.test_global_risk import NOW, engine
@@ -208,3 +210,33 @@ def test_what_is_risked_is_printed_before_it_is(
     assert "engine ETHUSDT trades" in eth
     assert together == ("all engines together: at a loss of 1.0% in a day the kill switch is set")
     assert "a-secret-key" not in "".join(told)
+
+
+def test_no_engine_is_begun_on_a_venue_where_none_runs(folder: Path) -> None:
+    path = folder / "p.yaml"
+    path.write_text(path.read_text().replace("BINANCE", "BYBIT"))
+    for mode, options in (("paper", ()), ("live", ()), ("paper", ("--catalog", "c"))):
+        request = SuperviseRequest(
+            state=folder / "state",
+            symbols="BTCUSDT",
+            profile=str(path),
+            bundle="b",
+            mode=mode,
+            options=options,
+        )
+        with pytest.raises(ConfigError, match=r"so far, on paper as well, was Bybit.*not transl"):
+            supervise(request)
+        with pytest.raises(ConfigError, match="so far, on paper as well, was Bybit"):
+            bybit_engine(path, mode=mode)
+    # Recorded data need no client of the venue.
+    fleet_of(replace(request, options=("--replay=2025-01-01..2025-01-02",)))
+    bybit_engine(path, replay=ReplaySpan(1, 2), catalog=folder)
+
+
+def bybit_engine(path: Path, **changes: Any) -> EngineRequest:
+    profile = load_profile(str(path))
+    traded = chosen_instruments(profile, "BTCUSDT")
+    folder = path.parent
+    return EngineRequest(
+        profile=profile, bundle=folder, state=folder, traded=traded, name="BTCUSDT", **changes
+    )

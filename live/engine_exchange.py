@@ -19,8 +19,7 @@ from adapters.connections import Connection
 from adapters.polling_client import POLLING, polling_data_factory
 from adapters.polling_config import Polling, load_polling
 from adapters.venue_queries import load_definitions, market_time_ns
-from adapters.venues import BINANCE
-from catalog.errors import ConfigError, LeviBotError
+from catalog.errors import LeviBotError
 from live.account_claim import AccountClaim, claim_account
 from live.account_margin import MarginCheck, needed_margin
 from live.account_money import AccountGate, AccountMoney
@@ -102,14 +101,8 @@ def account_of(request: EngineRequest) -> BinanceAccount:
     Raises
     ------
     ConfigError
-        If nobody can.
+        If its keys are missing.
     """
-    if request.venue.name != BINANCE.name:
-        raise ConfigError(
-            f"orders must go to {BINANCE.title} so far, was {request.venue.title}: its "
-            "account cannot be asked what became of orders after a restart (docs/live.md); "
-            "trade it on paper"
-        )
     return BinanceAccount(request.order_connection())
 
 

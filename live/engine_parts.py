@@ -91,11 +91,13 @@ class Prepared:
             bundle=str(self.bundle.path),
             digest=str(manifest["digest"]),
             trained_until=int(manifest["training"]["until"]),
-            metrics={name: _number(value) for name, value in manifest["metrics"].items()},
+            metrics={name: _value(one) for name, one in manifest["metrics"].items()},
         )
 
 
-def _number(value: Any) -> float | None:
+def _value(estimate: Any) -> float | None:
+    """Return the value of an estimate as a manifest has it; its interval is left out."""
+    value = estimate.get("value") if isinstance(estimate, dict) else None
     return float(value) if isinstance(value, int | float) else None
 
 

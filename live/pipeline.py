@@ -192,8 +192,10 @@ def train_bundle(
             f"than data.end ({format_time(profile.data.end)}), was {format_time(last)}"
         )
     market = load_market(profile, catalog, span=(profile.data.start, last))
-    model = train_until(market.panel, profile.walk_forward_config(), last, progress=progress)
-    return save_bundle(out, model, profile=profile.model_dump(mode="json"))
+    settings = profile.walk_forward_config()
+    model = train_until(market.panel, settings, last, progress=progress, measured=True)
+    kept = profile.model_dump(mode="json")
+    return save_bundle(out, model, model.reports.metrics, profile=kept)
 
 
 def evaluate_bundle(

@@ -98,7 +98,7 @@ def save_bundle(
     model : FittedModel
         From `research.training.train_until`.
     metrics : Mapping of Estimate, optional
-        Out-of-sample figures to keep beside it.
+        Figures to keep beside it, such as `FitReports.metrics`.
     profile : Mapping, optional
         The run profile that it was trained for, as JSON, so that the bundle can be evaluated by
         itself. Kept as it is; research does not look inside.

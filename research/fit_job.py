@@ -60,6 +60,8 @@ class FitOptions(NamedTuple):
         interruption, each in a folder of its own. They are those of this fit alone.
     stage : str
         Put before the stages' names, such as ``fold 2: ``.
+    measured : bool
+        Whether the answers on held-out rows are measured (`FitReports.metrics`).
     """
 
     progress: Progress = no_progress
@@ -68,6 +70,7 @@ class FitOptions(NamedTuple):
     previous: Mapping[str, Learned] | None = None
     checkpoints: Path | None = None
     stage: str = ""
+    measured: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from research.metrics import BootstrapConfig, prediction_metrics
+
 if TYPE_CHECKING:
+    from research.estimates import Estimate
     from research.fitted import FittedModel
+    from research.guidance import HeldOutRows
 
 
 def fit_report(model: FittedModel) -> dict[str, Any]:
@@ -39,6 +43,38 @@ def fit_report(model: FittedModel) -> dict[str, Any]:
         }
     )
     return found
+
+
+def held_out_metrics(
+    rows: HeldOutRows, base_prob: float, bootstrap: BootstrapConfig
+) -> dict[str, Estimate]:
+    """Return `prediction_metrics` of a fusion's answers on rows that its experts did not see.
+
+    Parameters
+    ----------
+    rows : HeldOutRows
+        What it said, and what happened.
+    base_prob : float
+        Share of rises in the rows that it was fitted on.
+    bootstrap : BootstrapConfig
+        For the intervals.
+
+    Returns
+    -------
+    dict of Estimate
+        Empty where no row has both an answer and a label.
+    """
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {
+            "ts_init": rows.ts_init,
+            "label": rows.value,
+            "base_prob": base_prob,
+            "prob_up": rows.prob_up,
+        }
+    ).dropna()
+    return prediction_metrics(frame, **bootstrap.model_dump()) if len(frame) else {}
 
 
 def _finite(value: Any) -> Any:

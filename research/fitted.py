@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from research.calibration import CalibrationReport
+    from research.estimates import Estimate
     from research.fusion_fit import FusionReport
     from research.predictions import PredictorSpec
     from research.settings import WalkForwardConfig
@@ -133,6 +134,9 @@ class FitReports:
         Experts whose settings ask for a warm start that could not be, and why.
     learned_until : dict of int
         By expert, the end of the last label that it has learned from, UTC nanoseconds.
+    metrics : dict of Estimate
+        `prediction_metrics` of the fused answers on training rows that the experts were not fitted
+        on, where that was asked for. Calibration and fusion were fitted on those rows.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -143,6 +147,7 @@ class FitReports:
     left_out: dict[str, str] = field(default_factory=dict)
     started_cold: dict[str, str] = field(default_factory=dict)
     learned_until: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

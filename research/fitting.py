@@ -32,6 +32,7 @@ from catalog.timestamps import format_time
 from research.calibration import CalibrationRows, choose_calibration, too_few
 from research.experts import FittedExpert
 from research.fit_job import HEAD, WHOLE, FitJob, FitOptions, Learned, Spans, starts_warm
+from research.fit_reports import held_out_metrics
 from research.fitted import FitReports, FittedModel, Member, column
 from research.fusion import Fusion, FusionConfig
 from research.fusion_fit import FusionRows, fit_fusion
@@ -66,6 +67,7 @@ def fit_rows(
     until: int,
     *,
     progress: Progress = no_progress,
+    measured: bool = False,
 ) -> FittedModel:
     """Fit the model, its calibration and its references on some rows of a table.
 
@@ -82,6 +84,8 @@ def fit_rows(
         The model may be used after this time.
     progress : Progress
         Told when it begins and ends, under the stage ``fit``, and of the experts' own stages.
+    measured : bool
+        See `FitOptions`.
 
     Raises
     ------
@@ -98,7 +102,8 @@ def fit_rows(
         )
     progress("fit", 0, 1)
     with StepPool(config.threads) as pool:
-        model = submit_fit(pool, table, rows, config, until, FitOptions(progress)).result()
+        options = FitOptions(progress, measured=measured)
+        model = submit_fit(pool, table, rows, config, until, options).result()
     progress("fit", 1, 1)
     return model
 
@@ -153,13 +158,14 @@ def _model(
     fused = tuple(name for name in done if name not in FALLBACKS) or tuple(done)
     done = {**{name: done[name] for name in fused}, **done}
     chosen = _fuse(job, done, fused)
+    held_out = _held_out(job, done, fused, chosen.fusion)
     return FittedModel(
         config=config,
         spec=predictor_spec(config, table.matrix.instruments, table.interval_ns),
         feature_names=table.matrix.names,
         members=tuple(one.member for one in done.values()),
         fusion=chosen.fusion,
-        guidance=_guidance(job, done, fused, chosen.fusion),
+        guidance=Guidance.of(held_out, config.thresholds, bounds=config.calibration.bounds),
         references=references,
         n_rows=len(rows),
         train_start=int(table.matrix.ts_init[rows].min()),
@@ -176,6 +182,9 @@ def _model(
             left_out=left_out,
             started_cold={name: one.judged.cold for name, one in found.items() if one.judged.cold},
             learned_until={name: one.judged.until for name, one in done.items()},
+            metrics=held_out_metrics(held_out, references.base_prob, config.bootstrap)
+            if job.options.measured
+            else {},
         ),
     )
 
@@ -394,27 +403,23 @@ def _fusion_rows(
     return rows, alone if len(experts) == 1 else job.config.fusion
 
 
-def _guidance(
+def _held_out(
     job: FitJob, done: dict[str, _Calibrated], fused: tuple[str, ...], fusion: Fusion
-) -> Guidance:
-    """Say how sure the fusion is and when it pays, by its answers on the tail."""
+) -> HeldOutRows:
+    """Return what the fusion answers on the tail, and what happened."""
     table, places = job.table, job.tail
     tail = np.column_stack([done[name].tail for name in fused])
     fresh = expert_freshness(
         table.matrix.values[places], table.matrix.names, fused, job.config.staleness
     )
-    return Guidance.of(
-        HeldOutRows(
-            fusion.combine(tail, fresh, _regime(table, places)).prob_up,
-            table.labels.value[places],
-            table.labels.weight[places],
-            table.labels.forward_return[places],
-            table.matrix.ts_init[places],
-            table.labels.ts_end[places],
-            table.matrix.instrument[places],
-        ),
-        job.config.thresholds,
-        bounds=job.config.calibration.bounds,
+    return HeldOutRows(
+        fusion.combine(tail, fresh, _regime(table, places)).prob_up,
+        table.labels.value[places],
+        table.labels.weight[places],
+        table.labels.forward_return[places],
+        table.matrix.ts_init[places],
+        table.labels.ts_end[places],
+        table.matrix.instrument[places],
     )
 
 

@@ -24,7 +24,12 @@ from research.training_table import TrainingTable, build_table
 
 
 def train_until(
-    panel: Panel, config: WalkForwardConfig, until: int, *, progress: Progress = no_progress
+    panel: Panel,
+    config: WalkForwardConfig,
+    until: int,
+    *,
+    progress: Progress = no_progress,
+    measured: bool = False,
 ) -> FittedModel:
     """Fit one model on what was known at `until`.
 
@@ -36,6 +41,8 @@ def train_until(
         Settings.
     until : int
         UTC nanoseconds; the model may be used for rows known after it.
+    measured : bool
+        Whether its answers on held-out rows are measured (`FitReports.metrics`).
 
     Returns
     -------
@@ -56,11 +63,15 @@ def train_until(
         )
     table = build_table(panel.truncated(until), config, progress=progress)
     with one_blas_thread():
-        return _fit_until(table, config, until, progress)
+        return _fit_until(table, config, until, progress, measured)
 
 
 def _fit_until(
-    table: TrainingTable, config: WalkForwardConfig, until: int, progress: Progress
+    table: TrainingTable,
+    config: WalkForwardConfig,
+    until: int,
+    progress: Progress,
+    measured: bool,
 ) -> FittedModel:
     rows = np.flatnonzero(table.trainable & _allowed(table, config, until))
     if len(rows) < config.validation.min_train_rows:
@@ -69,7 +80,7 @@ def _fit_until(
             f"{config.validation.min_train_rows} rows, had {len(rows)} past the warm-up; "
             "train until a later time or load more history"
         )
-    return fit_rows(table, rows, config, until, progress=progress)
+    return fit_rows(table, rows, config, until, progress=progress, measured=measured)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from adapters.accounts import AccountState, HeldPosition
 from adapters.connections import Connection
 from catalog.errors import ConfigError
 from catalog.timestamps import NS_PER_SECOND
+from live.engine_parts import Prepared
 from live.engine_request import (
     EngineRequest,
     ReplaySpan,
@@ -305,6 +306,16 @@ def test_a_profile_that_claims_takes_a_position_over() -> None:
     follow(parts, others, AccountState(1_000.0, (HeldPosition(BTC, 5.0, 90.0),), ()), 7)
     assert parts.strategy.booked == [(BTC, 5.0, 90.0, 7)]
     assert others[BTC] == 0.0
+
+
+def test_an_engine_tells_what_was_measured_of_its_model() -> None:
+    auc = {"value": 0.54, "low": 0.53, "high": 0.55}
+    metrics = {"n": {"value": 9.0, "low": None, "high": None}, "auc": auc, "ece": None}
+    manifest = {"digest": "abc", "training": {"until": 7}, "metrics": metrics}
+    bundle: Any = SimpleNamespace(path=Path("bundle"), manifest=manifest)
+    nothing: Any = None
+    found = Prepared(request(), bundle, nothing, nothing, nothing).model_status()
+    assert found.metrics == {"n": 9.0, "auc": 0.54, "ece": None}
 
 
 def test_the_clock_of_a_recording_never_goes_back_and_runs_on_without_data() -> None:

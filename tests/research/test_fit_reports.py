@@ -8,7 +8,8 @@ from dataclasses import replace
 from research.fit_reports import fit_report
 from research.fitted import FitReports
 from research.fusion_fit import ExpertShare, FusionReport
-from tests.research.experiments import model
+from research.training import train_until
+from tests.research.experiments import config, model, panel, time_at
 
 
 def test_numbers_that_are_none_are_null_and_choices_keep_their_reasons() -> None:
@@ -30,6 +31,15 @@ def test_numbers_that_are_none_are_null_and_choices_keep_their_reasons() -> None
     assert found["fusion"]["methods"][0]["log_loss"] == curve.methods[0].log_loss
     assert [one["weight"] for one in found["fusion"]["experts"]] == [0.75, 0.25]
     assert found["fusion"]["correlation"] == [[1.0, None], [None, 1.0]]
+
+
+def test_a_fit_is_measured_on_rows_that_its_experts_did_not_see_where_it_is_asked() -> None:
+    found = train_until(panel(), config(), time_at(0.6), measured=True)
+    assert found.reports.metrics["n"].value > 200
+    assert 0.4 < found.reports.metrics["auc"].value < 0.6, "a random walk, and rows not seen"
+    assert model().reports.metrics == {}, "a fold has its test block"
+    same = replace(found, reports=model().reports)
+    assert fit_report(same)["n_train"] == fit_report(model())["n_train"]
 
 
 def test_a_model_that_was_loaded_knows_its_rows_and_nothing_of_its_fit() -> None:

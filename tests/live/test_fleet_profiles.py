@@ -60,7 +60,8 @@ def test_a_policy_may_come_by_overrides_alone(folder: Path) -> None:
     with pytest.raises(ConfigError, match="must have a risk policy, no profile has one"):
         followed(folder, [], BTCUSDT={})
     assert followed(folder, [], BTCUSDT=STRICT).max_daily_loss == 0.01
-    observers_of(folder, plan(folder, BTCUSDT=STRICT))
+    found = observers_of(folder, plan(folder, BTCUSDT=STRICT), folder / "engines.yaml")
+    assert isinstance(found[-1], PlanFile)
 
 
 def test_an_override_for_all_engines_counts_as_theirs(folder: Path) -> None:

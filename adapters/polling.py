@@ -20,10 +20,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from random import SystemRandom
 
 import numpy as np
 
+from adapters.asked import Asked
 from adapters.errors import NotFoundError, RefusedError, RetryableError
 from adapters.http import plain_reason
 from adapters.options import ImportOptions
@@ -98,6 +100,8 @@ class _Poller:
         self.polls = self.failures = self.failures_in_row = 0
         self.last_ok_ns = self.next_poll_ns = 0
         self.last_error = ""
+        # A question for the past may still be under way when the first poll is due.
+        self.asking = threading.Lock()
         self._limits = limits
 
     def succeeded(self, now_ns: int) -> float:
@@ -189,8 +193,9 @@ class PollService:
     def history(self, since: int | Mapping[str, int]) -> History:
         """Return what the vendors have since a time, and take it as known; blocks.
 
-        Call it before `start`. What comes back carries the `ts_init` that an import would assume,
-        never later than now.
+        Call it before `start`. All readers are asked side by side, and those that have not answered
+        within `PollLimits.history_secs` are faults: what they say later is not used. What comes
+        back carries the `ts_init` that an import would assume, never later than now.
 
         Parameters
         ----------
@@ -200,21 +205,24 @@ class PollService:
         """
         batches: list[Batch] = []
         faults: dict[str, str] = {}
-        for poller in self._pollers:
-            names = poller.reader.names
-            starts = (
-                [since] * len(names)
-                if isinstance(since, int)
-                else [since[name] for name in names if name in since]
-            )
-            if not starts:
-                continue
-            try:
-                found = self._patiently(poller, min(starts))
-            except (ConfigError, DataError) as error:
-                faults[poller.reader.name] = str(error)
-                continue
-            batches += [self._kept(batch, since) for batch in found]
+        limit, over = self.config.limits.history_secs, threading.Event()
+        give_up = time.monotonic() + limit
+        asked = [
+            (poller.reader.name, Asked(partial(self._patiently, poller, start, over)))
+            for poller in self._pollers
+            if (start := _earliest(poller.reader.names, since)) is not None
+        ]
+        for name, one in asked:
+            one.join(max(0.0, give_up - time.monotonic()))
+            if one.is_alive():
+                faults[name] = f"must have answered within {limit:g} s, had not"
+            elif isinstance(one.error, ConfigError | DataError):
+                faults[name] = str(one.error)
+            elif one.error is not None:
+                raise one.error
+            else:
+                batches += [self._kept(batch, since) for batch in one.answer or ()]
+        over.set()
         return History(tuple(one for one in batches if len(one)), faults)
 
     def remember(self, batches: Sequence[Batch]) -> None:
@@ -299,9 +307,10 @@ class PollService:
         now = self._clock_ns()
         poller.polls += 1
         try:
-            rows = self._read(poller, now)
-            self._publish(rows, now - round(poller.reader.source.first_secs * NS_PER_SECOND))
-            poller.http.confirm()
+            with poller.asking:
+                rows = self._read(poller, now)
+                self._publish(rows, now - round(poller.reader.source.first_secs * NS_PER_SECOND))
+                poller.http.confirm()
         except Exception as error:  # an unforeseen answer must not end the reading
             wait = poller.failed(error)
         else:
@@ -358,18 +367,19 @@ class PollService:
             return row
         return replace(row, novelty=self._novelty(row.ts_init, row.fields["headline"]))
 
-    def _patiently(self, poller: _Poller, since_ns: int) -> list[Batch]:
-        """Read history, with a few repetitions."""
+    def _patiently(self, poller: _Poller, since_ns: int, over: threading.Event) -> list[Batch]:
+        """Read history, with a few repetitions, until it is over."""
         for tries in range(1, _HISTORY_TRIES + 1):
             now = self._clock_ns()
             try:
-                return poller.reader.history(poller.http, since_ns, self._import(now))
+                with poller.asking:
+                    return poller.reader.history(poller.http, since_ns, self._import(now))
             except RetryableError as error:
                 if tries == _HISTORY_TRIES:
                     raise
                 limits = self.config.limits
                 wait = max(limits.backoff_secs * 2.0 ** (tries - 1), error.retry_after_secs or 0.0)
-                if wait > limits.max_backoff_secs or self._stopping.wait(wait):
+                if wait > limits.max_backoff_secs or over.wait(wait):
                     raise
         raise AssertionError("unreachable")
 
@@ -417,6 +427,13 @@ class PollService:
             skewed=skew is not None and abs(skew) > limit,
             last_error=poller.last_error,
         )
+
+
+def _earliest(names: Sequence[str], since: int | Mapping[str, int]) -> int | None:
+    """Return from when on a reader is asked for its inputs; None if for none of them."""
+    if isinstance(since, int):
+        return since
+    return min((since[name] for name in names if name in since), default=None)
 
 
 def _until_next(source: Source, now_ns: int) -> float:

@@ -250,6 +250,9 @@ class PollLimits(Config):
         Longest silence of a server, seconds.
     deadline_secs : float
         Longest time for one body, seconds, however steadily it drips.
+    history_secs : float
+        Longest time for what all readers have of the past, seconds: an engine that starts waits for
+        it.
     max_bytes : int
         Largest body, unpacked.
     backoff_secs, max_backoff_secs : float
@@ -264,6 +267,7 @@ class PollLimits(Config):
 
     timeout_secs: float = Field(default=10.0, gt=0.0)
     deadline_secs: float = Field(default=30.0, gt=0.0)
+    history_secs: float = Field(default=20.0, gt=0.0)
     max_bytes: int = Field(default=2_000_000, ge=1_000)
     backoff_secs: float = Field(default=2.0, gt=0.0)
     max_backoff_secs: float = Field(default=300.0, gt=0.0)

@@ -21,7 +21,7 @@ from urllib3.exceptions import HTTPError
 from adapters.errors import AdapterError, NotFoundError, RefusedError, RetryableError
 from adapters.http import PASSING_STATUSES, USER_AGENT, plain_reason, retry_after_secs
 from adapters.polling_config import PollLimits, Source
-from catalog.errors import ConfigError, DataError
+from catalog.errors import ConfigError
 from catalog.timestamps import NS_PER_SECOND
 
 _CHUNK_BYTES = 1 << 14
@@ -60,13 +60,13 @@ class HttpAnswer:
 
         Raises
         ------
-        DataError
-            If it is none.
+        RetryableError
+            If it is none, such as the page of some proxy: that may pass.
         """
         try:
             return json.loads(self.body, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
-            raise DataError(
+            raise RetryableError(
                 f"{self.name}: must answer with JSON, was {self.body[:40]!r} ({error})"
             ) from error
 

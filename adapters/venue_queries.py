@@ -11,13 +11,14 @@ from typing import Any
 
 import requests
 
+from adapters.asked import Asked
 from adapters.connections import Connection
 from adapters.errors import AdapterError
 from adapters.http_status import refusal
 from adapters.venues import BINANCE, Venue
 from catalog.instruments import symbol_of
 
-_TIMEOUT_SECS = 10.0
+_TIMEOUT_SECS, _DEFINITIONS_SECS = 10.0, 45.0
 _BINANCE_URLS = {"live": "https://fapi.binance.com", "testnet": "https://testnet.binancefuture.com"}
 _NS_PER_MS = 1_000_000
 
@@ -39,15 +40,18 @@ def load_definitions(
     from nautilus_trader.adapters.binance import load_binance_instruments
 
     config = venue.data(connection).config
-    try:
-        found: list[Any] = asyncio.run(load_binance_instruments(config))
-    except Exception as error:
+
+    # On a thread: its repetitions at a silent server take minutes, and cannot be ended.
+    asked: Asked[list[Any]] = Asked(lambda: list(asyncio.run(load_binance_instruments(config))))
+    asked.join(_DEFINITIONS_SECS)
+    if asked.answer is None:
+        error = asked.error or TimeoutError(f"no answer within {_DEFINITIONS_SECS:g} s")
         where = connection.http or venue.title
         raise AdapterError(
             f"{where} must say which instruments it has, did not ({type(error).__name__}: "
             f"{str(error)[:200]}): check the address and the network, then start again"
         ) from error
-    known = {str(one.id): one for one in found}
+    known = {str(one.id): one for one in asked.answer}
     return tuple(known[name] for name in names if name in known)
 
 
@@ -69,17 +73,14 @@ def market_time_ns(venue: Venue, connection: Connection, instrument_id: str) -> 
     address = f"{url}/fapi/v1/premiumIndex"
     try:
         answer = requests.get(address, params={"symbol": symbol}, timeout=_TIMEOUT_SECS)
+        if answer.status_code != requests.codes.ok:
+            text = f"{address} must answer for {symbol}, answered {answer.status_code}"
+            raise refusal(answer, f"{text}: {answer.text[:200]}")
         content = answer.json()
-    except (requests.RequestException, ValueError) as error:
+        found = content[0] if isinstance(content, list) else content
+        return int(found["time"]) * _NS_PER_MS
+    except (requests.RequestException, ValueError, LookupError, TypeError) as error:
         raise AdapterError(
             f"{url} must say what time its market has, did not ({type(error).__name__}): check "
             "the address and the network, then start again"
         ) from error
-    if answer.status_code != requests.codes.ok:
-        text = (
-            f"{address} must answer for {symbol}, answered {answer.status_code}: "
-            f"{str(content)[:200]}"
-        )
-        raise refusal(answer, text)
-    found = content[0] if isinstance(content, list) else content
-    return int(found["time"]) * _NS_PER_MS

@@ -349,8 +349,8 @@ class Registry:
         except (sqlite3.Error, OSError) as error:
             raise DataError(
                 f"the registry {self.path} must be usable, could not be {done} ({error}): check "
-                "the disk and who may write there; if it is damaged, move it away, its -wal and -shm "
-                "too"
+                "the disk and who may write there; if it is damaged, move it away, its -wal and "
+                "-shm too"
             ) from error
 
 

@@ -72,9 +72,11 @@ LIMITS = PollLimits(
 PACE: dict[str, Any] = {"every_secs": 60.0, "offset_secs": 0.0, "spread_secs": 0.0}
 
 
-def dvol_service(vendors: Vendors, clock: Clock, **changes: Any) -> PollService:
+def dvol_service(
+    vendors: Vendors, clock: Clock, limits: PollLimits = LIMITS, **changes: Any
+) -> PollService:
     source = DvolSource(base_url=vendors.base_url, **{**PACE, **changes})
-    config = Polling(dvol=source, limits=LIMITS)
+    config = Polling(dvol=source, limits=limits)
     return PollService(config, clock_ns=clock, ticks_ns=clock)
 
 
@@ -290,20 +292,33 @@ def test_an_exception_that_nobody_foresaw_does_not_end_the_reading(
     assert service.poll_due()
 
 
-def test_history_repeats_and_then_names_who_failed(
-    vendors: Vendors, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    vendors.faults += [status(503), drops]
-    service = dvol_service(vendors, clock)
-    monkeypatch.setattr(service._stopping, "wait", lambda _: False)
+def test_history_repeats_and_then_names_who_failed(vendors: Vendors, clock: Clock) -> None:
+    quick = LIMITS.model_copy(update={"backoff_secs": 0.01})
+    vendors.faults += [status(503), drops, says("<html>back soon</html>")]
+    service = dvol_service(vendors, clock, quick)
     assert len(service.history(START).batches[0]) == 24
     vendors.faults += [status(503)] * 4
-    history = dvol_service(vendors, clock)
-    monkeypatch.setattr(history._stopping, "wait", lambda _: False)
-    found = history.history(START)
+    found = dvol_service(vendors, clock, quick).history(START)
     assert not found.batches
     assert found.faults.keys() == {"dvol btc"}
     assert "answered 503" in found.faults["dvol btc"]
+
+
+def test_history_that_comes_too_late_is_not_taken_and_disturbs_no_poll(
+    vendors: Vendors, clock: Clock
+) -> None:
+    vendors.faults += [silent(0.6)]
+    limits = {"timeout_secs": 5.0, "history_secs": 0.1, "backoff_secs": 0.01}
+    service = dvol_service(vendors, clock, LIMITS.model_copy(update=limits))
+    began = time.monotonic()
+    found = service.history(START)
+    assert time.monotonic() - began < 0.5
+    assert not found.batches
+    assert found.faults == {"dvol btc": "must have answered within 0.1 s, had not"}
+    # The first poll waits for the question that is under way, and finds what is there.
+    assert service.poll_due()
+    assert vendors.requests.total() == 2
+    assert only(service).failures == 0
 
 
 SECRET = "s3cr3t-value"

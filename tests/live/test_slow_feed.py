@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +30,7 @@ from live.engine_exchange import ExchangeEngine
 from live.history import StoredHistory, stored_history
 from live.slow_feed import SlowFeed, open_slow_feed
 from strategies.slow_records import input_name
-from tests.adapters.polling_server import Row, Vendors, serving, status
+from tests.adapters.polling_server import Row, Vendors, says, serving, status
 
 START = parse_time("2025-05-14")
 NOW = START + 3 * NS_PER_DAY + 90 * 60 * 10**9
@@ -166,6 +168,37 @@ def test_a_vendor_that_fails_leaves_the_catalogs_part(vendors: Vendors, tmp_path
     later = found.service.poll_due()
     assert [row.ts_event for row in later] == list(range(SEAM + NS_PER_HOUR, NOW, NS_PER_HOUR))
     assert {row.ts_init for row in later} == {NOW}
+
+
+def test_vendors_that_say_nothing_keep_nobody_waiting_for_long(
+    vendors: Vendors, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        limits = {"timeout_secs": 2.0, "history_secs": 1.0, "backoff_secs": 0.01}
+        silent = OnchainSource(
+            metrics=("TxCnt",), base_url=f"http://127.0.0.1:{mute.getsockname()[1]}"
+        )
+        needs = spec(*SERIES, *(f"onchain.coinmetrics.{one}.TxCnt" for one in ("eth", "sol")))
+        stored = stored_history(None, needs, SEAM, until=NOW)
+        config = polling(vendors, onchain=silent, limits=limits)
+        began = time.monotonic()
+        found = open_slow_feed(config, needs, None, stored, clock_ns=lambda: NOW)
+        took = time.monotonic() - began
+    assert found is not None
+    # One after the other they would take 4 tries of 2 s each.
+    assert took < 8.0
+    assert set(found.faults) == {f"onchain {one}" for one in ("btc", "eth", "sol")}
+    assert set(found.faults.values()) == {"must have answered within 1 s, had not"}
+    # The others are complete, and those that are late are not taken for known.
+    assert set(found.stored.slow.series) == {one for one in SERIES if not one.startswith("onchain")}
+    assert len(found.stored.lacking) == 3
+
+
+def test_a_page_instead_of_an_answer_is_asked_for_again(vendors: Vendors, tmp_path: Path) -> None:
+    vendors.faults += [says("<html>we are back soon</html>")] * 3
+    found = opened(vendors, None, "index.dvol.btc")
+    assert found.faults == {}
+    assert found.stored.lacking == ()
 
 
 def test_a_predictor_without_slow_inputs_needs_no_readers() -> None:

@@ -3,7 +3,8 @@
 An order that is under way when the process ends may fill a moment later, and nobody is there to
 protect what it opened. So an engine that is asked to end opens nothing more, takes back what has
 not filled, and waits for answers and stops before its node stops; for some seconds at most, because
-whoever asked will not wait for ever. Asked once more it ends at once.
+whoever asked will not wait for ever. Asked once more it ends at once. One that fails ends the same
+way, as long as its node runs: nobody may come back to take its limits away.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class OrderlyStop:
         self._teller = teller
         self._hooks = hooks
         self._since: float | None = None
+        self._failed_at: float | None = None
         self._ended = False
 
     @property
@@ -79,11 +81,22 @@ class OrderlyStop:
         """Return whether the engine is ending."""
         return self._since is not None
 
+    def fail(self) -> None:
+        """Have it end, though nobody asks; at once where it still does not after the longest wait.
+
+        What fails may be what looks.
+        """
+        now = self._hooks.clock()
+        if self._failed_at is None:
+            self._failed_at = now
+        elif now - self._failed_at > MOST_SECS:
+            self._hooks.stop()
+
     def look(self, wall_ns: int) -> None:
         """See whether it is to end, and whether it can; a clock may call it."""
         # The node's own handler would stop it at once.
         self._signals.take()
-        if not self._signals.seen or self._ended:
+        if self._ended or not (self._signals.seen or self._failed_at is not None):
             return
         if self._since is None:
             self._since = self._hooks.clock()

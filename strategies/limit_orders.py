@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import NamedTuple, Self
 
+from catalog.timestamps import NS_PER_SECOND
 from strategies.execution import (
     BUY,
     ExecutionConfig,
@@ -30,6 +31,7 @@ from strategies.execution import (
 from strategies.impact import fill_slippage_bps, takes
 
 _BPS = Decimal(10_000)
+_LEAST_LIFE_NS = 11 * 60 * NS_PER_SECOND
 QUANTITY_DECIMALS = 9
 """To which sums of quantities are rounded: binary ones are a bit off."""
 
@@ -52,6 +54,17 @@ class LimitStyle:
         if not execution.uses_limits:
             return None
         return cls(execution.limit_offset_bps, execution.limit_timeout_bars, execution.post_only)
+
+
+def ends_at(style: LimitStyle | None, now: int, interval_ns: int) -> int:
+    """Return when an exchange is to end a limit that nobody takes back, UTC nanoseconds.
+
+    A bar after its sender would have. Binance takes whole seconds, and no end that is less than ten
+    minutes away.
+    """
+    bars = 1 if style is None else style.timeout_bars + 1
+    end = now + max(bars * interval_ns, _LEAST_LIFE_NS)
+    return end // NS_PER_SECOND * NS_PER_SECOND
 
 
 class Waiting(NamedTuple):

@@ -27,7 +27,7 @@ from strategies.callbacks import nothing
 from strategies.execution import BUY, InstrumentTerms, Side
 from strategies.guard_orders import Book
 from strategies.intent import NO_COSTS, AccountView, TradeCosts
-from strategies.limit_orders import LimitStyle
+from strategies.limit_orders import LimitStyle, ends_at
 from strategies.market_data import price_number
 from strategies.order_ids import OrderKind, check_tag, order_id
 from strategies.policy import FORCED_REASONS, LIQUIDATED
@@ -169,6 +169,8 @@ class OrderDesk:
     silent : set of str
         Orders under way that the exchange has not answered and says that it does not know. They
         stand in nobody's way.
+    expires : bool
+        Whether the exchange is told when a limit entry ends: a process that died ends none.
     """
 
     def __init__(self, strategy: Any, settings: StrategySettings, recorder: RunRecorder) -> None:
@@ -182,6 +184,7 @@ class OrderDesk:
         self.instrument_of: dict[BarType, str] = {}
         self.outbox: Outbox | None = None
         self.silent: set[str] = set()
+        self.expires = False
         interval = interval_name(settings.interval_ns)
         for instrument in settings.instruments:
             terms = InstrumentTerms.of(instrument)
@@ -294,11 +297,7 @@ class OrderDesk:
     def send(self, intent: Intent) -> str:
         """Send what a decision wants at the market, and return its identifier."""
         return self.market(
-            intent.kind,
-            intent.instrument_id,
-            intent.ts,
-            intent.quantity,
-            intent.reason,
+            *(intent.kind, intent.instrument_id, intent.ts, intent.quantity, intent.reason),
             bound_by=intent.bound_by,
             stop_frac=intent.stop_frac,
             ts_decided=intent.ts_decided,
@@ -465,6 +464,10 @@ class OrderDesk:
         elif row.type == LIMIT:
             price = Price(row.limit_price, price_decimals)
             common["post_only"] = row.post_only
+            if self.expires and not (row.reduce_only or row.post_only):
+                now, limits = self._strategy.clock.timestamp_ns(), self._settings.limits
+                common["time_in_force"] = TimeInForce.GTD
+                common["expire_time"] = ends_at(limits, now, self._settings.interval_ns)
             order = factory.limit(state.identity, side, quantity, price, **common)
         else:
             forced = row.reason in FORCED_REASONS

@@ -11,7 +11,8 @@ planned   committed; nothing has left unless the machine itself lost power
 sent      committed, and handed to the exchange's client, or about to be
 ========  =========================================================================
 
-A replay has no outbox: its orders go straight to the engine.
+A replay has no outbox: its orders go straight to the engine. Where orders travel to an exchange, an
+entry waits for the exit of its reversal (`strategies.exits_first`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from catalog.errors import DataError
+from strategies.exits_first import turn_of
 from strategies.recorder import Decision, FillRow, OrderRow
 from strategies.snapshots import StrategySnapshot
 
@@ -101,6 +103,9 @@ class Sender(Protocol):
     def has_ended(self, client_order_id: str) -> bool:
         """Return whether an order has an outcome."""
 
+    def lost(self, client_order_id: str, ts: int) -> None:
+        """Take note that an order never reached the exchange, and never will."""
+
 
 type _Command = tuple[Literal["submit", "cancel"], str]
 
@@ -119,6 +124,9 @@ class Outbox:
     ----------
     touched : bool
         Whether the state has changed since the last commit.
+    exits_first : bool
+        Whether an entry leaves only after the exchange has answered the exit before it: messages
+        to an exchange may overtake each other, calls within a process do not.
     """
 
     def __init__(self, journal: Journal, strategy: Sender) -> None:
@@ -133,6 +141,7 @@ class Outbox:
         self._fills: list[BookedFill] = []
         self._decisions: list[Decision] = []
         self.touched = False
+        self.exits_first = False
 
     # ---- the callbacks of the strategy
 
@@ -193,8 +202,8 @@ class Outbox:
         self._flushing = True
         try:
             self._commit()
-            while self._commands and not self._held:
-                what, name = self._commands.popleft()
+            while (command := self._next()) is not None:
+                what, name = command
                 try:
                     self._leave(what, name)
                 except Exception as error:
@@ -203,6 +212,23 @@ class Outbox:
                 self._commit()
         finally:
             self._flushing = False
+
+    def _next(self) -> _Command | None:
+        """Take the first command that is not to wait, None if there is none."""
+        waiting: set[str] = set()
+        for command in () if self._held else self._commands:
+            what, name = command
+            if name in waiting or (what == "submit" and self._turn(name) == "wait"):
+                waiting.add(name)
+                continue
+            self._commands.remove(command)
+            return command
+        return None
+
+    def _turn(self, client_order_id: str) -> str:
+        if not self.exits_first or self._strategy.has_ended(client_order_id):
+            return "leave"
+        return turn_of(client_order_id, self._strategy.desk, self._strategy.recorder)
 
     def _take(self, what: Literal["submit", "cancel"], client_order_id: str) -> None:
         self._commands.append((what, client_order_id))
@@ -249,6 +275,10 @@ class Outbox:
             return
         if what == "cancel":
             desk.recall(client_order_id)
+            return
+        if self._turn(client_order_id) == "end":
+            row = self._strategy.recorder.orders[client_order_id]
+            self._strategy.lost(client_order_id, row.ts_cancel or row.ts_init)
             return
         unwritten = self._planned.get(client_order_id)
         if unwritten is None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from catalog.timestamps import NS_PER_SECOND
 from strategies.execution import BUY, SELL, Side, stop_trigger
+from strategies.exits_first import UNANSWERED
 from strategies.market_data import price_number
 from strategies.order_desk import ExitOrder, OrderDesk
 from strategies.order_ids import OrderKind
@@ -35,8 +36,6 @@ from strategies.stops import (
     tightened,
     trailing_trigger,
 )
-
-_UNANSWERED = ("INITIALIZED", "SUBMITTED")
 
 
 @dataclass(slots=True)
@@ -235,7 +234,7 @@ class Protection:
             self._leave(name, bar.ts_init, TRAILING_STOP)
             return
         exits.stop.trigger, exits.stop.reason = moved, TRAILING_STOP
-        if self._recorder.orders[exits.stop.sent[-1]].status not in _UNANSWERED:
+        if self._recorder.orders[exits.stop.sent[-1]].status not in UNANSWERED:
             self._send(name, bar.ts_init, exits, exits.stop, bar.ts_init)
 
     def _catch_up(self, order_id: str, one: _Exit, ts: int) -> None:

@@ -122,6 +122,26 @@ def test_asked_twice_it_ends_at_once() -> None:
     assert [kind for kind, _ in world.told] == ["open"]
 
 
+def test_one_that_fails_ends_in_order_too_and_no_later_for_what_fails_on() -> None:
+    world = World(rows=[row(type="LIMIT", status="ACCEPTED")])
+    assert world.look() == ["take"]
+    world.stop.fail()
+    assert world.look() == ["take", "begin", "take back 7"]
+    # Whatever fails fails again: that is no reason to end sooner.
+    world.stop.fail()
+    assert world.look() == ["take"]
+    world.rows = []
+    assert world.look() == ["take", "stop"]
+
+
+def test_one_whose_looks_fail_ends_after_the_longest_wait() -> None:
+    world = World(rows=[row()])
+    world.stop.fail()
+    world.clock += MOST_SECS + 0.1
+    world.stop.fail()
+    assert world.done == ["stop"]
+
+
 def test_who_is_ending_opens_nothing() -> None:
     held: list[object] = []
     then: Any = SimpleNamespace(admit=lambda policy, intent: None, hold=held.append)

@@ -1,7 +1,7 @@
 """Kill a writer at every system call that changes the disk.
 
-Run as ``python -m tests.catalog.killer SCENARIO TEMPLATE FOLDER``: copies the catalog TEMPLATE
-to FOLDER/0, FOLDER/1, … and in each copy lets a forked child do the scenario's work, which
+Run as ``python -m tests.catalog.killer SCENARIO TEMPLATE FOLDER STEP``: copies the catalog TEMPLATE
+to FOLDER/0, FOLDER/STEP, … and in each copy lets a forked child do the scenario's work, which
 SIGKILLs itself just before its n-th call of a function that changes the disk. Prints how many kills
 there were and which calls they came before. The scenario ``committed`` only stops a writer between
 its commit and the moving of its files, in FOLDER/committed; ``recover`` starts from there. A
@@ -96,7 +96,7 @@ def attempt(work: Callable[[Path], None], path: Path, fatal: int | None) -> bool
     return os.WIFSIGNALED(status)
 
 
-def main(scenario: str, template: Path, folder: Path) -> None:
+def main(scenario: str, template: Path, folder: Path, step: int) -> None:
     # Imported before the forks, so that the children need not.
     import nautilus_trader.model
     import nautilus_trader.persistence  # noqa: F401
@@ -106,15 +106,15 @@ def main(scenario: str, template: Path, folder: Path) -> None:
         start = folder / "committed"
         shutil.copytree(template, start)
         assert attempt(commit_only, start, None)
-    kills = 0
+    kills, call = 0, 0
     while scenario in SCENARIOS:
-        path = folder / str(kills)
+        path = folder / str(call)
         shutil.copytree(start, path)
-        if not attempt(SCENARIOS[scenario], path, kills):
+        if not attempt(SCENARIOS[scenario], path, call):
             break
-        kills += 1
+        kills, call = kills + 1, call + step
     sys.stdout.write(json.dumps({"kills": kills}) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))

@@ -202,7 +202,7 @@ def check_game(game: dict[str, Any]) -> None:
     compare(backtest, paper).require_identical()
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(games)
 def test_whatever_the_bars_both_give_equal_tables(game: dict[str, Any]) -> None:
     check_game(game)

@@ -284,6 +284,7 @@ def promtool() -> str:
     return tool
 
 
+@pytest.mark.slow
 def test_promtool_accepts_the_rules_and_their_unit_tests() -> None:
     tool = promtool()
     rules_file = str(MONITORING / "alerts.yml")

@@ -6,9 +6,7 @@ What is common to all modes lies here; `live.engine_replay` runs recorded data a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -105,6 +103,7 @@ class Engine:
             self.each_look.append(followed.look)
         self._watch: EngineWatch | None = None
         self.stop: Callable[[], None] = lambda: None
+        self._end: Callable[[], None] = lambda: self.stop()
         self.asked: Callable[[], bool] = lambda: True
         self.before_exit: Callable[[], None] = lambda: None
         self.uncovered: Callable[[], Collection[str]] = frozenset
@@ -139,6 +138,7 @@ class Engine:
             stop=lambda: self.stop(),
         )
         orderly = OrderlyStop(self.parts, signals, self.teller, hooks)
+        self._end = orderly.fail
         self.each_look.append(orderly.look)
         desk = self.parts.strategy.guard
         if desk is not None:
@@ -161,12 +161,12 @@ class Engine:
             self.view.state = state
 
     def fail(self, reason: str) -> None:
-        """End the engine because of something that must not go on."""
+        """End the engine because of something that must not go on, in order where it can."""
         if not self._reason:
             self._reason = reason
             self.view.last_error = reason
             self.teller.event("error", reason)
-        self.stop()
+        self._end()
 
     def ended(self, error: BaseException | None = None) -> Outcome:
         """Publish the last status and say how the engine ended."""
@@ -265,31 +265,19 @@ def _run(
 def publish_failure(request: EngineRequest, error: BaseException) -> None:
     """Leave the reason of an engine that could not even start in the registry. Never raises.
 
-    What it held and was worth when it ran last stays: the limits over all engines count it. Where
-    another process is this engine, nothing is wrong with it.
+    Where another process is this engine, nothing is wrong with it.
     """
-    from live.processes import ProcessId
+    from live.first_questions import status_of_start
     from live.registry import Registry
 
     if is_claimed(request.folder / GUARD_FILE):
         return
-    own = ProcessId.own()
     try:
         path: Path = StateFolder(request.state).registry
         path.parent.mkdir(parents=True, exist_ok=True)
         registry = Registry(path)
-        status = replace(
-            registry.status(request.name) or EngineStatus(engine=request.name),
-            profile=request.profile.name,
-            mode=request.mode,
-            state="failed",
-            instruments=request.traded,
-            heartbeat_ns=time.time_ns(),
-            last_error=f"{type(error).__name__}: {error}",
-            pid=own.pid,
-            process_start_ns=own.start_ns,
-            boot=own.boot,
-        )
+        why = f"{type(error).__name__}: {error}"
+        status = status_of_start(registry.status(request.name), request, "failed", why)
         registry.publish(status)
         registry.close()
     except (LeviBotError, OSError):

@@ -37,6 +37,7 @@ from live.engine import Engine, Outcome, Teller
 from live.engine_parts import PAPER_FILE, STATE_FILE, Prepared, Setting, assemble
 from live.engine_request import EngineRequest
 from live.feed_delivery import Receivers
+from live.first_questions import FirstQuestions, first_questions
 from live.foreign_gate import ForeignGate
 from live.history import StoredHistory, first_needed, stored_history
 from live.live_guard import LiveGuard
@@ -46,7 +47,6 @@ from live.node import NodeClients, exchange_node_config, run_clients
 from live.paper import PaperExecutionClient, PaperWiring, paper_factory
 from live.paper_quotes import LatePaper, PaperQuotes
 from live.paper_store import PaperStore
-from live.patience import patient
 from live.recovery import Recovered, RecoveryConfig, recover
 from live.slow_feed import SlowFeed, open_slow_feed
 from live.start_books import Start, balance_of, begin_books, require_known_orders
@@ -76,23 +76,27 @@ def run_exchange(
     ------
     ConfigError, DataError
         Before anything is started, if the exchange or the account cannot be worked with.
+    AwayError
+        Before anything is started, if the exchange does not answer.
     """
     request = prepared.request
     with ExitStack() as open_files:
-        paper, claim, identity = None, None, ""
-        if request.mode != "paper":
-            reader = account_of(request)
-            patient(lambda: require_clock(reader), lambda why: _wait(teller, why))
-            identity = patient(reader.identity, lambda why: _wait(teller, why))
-            claim = claim_account(request, request.order_connection(), identity)
-            open_files.enter_context(claim)
-        store = open_files.enter_context(closing(StateStore(request.folder / STATE_FILE)))
-        require_own_books(store, request)
-        require_own_account(store, request, identity)
-        if request.mode == "paper":
-            paper = open_files.enter_context(closing(PaperStore(request.folder / PAPER_FILE)))
-        stores = Stores(store, paper, claim)
-        return ExchangeEngine(prepared, guard, stores, teller, last_words).run()
+        with first_questions(request, teller) as questions:
+            paper, claim, identity = None, None, ""
+            if request.mode != "paper":
+                reader = account_of(request)
+                questions.ask(lambda: require_clock(reader))
+                identity = questions.ask(reader.identity)
+                claim = claim_account(request, request.order_connection(), identity)
+                open_files.enter_context(claim)
+            store = open_files.enter_context(closing(StateStore(request.folder / STATE_FILE)))
+            require_own_books(store, request)
+            require_own_account(store, request, identity)
+            if request.mode == "paper":
+                paper = open_files.enter_context(closing(PaperStore(request.folder / PAPER_FILE)))
+            stores = Stores(store, paper, claim)
+            engine = ExchangeEngine(prepared, guard, stores, questions, teller, last_words)
+        return engine.run()
 
 
 def account_of(request: EngineRequest) -> BinanceAccount:
@@ -104,10 +108,6 @@ def account_of(request: EngineRequest) -> BinanceAccount:
         If its keys are missing.
     """
     return BinanceAccount(request.order_connection())
-
-
-def _wait(teller: Teller, why: str) -> None:
-    teller.event("waiting", why)
 
 
 class Stores(NamedTuple):
@@ -133,6 +133,8 @@ class ExchangeEngine:
         Claimed.
     stores : Stores
         Claimed.
+    questions : FirstQuestions
+        Asks before the node runs.
     teller : Teller
         Takes what is worth a line in the log.
     last_words : callable
@@ -144,28 +146,32 @@ class ExchangeEngine:
         prepared: Prepared,
         guard: LiveGuard,
         stores: Stores,
+        questions: FirstQuestions,
         teller: Teller,
         last_words: Callable[[Outcome], None],
     ) -> None:
         request = prepared.request
         self._prepared = prepared
         self._request = request
+        self._questions = questions
         self._teller = teller
         self._last_words = last_words
         self._store, self._paper_store, claim = stores
         self._data = request.data_connection()
         self._account = account_of(request) if self._is_real else None
-        self.clock = patient(self._market_clock, self._wait)
+        self.clock = questions.ask(self._market_clock)
         self.now: Callable[[], int] = self.clock or wall_clock
-        definitions = patient(self._definitions, self._wait)
+        definitions = questions.ask(self._definitions)
         start = None
         if (account := self._account) is not None:
-            start = patient(lambda: begin_books(prepared, account), self._wait)
+            start = questions.ask(lambda: begin_books(prepared, account))
         balance = None if start is None else balance_of(prepared, start)
         setting = Setting(definitions, fed=True, claims=True, balance=balance)
         self.parts = assemble(prepared, guard, stores.state, setting)
         follow_model(stores.state, str(prepared.bundle.manifest["digest"]), teller)
         self.parts.strategy.newest = self.clock
+        strategy = self.parts.strategy
+        strategy.outbox.exits_first = strategy.desk.expires = self._is_real
         self.engine = Engine(self.parts, self.now, teller)
         self._definitions_of_all = definitions
         self._paper = LatePaper()
@@ -192,9 +198,6 @@ class ExchangeEngine:
         return self._request.mode != "paper"
 
     # ---- before the node
-
-    def _wait(self, why: str) -> None:
-        _wait(self._teller, why)
 
     def _market_clock(self) -> MarketClock | None:
         """Return the clock of an exchange that plays recorded data, None for the wall clock."""
@@ -230,7 +233,7 @@ class ExchangeEngine:
         part = Part(self._request.equity, balance)
         changed = follow_equity(self.parts, part, self._teller)
         if money is not None:
-            patient(lambda: money.begin(balance, fresh=is_new or changed), self._wait)
+            self._questions.ask(lambda: money.begin(balance, fresh=is_new or changed))
 
     def _feed(self, found: Recovered) -> MarketFeed:
         prepared, parts, request = self._prepared, self.parts, self._request
@@ -241,6 +244,7 @@ class ExchangeEngine:
             first_needed(prepared.predictor.spec, now),
             until=now,
         )
+        self._questions.alive()
         self._slow = self._slow_inputs(stored)
         if self._slow is not None:
             stored = self._slow.stored

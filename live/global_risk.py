@@ -2,10 +2,10 @@
 
 Daily loss. What every engine has lost since the UTC day was first looked at, against what all had
 then; at the policy's `max_daily_loss` the kill switch is set, which every engine's guard obeys by
-itself. An engine that has been silent for a minute is counted at the worst that its last status
-leaves open: each position at its stop, and a position without a stop at a stated loss (a restart
-takes seconds; to count all engines at their stops at each would be to stop trading at each). Once a
-person has lifted the switch, losses of that day count anew.
+itself. An engine that has been silent or starting for a minute is counted at the worst that its
+last status leaves open: each position at its stop, and a position without a stop at a stated loss
+(a restart takes seconds; to count all engines at their stops at each would be to stop trading at
+each). Once a person has lifted the switch, losses of that day count anew.
 
 What is paid into an account or taken out of it is neither gain nor loss (`live.account_money`).
 
@@ -128,6 +128,10 @@ def measure(
         if status.equity is None or replays(status, now_ns):
             continue
         running = now_ns - status.heartbeat_ns <= DEAD_NS or alive(status)
+        # Who still asks its exchange knows nothing new of what it holds.
+        running = running and not (
+            status.state == "starting" and now_ns - status.started_ns > DEAD_NS
+        )
         worst = status.equity if running else worst_equity(status)
         assert worst is not None
         equity[name], scales[name] = worst, status.transfer_scale

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
+from itertools import repeat
 
 from adapters.errors import AdapterError, RefusedError, RetryableError, TooManyRequestsError
 from live.engine_process import ENGINE_OF_VARIABLE
 
 PATIENCE_SECS = 90.0
-"""How long a supervised engine waits; its supervisor gives it two minutes for its start. So long
-anybody waits whom the exchange tells to: the minute's request weight may be used up by engines that
-have just started, and is granted anew with the next."""
+"""How long a supervised engine waits before it ends and is started anew. So long anybody waits whom
+the exchange tells to: the minute's request weight may be used up by engines that have just started,
+and is granted anew with the next."""
 _FIRST_SECS, _MOST_SECS = 0.5, 10.0
+_SIGN_SECS = 60.0
+"""Between two signs of life, seconds: a supervisor misses them after two minutes."""
 
 
 def patient[T](
     ask: Callable[[], T],
     told: Callable[[str], None],
     patience_secs: float | None = None,
+    *,
+    lives: Callable[[], None] = lambda: None,
 ) -> T:
     """Ask until there is an answer, or the patience is over.
 
-    A process that ends at once while an exchange is down, or counts too many requests, is started
-    again at once, five times, and then never more. Who is told how long to wait does not ask
-    earlier: that would shut the address out.
+    An exchange that is away for some seconds is answered by the same process, which is there at
+    once when it is back. Who is told how long to wait does not ask earlier: that would shut the
+    address out for longer. A supervised engine waits as long as that takes: another process would
+    ask before it is over.
 
     Parameters
     ----------
@@ -34,8 +41,11 @@ def patient[T](
     told : callable
         Told each failure in words.
     patience_secs : float, optional
-        Seconds; else `PATIENCE_SECS` under a supervisor and, where the exchange names no time to
-        wait, none without: a person sees the error.
+        Seconds; else `PATIENCE_SECS` under a supervisor, or as long as the exchange says; without
+        one `PATIENCE_SECS` where the exchange names a time to wait, and none where it does not: a
+        person sees the error.
+    lives : callable
+        Called at least once a minute while this waits.
 
     Raises
     ------
@@ -55,7 +65,7 @@ def patient[T](
             if time.monotonic() + pause > asked_at + _patience(patience_secs, asked):
                 raise
             told(f"the exchange is asked again in {pause:.1f} s: {error}")
-            time.sleep(pause)
+            _sleep(pause, lives)
             wait = min(2.0 * wait, _MOST_SECS)
 
 
@@ -70,5 +80,12 @@ def _asked_to_wait(error: AdapterError) -> float | None:
 def _patience(given: float | None, asked: float | None) -> float:
     if given is not None:
         return given
-    supervised = ENGINE_OF_VARIABLE in os.environ
-    return PATIENCE_SECS if supervised or asked is not None else 0.0
+    if ENGINE_OF_VARIABLE in os.environ:
+        return PATIENCE_SECS if asked is None else math.inf
+    return 0.0 if asked is None else PATIENCE_SECS
+
+
+def _sleep(secs: float, lives: Callable[[], None]) -> None:
+    for part in (*repeat(_SIGN_SECS, int(secs // _SIGN_SECS)), secs % _SIGN_SECS):
+        time.sleep(part)
+        lives()

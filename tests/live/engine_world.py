@@ -32,9 +32,6 @@ KEYS = {
 }
 ENGINE = "synthetic"
 BUSY = {
-    # Long only: of an exit and an entry that are sent together either may be filled first, which
-    # is another matter.
-    "allow_short": False,
     "entry_threshold": 0.502,
     "exit_threshold": 0.5,
     "min_holding_bars": 0,
@@ -128,7 +125,7 @@ class EngineProcess:
         return self
 
     def status(self) -> EngineStatus | None:
-        """Return what the engine said last; None before it said anything."""
+        """Return what the engine said last; None before its node runs."""
         path = self.state / "registry.db"
         if not path.exists():
             return None
@@ -138,7 +135,7 @@ class EngineProcess:
         finally:
             registry.close()
         own = self.process is not None and found is not None and found.pid == self.process.pid
-        return found if own else None
+        return found if own and found.state != "starting" else None
 
     def until(self, what: Callable[[EngineStatus], Any], words: str, secs: float = 120.0) -> float:
         """Wait until the engine's status shows something; return the seconds that it took."""

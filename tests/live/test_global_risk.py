@@ -190,6 +190,10 @@ def test_a_dead_engine_counts_at_its_stops(book: SharedBook) -> None:
     assert found.equity == pytest.approx(1000.0 - 20.0 - 9.0 - 5.0)
     assert found.dead == ("A",)
     assert measure(dead, book, NOW, alive=lambda one: True).equity == 1000.0
+    # One that starts, and for long asks an exchange that is away, lives and knows nothing.
+    for secs, equity in ((59, 1000.0), (61, 966.0)):
+        asks = engine("A", 1000.0, positions=held, state="starting", started_ns=NOW - secs * 10**9)
+        assert measure({"A": asks}, book, NOW).equity == pytest.approx(equity)
 
 
 def test_what_is_paid_in_or_taken_out_is_neither_loss_nor_gain(book: SharedBook) -> None:

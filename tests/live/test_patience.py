@@ -11,7 +11,7 @@ import pytest
 from adapters.errors import AdapterError, RefusedError, RetryableError, TooManyRequestsError
 from live import patience
 from live.engine_process import ENGINE_OF_VARIABLE
-from live.patience import patient
+from live.patience import PATIENCE_SECS, patient
 
 
 @pytest.fixture
@@ -63,6 +63,23 @@ def test_only_a_supervised_engine_waits(
         patient(failing(1, AdapterError("down")), lambda _: None)
     monkeypatch.setenv(ENGINE_OF_VARIABLE, "state:A")
     assert patient(failing(1, AdapterError("down")), lambda _: None) == "answered"
+
+
+def test_a_supervised_engine_waits_as_long_as_it_is_told_to_and_says_that_it_lives(
+    monkeypatch: pytest.MonkeyPatch, slept: list[float]
+) -> None:
+    monkeypatch.setenv(ENGINE_OF_VARIABLE, "state:A")
+    lives: list[float] = []
+    shut_out = TooManyRequestsError("418", 7_230.0)
+    answer = patient(failing(1, shut_out), lambda _: None, lives=lambda: lives.append(sum(slept)))
+    # Its next process would ask before that is over.
+    assert answer == "answered"
+    assert sum(slept) == 7_230.0
+    assert max(slept) <= 60.0
+    assert len(lives) == len(slept)
+    with pytest.raises(AdapterError):
+        patient(failing(100, AdapterError("down")), lambda _: None)
+    assert sum(slept) <= 7_230.0 + PATIENCE_SECS
 
 
 @pytest.mark.parametrize("kind", [RetryableError, TooManyRequestsError])

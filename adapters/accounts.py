@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ from catalog.instruments import symbol_of
 
 _MS = 1_000_000
 _NO_SUCH_ORDER = frozenset({-2011, -2013})
+_TRANSFERS = ("TRANSFER", "INTERNAL_TRANSFER", "COIN_SWAP_DEPOSIT", "COIN_SWAP_WITHDRAW")
+"""Kinds of income that are the owner's doing: between wallets, between accounts, and what a coin
+was converted into or from."""
 _LONGEST_WAIT_SECS = 10.0
 _CLOCK = -1021
 _ALL_WEIGHT = 40
@@ -93,7 +97,10 @@ class AccountOrder:
 
 @dataclass(frozen=True, slots=True)
 class AccountFill:
-    """A trade: positive quantity (base units), price (quote units), commission (a cost, USDT)."""
+    """A trade: positive quantity (base units), price (quote units), commission (a cost, USDT).
+
+    The commission is NaN where it was charged in another coin.
+    """
 
     trade_id: str
     venue_order_id: str
@@ -292,11 +299,15 @@ class BinanceAccount:
         return _identity(self._get("/fapi/v2/balance"))
 
     def transfers(self, since_ns: int) -> tuple[Transfer, ...]:
-        """Return what was paid in and taken out; see `AccountReader`. It weighs 30."""
-        query = {"incomeType": "TRANSFER", "startTime": since_ns // _MS, "limit": 1_000}
-        rows = self._get("/fapi/v1/income", query)
+        """Return what was paid in and taken out; see `AccountReader`. It weighs 30 a kind."""
+        query = {"startTime": since_ns // _MS, "limit": 1_000}
+        rows = [
+            row
+            for kind in _TRANSFERS
+            for row in self._get("/fapi/v1/income", {**query, "incomeType": kind})
+        ]
         found = (
-            Transfer(str(one["tranId"]), int(one["time"]) * _MS, float(one["income"]))
+            Transfer(_transfer_name(one), int(one["time"]) * _MS, float(one["income"]))
             for one in rows
             if one["asset"] == "USDT"
         )
@@ -392,6 +403,12 @@ def _rows(answer: Any) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", found)
 
 
+def _transfer_name(row: dict[str, Any]) -> str:
+    """Return the name of a transfer, whose number is its own among those of its kind only."""
+    number, kind = str(row["tranId"]), row["incomeType"]
+    return number if kind == _TRANSFERS[0] else f"{kind} {number}"
+
+
 def _identity(balances: list[dict[str, Any]]) -> str:
     return max((str(one.get("accountAlias") or "") for one in balances), default="")
 
@@ -478,7 +495,7 @@ def _fill(row: dict[str, Any]) -> AccountFill:
         side=1 if row["side"] == "BUY" else -1,
         quantity=float(row["qty"]),
         price=float(row["price"]),
-        commission=float(row["commission"]),
+        commission=float(row["commission"]) if row["commissionAsset"] == "USDT" else math.nan,
         maker=bool(row.get("maker")),
         ts_ns=int(row["time"]) * _MS,
     )

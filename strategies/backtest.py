@@ -26,6 +26,7 @@ from catalog.progress import Progress, no_progress
 from research.predictor import Predictor
 from strategies.edge import round_trip_cost_frac
 from strategies.execution import ExecutionConfig, InstrumentTerms
+from strategies.fees import FeeTier
 from strategies.fill_check import FillCheck, FillRules
 from strategies.fill_model import ReplayFeeModel, ReplayFillModel, ReplayMarket
 from strategies.fusion import FUNDING_NS, FusionStrategy, StrategySettings
@@ -304,6 +305,7 @@ def expected_costs(execution: ExecutionConfig, interval_ns: int) -> TradeCosts:
         execution.impact_bps,
         execution.impact_cap_bps,
         math.inf if limit is None else limit,
+        FeeTier(execution.maker_fee_bps, execution.taker_fee_bps),
     )
 
 

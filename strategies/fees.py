@@ -17,6 +17,7 @@ class FeeTier(NamedTuple):
     taker_bps: float
 
 
+NO_FEES = FeeTier(0.0, 0.0)
 EXPLICIT = "explicit"
 """The tier of fees that a profile states without saying whose they are."""
 

@@ -24,6 +24,7 @@ from strategies.intent import MarketView
 from strategies.limit_desk import LimitDesk
 from strategies.market_data import price_number
 from strategies.order_desk import InstrumentState, Intent, OrderDesk, StrategySettings
+from strategies.paid_fees import fee_told
 from strategies.policy import (
     NEVER,
     REBALANCE,
@@ -246,7 +247,7 @@ class FusionStrategy(Strategy):
         """Book a fill, after the settlements of earlier times."""
         self._pay(event.ts_event - 1)
         row = self.recorder.orders.get(event.client_order_id.value) or self.desk.adopt(event)
-        fee = event.commission
+        maker = event.liquidity_side == LiquiditySide.MAKER
         fill = FillRow(
             ts_event=event.ts_event,
             client_order_id=row.client_order_id,
@@ -254,9 +255,9 @@ class FusionStrategy(Strategy):
             side=row.side,
             quantity=price_number(event.last_qty),
             price=price_number(event.last_px),
-            commission=0.0 if fee is None else float(fee.as_decimal()),
+            commission=fee_told(event, self.settings.costs.fees, maker=maker),
             reason=row.reason,
-            liquidity=MAKER if event.liquidity_side == LiquiditySide.MAKER else TAKER,
+            liquidity=MAKER if maker else TAKER,
         )
         self._book(row, fill)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from strategies.fees import NO_FEES, FeeTier
+
 
 class MarketView(NamedTuple):
     """One instrument at the close of a bar. Usable from that close on.
@@ -68,6 +70,8 @@ class TradeCosts(NamedTuple):
         Of `strategies.execution.ExecutionConfig`.
     max_participation : float
         Of the same; infinite for no limit.
+    fees : FeeTier
+        Of the same, of a fill whose fee was charged in another coin (`strategies.paid_fees`).
     """
 
     round_trip_frac: float
@@ -75,6 +79,7 @@ class TradeCosts(NamedTuple):
     impact_bps: float = 0.0
     impact_cap_bps: float = 0.0
     max_participation: float = math.inf
+    fees: FeeTier = NO_FEES
 
 
 NO_COSTS = TradeCosts(round_trip_frac=0.0, funding_interval_bars=math.nan)

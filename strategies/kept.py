@@ -29,6 +29,7 @@ from strategies.market_data import price_number
 from strategies.order_ids import order_id
 from strategies.order_reports import OrderReport, TradeReport, as_event
 from strategies.outbox import Journal, Outbox
+from strategies.paid_fees import fee_reported
 from strategies.paid_funding import PaidFunding
 from strategies.policy_config import FusionPolicy
 from strategies.recorder import (
@@ -416,7 +417,7 @@ class KeptStrategy(FusionStrategy):
             side=row.side,
             quantity=trade.quantity,
             price=trade.price,
-            commission=trade.commission,
+            commission=fee_reported(trade, self.settings.costs.fees),
             reason=row.reason,
             liquidity=trade.liquidity,
         )

@@ -13,7 +13,10 @@ from strategies.recorder import TAKER
 
 @dataclass(frozen=True, slots=True)
 class TradeReport:
-    """One trade of an order, as the exchange tells it; `commission` in USDT, a cost."""
+    """One trade of an order, as the exchange tells it.
+
+    `commission` is a cost, USDT; NaN where it was charged in another coin.
+    """
 
     trade_id: str
     ts_event: int

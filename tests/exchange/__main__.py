@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--profile", help="whose costs; the shipped swing profile's otherwise")
     add("--account", action="append", help="name:key:secret[:balance], again for more accounts")
     add("--fill-parts", type=int, default=1, help="trades of a fill")
+    add("--fee-asset", default="USDT", help="in what fees are charged: USDT or BNB")
     add("--partials", type=int, default=0, help="unfinished klines of a bar")
     add("--state", type=Path, help="folder of the truth log, from which it goes on")
     add("--weight-limit", type=int, default=2_400, help="request weight in a minute")
@@ -85,6 +86,7 @@ def _settings(options: argparse.Namespace) -> ExchangeSettings:
         speed=float(options.speed) if timed else 1.0,
         hold_ms=options.hold_ms,
         fill_parts=options.fill_parts,
+        fee_asset=options.fee_asset,
         partials=options.partials,
         state=options.state,
         paused=options.paused,

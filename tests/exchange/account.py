@@ -20,11 +20,13 @@ from strategies.ledger import FundingRow, Ledger, LedgerFill
 from tests.exchange.errors import ExchangeError
 from tests.exchange.feed import Kind, Listing, Market, Record
 from tests.exchange.messages import account_update, algo_update, order_update
-from tests.exchange.orders import NO_EXECUTION, NS_PER_MS, Execution, Order
+from tests.exchange.orders import NO_EXECUTION, NS_PER_MS, Execution, Order, rest_trade
 from tests.exchange.settings import AccountKeys
 
 _MONEY = 8
 _NEVER = 1 << 62
+USDT_PER_BNB = 600.0
+"""What a fee in BNB is reckoned by."""
 _FORCED = re.compile(r"(^|^x-[A-Za-z0-9]+-R)[A-Za-z0-9]{1,6}-F[0-9a-z]{7}-[0-9a-z]{7}$")
 
 
@@ -60,6 +62,11 @@ class Account:
         What the book refused when it arrived, by the order's name there, until it is asked for.
     ledger : Ledger
         Cash and positions after each event that was told.
+    leverage : dict of int
+        By symbol; 20 where nobody has set it.
+    isolated : set of str
+        Symbols whose positions have a margin of their own. They are held and told, but liquidated
+        as the others.
     requests : int
         Orders, amendments and cancels that were asked for, refused ones too.
     """
@@ -79,6 +86,8 @@ class Account:
         self.income: list[dict[str, Any]] = []
         self.refusals: dict[str, ExchangeError] = {}
         self.leverage: dict[str, int] = {}
+        self.isolated: set[str] = set()
+        self.fee_asset = "USDT"
         self.requests = 0
         self._market = market
         self._execution = execution
@@ -167,11 +176,30 @@ class Account:
             if row is not None:
                 self._pay(row)
 
-    def transfer(self, amount: float, ts: int) -> list[dict[str, Any]]:
+    def set_margin(self, symbol: str, leverage: int, isolated: bool | None) -> None:
+        """Set an instrument's leverage (0 for none) or margin type (None for none).
+
+        Raises
+        ------
+        ExchangeError
+            If the margin type is the same already, or a position is held.
+        """
+        if isolated is not None:
+            if isolated == (symbol in self.isolated):
+                raise ExchangeError(-4046, "No need to change margin type.")
+            if self.quantity(symbol):
+                raise ExchangeError(
+                    -4048, "Margin type cannot be changed if there exists position."
+                )
+            self.isolated ^= {symbol}
+        if leverage:
+            self.leverage[symbol] = leverage
+
+    def transfer(self, amount: float, ts: int, kind: str = "TRANSFER") -> list[dict[str, Any]]:
         """Pay in, or take out (below 0); return what the account is told."""
         self.book.ledger.transfer(amount)
         self.ledger.transfer(amount)
-        self._note_income("TRANSFER", amount, ts // NS_PER_MS)
+        self._note_income(kind, amount, ts // NS_PER_MS)
         why = "DEPOSIT" if amount > 0.0 else "WITHDRAW"
         self._events.append(account_update(self, why, (), ts // NS_PER_MS))
         return self._told()
@@ -373,7 +401,7 @@ class Account:
                 order.side,
                 fill.quantity,
                 fill.price,
-                fill.commission,
+                fill.commission if self.fee_asset == "USDT" else 0.0,
                 "",
             )
         )
@@ -384,7 +412,7 @@ class Account:
             order.status = (
                 "FILLED" if order.executed >= order.quantity - 1e-12 else "PARTIALLY_FILLED"
             )
-            self.trades.append(_trade(order, part, ts_ms))
+            self.trades.append(rest_trade(order, part, ts_ms))
             self._events.append(account_update(self, "ORDER", (order.symbol,), ts_ms))
             what = "CALCULATED" if order.kind == "LIQUIDATION" else "TRADE"
             self._events.append(order_update(order, listing, what, ts_ms, part))
@@ -410,7 +438,10 @@ class Account:
                 round(left_profit - profit, _MONEY),
             )
             trade_id = next(self._next_id)
-            parts.append(Execution(quantity, fill.price, fee, trade_id, fill.made, profit))
+            asset = self.fee_asset
+            paid = fee if asset == "USDT" else round(fee / USDT_PER_BNB, _MONEY)
+            part = Execution(quantity, fill.price, paid, trade_id, fill.made, profit, asset)
+            parts.append(part)
         return parts
 
     # ---- money
@@ -464,27 +495,6 @@ def _refusal(event: PaperReject) -> ExchangeError:
     if event.order.trigger is not None and "in the market" in event.reason:
         return ExchangeError(-2021, "Order would immediately trigger.")
     return ExchangeError(-2022, "ReduceOnly Order is rejected.")
-
-
-def _trade(order: Order, part: Execution, ts_ms: int) -> dict[str, Any]:
-    return {
-        "symbol": order.symbol,
-        "id": part.trade_id,
-        "orderId": order.order_id,
-        "clientOrderId": order.client_id,
-        "price": repr(part.price),
-        "qty": repr(part.quantity),
-        "quoteQty": f"{part.quantity * part.price:.8f}",
-        "realizedPnl": f"{part.realized:.8f}",
-        "side": order.side_name,
-        "positionSide": "BOTH",
-        "time": ts_ms,
-        "buyer": order.side > 0,
-        "maker": part.maker,
-        "commission": f"{part.commission:.8f}",
-        "commissionAsset": "USDT",
-        "marginAsset": "USDT",
-    }
 
 
 __all__ = ["NO_EXECUTION", "Account"]

@@ -100,11 +100,12 @@ class Control:
         try:
             asked = await request.json()
             name, amount = str(asked.get("account", "main")), float(asked["amount"])
+            kind = str(asked.get("kind", "TRANSFER"))
             owners = self._server.exchange.accounts.values()
             account = next(one for one in owners if one.keys.name == name)
         except (StopIteration, KeyError, TypeError, ValueError, AttributeError) as error:
             return web.json_response({"error": repr(error)}, status=400)
-        step = self._server.exchange.transfer(account, amount)
+        step = self._server.exchange.transfer(account, amount, kind)
         await self._server.streams.send(step.messages)
         return web.json_response({"cash": account.ledger.cash})
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from itertools import count
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from catalog.errors import RunFailedError
 from tests.exchange.account import Account
@@ -23,65 +23,11 @@ from tests.exchange.filters import check_notional
 from tests.exchange.messages import market_messages, unfinished
 from tests.exchange.orders import NS_PER_MS, Order
 from tests.exchange.settings import ExchangeSettings
+from tests.exchange.steps import Command, Flight, Message, Shown, Step, StepKind
 from tests.exchange.truth import TruthLog
 
 _FIRST_ID = 1_000_001
 _NEVER = 1 << 62
-type Command = Literal["place", "amend", "cancel"]
-type StepKind = Literal["records", "events", "arrival", "price"]
-
-
-class Message(NamedTuple):
-    """What is sent: to an account's user stream, or to whoever listens to a market stream."""
-
-    channel: Literal["user", "market"]
-    name: str
-    payload: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step of the market.
-
-    Parameters
-    ----------
-    number : int
-        Counts from 1.
-    ts : int
-        Market time, UTC nanoseconds.
-    kind : {"records", "events", "arrival", "price"}
-        What happened: market records; events of accounts that a record caused, before the
-        record is shown; an order's arrival between records; an order that met the last price.
-    messages : tuple of Message
-        What is sent, in order.
-    closes : bool
-        Whether no further record of this time follows.
-    """
-
-    number: int
-    ts: int
-    kind: StepKind
-    messages: tuple[Message, ...]
-    closes: bool
-
-
-@dataclass(slots=True)
-class Flight:
-    """A command on its way: its answer waits for its arrival."""
-
-    arrival: int
-    account: Account
-    name: str
-    what: Command
-    done: asyncio.Future[Order] | None
-    refused: bool = False
-
-
-@dataclass(slots=True)
-class _Shown:
-    """Market messages of a record whose events are sent, and seen, before them."""
-
-    messages: list[Message] = field(default_factory=list)
 
 
 class Exchange:
@@ -102,6 +48,8 @@ class Exchange:
             one.key: Account(one, self.market, settings.execution, settings.fill_parts)
             for one in settings.accounts
         }
+        for one in self.accounts.values():
+            one.fee_asset = settings.fee_asset
         self.clock = settings.start
         self.steps = 0
         self.prices: dict[str, float] = {}
@@ -110,7 +58,7 @@ class Exchange:
         self._position = 0
         self._ids: Iterator[int] = count(_FIRST_ID)
         self._flights: list[Flight] = []
-        self._later = _Shown()
+        self._later = Shown()
         self._log = TruthLog(settings.state, settings.header())
         self._first_prices()
         try:
@@ -404,13 +352,21 @@ class Exchange:
                 flight.done.set_result(order)
         return told
 
-    def transfer(self, account: Account, amount: float) -> Step:
-        """Let the account's owner pay in, or take out (below 0)."""
-        told = self._user(account, account.transfer(amount, self.clock))
+    def transfer(self, account: Account, amount: float, kind: str = "TRANSFER") -> Step:
+        """Let the account's owner pay in, or take out (below 0), in the venue's word for it."""
+        told = self._user(account, account.transfer(amount, self.clock, kind))
         step = self._made("events", told)
-        command = {"do": "transfer", "key": account.keys.key, "amount": amount}
+        command = {"do": "transfer", "key": account.keys.key, "amount": amount, "kind": kind}
         self._log.command(step.number - 1, command)
         return self._finished(step)
+
+    def set_margin(
+        self, account: Account, symbol: str, *, leverage: int = 0, isolated: bool | None = None
+    ) -> None:
+        """Set an instrument's leverage or margin type; `ExchangeError` where nothing changes."""
+        account.set_margin(symbol, leverage, isolated)
+        command = {"symbol": symbol, "leverage": leverage, "isolated": isolated}
+        self._log.command(self.steps, {"do": "margin", "key": account.keys.key, **command})
 
     def listen(self, account: Account, key: str) -> None:
         """Give an account a listen key; an empty one takes it away."""
@@ -491,7 +447,10 @@ class Exchange:
         elif what == "listen":
             self._listen(line["key"], line["listen"])
         elif what == "transfer":
-            self.transfer(self.accounts[line["key"]], line["amount"])
+            self.transfer(self.accounts[line["key"]], line["amount"], line.get("kind", "TRANSFER"))
+        elif what == "margin":
+            account = self.accounts[line["key"]]
+            account.set_margin(line["symbol"], line["leverage"], line["isolated"])
         elif what == "price":
             self.meet_price()
 

@@ -32,7 +32,7 @@ def order_update(
         "l": listing.size(trade.quantity),
         "z": listing.size(order.executed),
         "L": listing.price(trade.price),
-        "N": "USDT",
+        "N": trade.fee_asset,
         "n": f"{trade.commission:.8f}",
         "T": ts_ms,
         "t": trade.trade_id,
@@ -119,7 +119,7 @@ def _position(account: Account, symbol: str) -> dict[str, Any]:
         "bep": repr(entry),
         "cr": "0" if held is None else f"{held.realized_pnl:.8f}",
         "up": f"{quantity * (mark - entry):.8f}",
-        "mt": "cross",
+        "mt": "isolated" if symbol in account.isolated else "cross",
         "iw": "0",
         "ps": "BOTH",
     }

@@ -170,6 +170,29 @@ class Execution:
     trade_id: int = 0
     maker: bool = False
     realized: float = 0.0
+    fee_asset: str = "USDT"
 
 
 NO_EXECUTION = Execution()
+
+
+def rest_trade(order: Order, part: Execution, ts_ms: int) -> dict[str, Any]:
+    """Return a trade of an order, as REST answers it."""
+    return {
+        "symbol": order.symbol,
+        "id": part.trade_id,
+        "orderId": order.order_id,
+        "clientOrderId": order.client_id,
+        "price": repr(part.price),
+        "qty": repr(part.quantity),
+        "quoteQty": f"{part.quantity * part.price:.8f}",
+        "realizedPnl": f"{part.realized:.8f}",
+        "side": order.side_name,
+        "positionSide": "BOTH",
+        "time": ts_ms,
+        "buyer": order.side > 0,
+        "maker": part.maker,
+        "commission": f"{part.commission:.8f}",
+        "commissionAsset": part.fee_asset,
+        "marginAsset": "USDT",
+    }

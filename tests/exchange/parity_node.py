@@ -221,8 +221,12 @@ class SeenFeed(MarketFeed):
 
 
 class ParityEngine(ExchangeEngine):
-    """An engine that says which closes it has handled."""
+    """An engine that says which closes it has handled.
 
+    Its strategy remembers no prices from before its start, for that of a backtest does not.
+    """
+
+    shows_past = False
     view: ClientView
     since = _NOT_YET
 

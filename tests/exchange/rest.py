@@ -380,14 +380,17 @@ class Rest:
         wanted = int(params.get("leverage") or 0)
         if not 1 <= wanted <= 125:
             raise ExchangeError(-4028, f"Leverage {wanted} is not valid")
-        account.leverage[symbol] = wanted
+        self._server.exchange.set_margin(account, symbol, leverage=wanted)
         return {"leverage": wanted, "maxNotionalValue": "1000000", "symbol": symbol}
 
     async def margin_type(self, account: Account, params: Params) -> dict[str, Any]:
-        """Know crossed margin only."""
-        if params.get("marginType") == "CROSSED":
-            raise ExchangeError(-4046, "No need to change margin type.")
-        raise ExchangeError(-4067, "This test exchange knows crossed margin only.")
+        """Set whether an instrument's positions have a margin of their own."""
+        symbol = listing_of(self._server.exchange.market, params).symbol
+        if params.get("marginType") not in ("ISOLATED", "CROSSED"):
+            raise ExchangeError(-4049, "Invalid marginType.")
+        isolated = params["marginType"] == "ISOLATED"
+        self._server.exchange.set_margin(account, symbol, isolated=isolated)
+        return {"code": 200, "msg": "success"}
 
     async def account_info(self, account: Account, params: Params) -> dict[str, Any]:
         """Return balances and positions."""

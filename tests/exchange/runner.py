@@ -88,9 +88,9 @@ class Remote:
         """Switch a fault on; see `tests.exchange.faults`."""
         self.call("POST", "fault", {"name": name, **details})
 
-    def transfer(self, amount: float, account: str = "main") -> None:
-        """Pay into an account, or take out of it (below 0), USDT."""
-        self.call("POST", "transfer", {"amount": amount, "account": account})
+    def transfer(self, amount: float, account: str = "main", kind: str = "TRANSFER") -> None:
+        """Pay into an account, or take out of it (below 0), USDT; `kind` in the venue's words."""
+        self.call("POST", "transfer", {"amount": amount, "account": account, "kind": kind})
 
     def clear_faults(self) -> None:
         """End every fault."""

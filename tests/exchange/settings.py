@@ -83,6 +83,8 @@ class ExchangeSettings:
         sent within it fill at that open, as a backtest's do. At most half a bar.
     fill_parts : int
         Into how many trades a fill is divided.
+    fee_asset : str
+        In what fees are charged: ``USDT``, or ``BNB``, of which every account has enough.
     partials : int
         Unfinished klines sent within a bar.
     state : Path, optional
@@ -104,6 +106,7 @@ class ExchangeSettings:
     speed: float = 1.0
     hold_ms: float = 250.0
     fill_parts: int = 1
+    fee_asset: str = "USDT"
     partials: int = 0
     state: Path | None = None
     weight_limit: int = 2_400
@@ -130,4 +133,5 @@ class ExchangeSettings:
             "execution": self.execution.model_dump(mode="json"),
             "accounts": [[one.name, one.key, one.balance] for one in self.accounts],
             "fill_parts": self.fill_parts,
+            "fee_asset": self.fee_asset,
         }

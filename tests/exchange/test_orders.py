@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from adapters.accounts import _fill
 from strategies.execution import ExecutionConfig, InstrumentTerms, commission, slipped_price
+from tests.exchange.account import USDT_PER_BNB
 from tests.exchange.client import Client, eventually
 from tests.exchange.conftest import START, Opened
 from tests.exchange.settings import COSTS
@@ -360,7 +363,33 @@ def test_leverage_margin_and_position_mode(opened: Opened) -> None:
         await client.signed("POST", path, symbol="BTCUSDT", leverage=1)
         refused = await (await client.start_order(quantity="3.000"))
         assert refused.code == -2019
+        risk = (await client.signed("GET", "/fapi/v2/positionRisk", symbol="BTCUSDT")).body[0]
+        assert (risk["leverage"], risk["marginType"]) == ("1", "cross")
+        path = "/fapi/v1/marginType"
+        for kind, code in (("CROSSED", -4046), ("NONE", -4049), ("ISOLATED", None)):
+            answer = await client.signed("POST", path, symbol="BTCUSDT", marginType=kind)
+            assert answer.code == code
+        risk = (await client.signed("GET", "/fapi/v2/positionRisk")).body
+        assert [one["marginType"] for one in risk] == ["isolated", "cross"]
         rate = await client.signed("GET", "/fapi/v1/commissionRate", symbol="BTCUSDT")
         assert rate.body["takerCommissionRate"] == "0.000500"
 
     traded(opened, run)
+
+
+def test_fees_may_be_charged_in_another_coin(opened: Opened) -> None:
+    async def run(client: Client) -> None:
+        await client.until_bar()
+        order = await client.start_order()
+        await client.advance()
+        await order
+        await client.advance()
+        (trade,) = (await client.signed("GET", "/fapi/v1/userTrades", symbol="BTCUSDT")).body
+        fee = commission(0.010, float(trade["price"]), 5.0) / USDT_PER_BNB
+        assert trade["commissionAsset"] == "BNB"
+        assert float(trade["commission"]) == pytest.approx(fee, abs=1e-8)
+        assert (await client.control("GET", "accounts"))["main"]["cash"] == 100_000.0
+        account = _fill(trade)
+        assert math.isnan(account.commission)
+
+    traded(opened, run, fee_asset="BNB")

@@ -141,7 +141,11 @@ def trade_at_random(exchange: Exchange, rng: random.Random) -> None:
         params["reduceOnly"] = "true"
     else:
         resting = [name for name, one in account.orders.items() if one.is_open]
-        if resting and what < 0.7:
+        if what > 0.98 and not account.quantity(listing.symbol):
+            exchange.set_margin(account, listing.symbol, leverage=rng.choice([1, 2, 50]))
+            isolated = listing.symbol not in account.isolated
+            exchange.set_margin(account, listing.symbol, isolated=isolated)
+        elif resting and what < 0.7:
             exchange.cancel(account, rng.choice(resting))
         elif resting and what < 0.75:
             name = rng.choice(resting)
@@ -168,6 +172,7 @@ def picture(exchange: Exchange) -> Any:
         {name: repr(one) for name, one in account.orders.items()},
         account.trades,
         account.income,
+        (account.leverage, account.isolated),
         exchange.in_flight(account),
     )
 
@@ -293,6 +298,13 @@ def test_what_an_owner_pays_in_and_takes_out_is_told_apart_from_results(
         assert account.state().balance == 99_580.5
         assert [one.amount for one in account.transfers(START)] == [-500.0, 80.5]
         assert len({one.identity for one in account.transfers(START)}) == 2
+        # Between accounts, and into another coin; what a promotion pays is a result.
+        remote.transfer(30.0, kind="INTERNAL_TRANSFER")
+        remote.transfer(-20.0, kind="COIN_SWAP_WITHDRAW")
+        remote.transfer(7.0, kind="WELCOME_BONUS")
+        found = account.transfers(START)
+        assert sorted(one.amount for one in found) == [-500.0, -20.0, 30.0, 80.5]
+        assert len({one.identity for one in found}) == 4
         assert account.transfers(START + BAR_NS) == ()
         account.close()
         with pytest.raises(RunFailedError, match="must answer /control/transfer"):

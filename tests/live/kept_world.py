@@ -337,7 +337,7 @@ class Life:
             trade, ts, quantity, price, fee, liquidity = event["trade"]
             told.trade_id, told.ts_event = trade, ts
             told.last_qty, told.last_px = Quantity(quantity, 6), Price(price, 6)
-            told.commission = Money(fee, USDT)
+            told.commission, told.currency = Money(fee, USDT), USDT
             maker = liquidity == MAKER
             told.liquidity_side = LiquiditySide.MAKER if maker else LiquiditySide.TAKER
         callbacks = {

@@ -97,9 +97,9 @@ class AccountOrder:
 
 @dataclass(frozen=True, slots=True)
 class AccountFill:
-    """A trade: positive quantity (base units), price (quote units), commission (a cost, USDT).
+    """A trade: positive quantity (base units), price (quote units).
 
-    The commission is NaN where it was charged in another coin.
+    `commission` is a cost, USDT; NaN where it was charged in another coin.
     """
 
     trade_id: str
@@ -140,8 +140,7 @@ class AccountState:
     """An account at one moment: wallet balance (USDT), positions, open orders, margins.
 
     `identity` is the exchange's own name of the account, which no key is a part of; "" where it
-    has none. `margins` are of instruments with and without positions, as far as they are known.
-    """
+    has none. `margins` are of instruments with and without positions."""
 
     balance: float
     positions: tuple[HeldPosition, ...]

@@ -36,6 +36,7 @@ from live.engine_exchange import ExchangeEngine, Stores
 from live.engine_parts import STATE_FILE, claim_guard, prepare
 from live.engine_request import EngineRequest
 from live.exchange_plan import NodePlan
+from live.first_questions import first_questions
 from live.market_feed import MarketFeed
 from live.naked_watch import NakedWatch
 from live.profile import load_profile
@@ -373,8 +374,10 @@ def run(plan: NodePlan) -> dict[str, Any]:
     prepared = prepare(_request(plan))
     guard = claim_guard(prepared)
     failed: list[str] = []
+    told = Silent()
     with closing(StateStore(prepared.request.folder / STATE_FILE)) as store:
-        engine = ParityEngine(prepared, guard, Stores(store, None), Silent(), lambda _: None)
+        with first_questions(prepared.request, told) as asks:
+            engine = ParityEngine(prepared, guard, Stores(store, None), asks, told, lambda _: None)
         assert engine.clock is not None
         engine.since = engine.now() // plan.interval_ns * plan.interval_ns
         # What closed at the beginning is history: a backtest decides from the next close on. Later

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -39,6 +40,10 @@ class FleetLog:
     def on_look(self, statuses: dict[str, EngineStatus], records: dict[str, EngineRecord]) -> None:
         """Write nothing: statuses are the registry's."""
 
+    def close(self) -> None:
+        """Write what waits."""
+        self._log.close()
+
 
 class AlertsThatFail:
     """An observer that stores how many of the supervisor's alerts did not arrive.
@@ -67,6 +72,17 @@ class AlertsThatFail:
         with closing(Registry(self._path)) as registry:
             registry.set_fact(ALERTS_FACT, str(failed))
         self._stored = failed
+
+    def close(self) -> None:
+        """Send what waits, once; takes a few seconds where nobody answers."""
+        self._sender.close()
+
+
+def close_observers(observers: Iterable[Observer]) -> None:
+    """Have told what waits, the end of each engine at least, before the process ends."""
+    for one in observers:
+        if isinstance(one, FleetLog | AlertsThatFail):
+            one.close()
 
 
 def observers_of(state: Path, plan: FleetPlan, file: Path | None = None) -> tuple[Observer, ...]:

@@ -112,7 +112,9 @@ class OwnAlerts:
     @property
     def failed(self) -> int:
         """Return how many alerts did not arrive."""
-        return self._failures + (0 if self._sender is None else self._sender.failed)
+        # Asked for on another thread than the one that makes it and lets it go.
+        sender = self._sender
+        return self._failures + (0 if sender is None else sender.failed)
 
     def start(self) -> None:
         """Begin to look."""

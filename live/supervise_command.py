@@ -17,7 +17,7 @@ from live.engine_health import HealthLimits
 from live.engine_plan import FleetPlan, check_profiles, load_plan, plan_of
 from live.engine_process import ProcessRules
 from live.engine_request import EngineRequest, chosen_instruments
-from live.fleet_observers import observers_of
+from live.fleet_observers import close_observers, observers_of
 from live.fleet_profiles import profiles_of, smallest_daily_loss, stale_secs
 from live.registry import CommandName, Registry
 from live.restarts import RestartPolicy
@@ -204,12 +204,13 @@ def supervise(request: SuperviseRequest) -> None:
     plan = fleet_of(request)
     announce(request, plan)
     folder = StateFolder(request.state)
+    observers = observers_of(request.state, plan, request.plan)
     supervisor = Supervisor(
         folder,
         plan,
         run_command(request.state, request.options),
         supervisor_config(request, plan),
-        observers_of(request.state, plan, request.plan),
+        observers,
     )
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -218,7 +219,10 @@ def supervise(request: SuperviseRequest) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     end_at_hangup()
-    supervisor.run()
+    try:
+        supervisor.run()
+    finally:
+        close_observers(observers)
 
 
 def supervisor_config(request: SuperviseRequest, plan: FleetPlan) -> SupervisorConfig:

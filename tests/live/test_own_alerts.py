@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -227,6 +228,30 @@ def phone() -> Iterator[Phone]:
     found.shutdown()
     thread.join()
     found.server_close()
+
+
+ENDING = """
+import sys
+from pathlib import Path
+from live.engine_plan import plan_of
+from live.engine_process import EngineEvent
+from live.fleet_observers import close_observers, observers_of
+observers = observers_of(Path(sys.argv[1]), plan_of(["A"], profile="perps-swing"))
+for one in observers:
+    for number in range(3):
+        one.on_event(EngineEvent("A", "crashed", f"failure {number}"))
+close_observers(observers)
+"""
+
+
+def test_a_supervisor_that_ends_tells_what_it_has_held_back(phone: Phone, tmp_path: Path) -> None:
+    told = {**os.environ, ALERT_URLS: phone.url()}
+    command = [sys.executable, "-c", ENDING, str(tmp_path)]
+    subprocess.run(command, env=told, check=True, timeout=60)
+    last = phone.messages[-1]["message"]
+    assert last.startswith("failure 2 (")
+    (log,) = (tmp_path / "logs").iterdir()
+    assert "A: failure 2" in log.read_text()
 
 
 @pytest.mark.slow

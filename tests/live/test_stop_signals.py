@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -9,6 +10,8 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 import pytest
 
 from live.engine import DONE, FAILED, Engine
+from live.engine_exchange import ExchangeEngine
 from live.processes import ProcessId
 from live.stop_signals import StopSignals
 from tests.live.test_supervisor import FAKE
@@ -80,8 +84,9 @@ with StopSignals() as signals:
 """
 
 
-def in_terminal(*command: str) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a program as the session of a terminal of its own; return when it runs."""
+@contextmanager
+def in_terminal(*command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Start a program as the session of a terminal of its own, and wait until it says so."""
     terminal, side = os.openpty()
     process = subprocess.Popen(
         command,
@@ -93,31 +98,34 @@ def in_terminal(*command: str) -> tuple[subprocess.Popen[bytes], int]:
     )
     os.close(side)
     said = b""
-    while b"runs" not in said:
-        said += os.read(terminal, 1_000)
-    return process, terminal
+    try:
+        # The end of the line too: else it may still be written when the terminal goes.
+        while b"runs\r\n" not in said:
+            said += os.read(terminal, 1_000)
+        yield process, terminal
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_who_closes_the_terminal_has_a_process_end_in_order_and_once(tmp_path: Path) -> None:
     found = tmp_path / "count"
-    process, terminal = in_terminal(sys.executable, "-c", PROGRAM, str(found))
-    # As a shell does beside its terminal.
-    process.send_signal(signal.SIGHUP)
-    os.close(terminal)
-    assert process.wait(60) == 0
+    with in_terminal(sys.executable, "-c", PROGRAM, str(found)) as (process, terminal):
+        # As a shell does beside its terminal.
+        process.send_signal(signal.SIGHUP)
+        os.close(terminal)
+        assert process.wait(60) == 0
     assert found.read_text() == "1"
 
 
 def test_a_process_that_was_told_to_outlive_its_terminal_does(tmp_path: Path) -> None:
     found = tmp_path / "count"
     shell = f'trap "" HUP; exec "{sys.executable}" -c "$0" "$1"'
-    process, terminal = in_terminal("sh", "-c", shell, PROGRAM, str(found))
-    os.close(terminal)
-    process.send_signal(signal.SIGHUP)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.5)
-    process.terminate()
-    process.wait(60)
+    with in_terminal("sh", "-c", shell, PROGRAM, str(found)) as (process, terminal):
+        os.close(terminal)
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
 
 
 def test_a_supervisor_ends_with_its_terminal_and_takes_its_engines_along(tmp_path: Path) -> None:
@@ -135,30 +143,37 @@ supervise_command.supervisor_config = lambda *_: None
 print("runs", flush=True)
 supervise_command.supervise(supervise_command.SuperviseRequest(state=state))
 """
-    process, terminal = in_terminal(sys.executable, "-c", program, str(tmp_path), str(FAKE))
-    deadline = time.monotonic() + 60.0
-    while not (tmp_path / "A.pids").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.close(terminal)
-    assert process.wait(60) == 0
-    (engine,) = (tmp_path / "A.pids").read_text().split()
+    pids = tmp_path / "A.pids"
+    command = (sys.executable, "-c", program, str(tmp_path), str(FAKE))
+    with in_terminal(*command) as (process, terminal):
+        deadline = time.monotonic() + 60.0
+        while not (pids.exists() and pids.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.close(terminal)
+        assert process.wait(60) == 0
+    (engine,) = pids.read_text().split()
     assert ProcessId.of(int(engine)) is None
 
 
-def test_an_engine_leaves_its_account_to_others_also_where_nobody_can_hear_its_last_words() -> None:
-    program = """
-from types import SimpleNamespace
-from live.engine_exchange import ExchangeEngine
-engine = ExchangeEngine.__new__(ExchangeEngine)
-engine._request = SimpleNamespace(mode="live")
-engine.engine = SimpleNamespace(ended=lambda: SimpleNamespace(code=7))
-engine.close = lambda: None
-engine._teller = SimpleNamespace(close=lambda: None)
-def gone(outcome):
-    raise OSError(5, "Input/output error")
-engine._last_words = gone
-engine._leave()
-"""
-    done = subprocess.run([sys.executable, "-c", program], check=False)
-    assert done.returncode == 7
+def test_an_engine_leaves_its_account_to_others_also_where_nobody_can_hear_its_last_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class LeftError(Exception):
+        pass
+
+    def leave(code: int) -> None:
+        raise LeftError(code)
+
+    def unheard(outcome: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "_exit", leave)
+    engine: Any = ExchangeEngine.__new__(ExchangeEngine)
+    engine._request = SimpleNamespace(mode="live")
+    engine.engine = SimpleNamespace(ended=lambda: SimpleNamespace(code=7))
+    engine._teller = SimpleNamespace(close=lambda: None)
+    monkeypatch.setattr(engine, "close", lambda: None)
+    engine._last_words = unheard
+    with pytest.raises(LeftError, match="7"):
+        engine._leave()

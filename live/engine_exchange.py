@@ -52,6 +52,7 @@ from live.slow_feed import SlowFeed, open_slow_feed
 from live.start_books import Start, balance_of, begin_books, require_known_orders
 from live.state_store import StateStore
 from live.stop_signals import StopSignals
+from strategies.past_closes import PastCloses
 from strategies.risk_guard import RiskGuard, RiskGuardConfig
 
 _LOOK_MS = 1_000
@@ -139,7 +140,14 @@ class ExchangeEngine:
         Takes what is worth a line in the log.
     last_words : callable
         Told the outcome where the process ends here.
+
+    Attributes
+    ----------
+    shows_past : bool
+        Whether the windows of a new strategy are filled from before its start.
     """
+
+    shows_past = True
 
     def __init__(
         self,
@@ -254,6 +262,7 @@ class ExchangeEngine:
             traded=frozenset(request.traded),
             books_funding=prepared.execution.funding == "recorded",
             known_until=found.ts,
+            past=PastCloses(parts.strategy).show if self.shows_past else None,
         )
         config = FeedConfig()
         if self.clock is not None:

@@ -8,7 +8,7 @@ marks its positions by them and moves its stops, but is given no prediction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import islice
@@ -92,6 +92,9 @@ class Receivers:
     known_until : int
         The last close that strategy and paper exchange have seen in an earlier process, UTC
         nanoseconds; 0: there was none, and what closed before the start is history to them.
+    past : callable, optional
+        Shown the closes of that history, by instrument and with their time (UTC nanoseconds), for
+        what the strategy remembers of prices.
     """
 
     actor: Answers
@@ -99,6 +102,7 @@ class Receivers:
     traded: frozenset[str]
     books_funding: bool
     known_until: int = 0
+    past: Callable[[int, Mapping[str, float]], None] | None = None
 
 
 @dataclass(slots=True)
@@ -193,6 +197,9 @@ class Delivery:
         if not fresh:
             named = {str(bar.bar_type.instrument_id): _ohlcv(bar) for bar in close.records}
             to.actor.predictor.update(close.ts, named)
+        if to.past is not None and not (told or to.known_until):
+            bars = close.records
+            to.past(close.ts, {str(b.bar_type.instrument_id): price_number(b.close) for b in bars})
         for bar in close.records:
             if fresh:
                 to.actor.on_bar(bar)

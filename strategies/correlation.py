@@ -134,6 +134,11 @@ class GroupFinder:
         other._window = self._window.resized(config.window_bars)
         return other
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._window.clear()
+        self._day = None
+
     def snapshot(self, found: Iterable[frozenset[str]]) -> GroupsSnapshot:
         """Return the window, and the groups that were found with it."""
         groups = tuple(tuple(sorted(one)) for one in found)

@@ -129,6 +129,17 @@ class GuardDesk:
             self._finder.restore(snapshot.groups)
             self.guard.set_found_groups(frozenset(one) for one in snapshot.groups.found)
 
+    def clear(self) -> None:
+        """Forget the returns that groups are found from."""
+        if self._finder is not None:
+            self._finder.clear()
+
+    def show(self, ts: int, closes: Mapping[str, float]) -> None:
+        """Take the closes of a bar, also one of before the start, for the groups."""
+        groups = None if self._finder is None else self._finder.update(ts, closes)
+        if groups is not None:
+            self.guard.set_found_groups(groups)
+
     def watch(self, ts: int) -> None:
         """Mark the account once a bar, when all its bars are in, and do what the guard says."""
         if ts <= self._ts:
@@ -144,10 +155,7 @@ class GuardDesk:
             guard.on_data(now, name, price)
         guard.on_equity(now, ledger.equity())
         guard.on_positions(now, len(ledger.positions), self._desk.under_way())
-        if self._finder is not None:
-            groups = self._finder.update(ts, fresh)
-            if groups is not None:
-                guard.set_found_groups(groups)
+        self.show(ts, fresh)
         self._hold()
         self.act(ts)
 

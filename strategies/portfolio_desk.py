@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any, NamedTuple, Self
@@ -113,6 +114,19 @@ class PortfolioDesk:
             self._window.restore(snapshot.window)
         if self._rebalancer is not None and snapshot.rebalance_window is not None:
             self._rebalancer.restore(snapshot.rebalance_window, snapshot.rebalanced_at)
+
+    def clear(self) -> None:
+        """Forget the returns."""
+        for one in (self._window, self._rebalancer):
+            if one is not None:
+                one.clear()
+
+    def show(self, closes: Mapping[str, float]) -> None:
+        """Take the closes of a bar of before the start."""
+        if self._window is not None:
+            self._window.update(closes)
+        if self._rebalancer is not None:
+            self._rebalancer.show(closes)
 
     def watch(self, ts: int) -> None:
         """Take the closes of a time once all its bars are in, before it is decided upon."""

@@ -92,6 +92,14 @@ class Rebalancer:
         self._window.restore(window)
         self._last = last
 
+    def clear(self) -> None:
+        """Forget the returns."""
+        self._window.clear()
+
+    def show(self, closes: Mapping[str, float]) -> None:
+        """Take the closes of a bar of before the start: the schedule does not count from it."""
+        self._window.update(closes)
+
     def update(self, ts: int, closes: Mapping[str, float]) -> None:
         """Take the closes of one bar (UTC nanoseconds of its close), each time once, in order."""
         self._window.update(closes)

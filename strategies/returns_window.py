@@ -48,6 +48,11 @@ class ReturnsWindow:
         self._returns[self._at] = row
         self._at = (self._at + 1) % len(self._returns)
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._returns[:] = np.nan
+        self._at, self._last = 0, {}
+
     def returns(self) -> NDArray[np.float64]:
         """Return the window, (n_bars, n_instruments), oldest first; NaN where a bar is missing.
 

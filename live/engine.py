@@ -244,6 +244,8 @@ def run_engine(request: EngineRequest, last_words: Callable[[Outcome], None]) ->
     try:
         return _run(prepared, guard, log, last_words)
     except Exception as error:
+        # What is said of this end is of this engine, and of no other process.
+        guard.store.give_up()
         tell_failed_start(request, error)
         raise
     finally:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from catalog.errors import ConfigError
+from catalog.errors import AwayError, ConfigError
+from live import engine
 from live.engine import publish_failure
 from live.engine_parts import GUARD_FILE
 from live.engine_request import EngineRequest
@@ -50,6 +52,26 @@ def test_what_an_engine_held_when_it_died_is_still_counted(request_: EngineReque
     after = published(request_.state)
     assert after is not None
     assert (after.state, after.equity, after.positions) == ("failed", 900.0, held)
+
+
+def test_an_engine_that_fails_after_it_has_claimed_its_folder_is_heard(
+    request_: EngineRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = GuardStore(request_.folder / GUARD_FILE)
+    store.claim()
+
+    def away(*_: object) -> None:
+        raise AwayError("the exchange must answer, did not")
+
+    monkeypatch.setattr(engine, "prepare", lambda request: SimpleNamespace(request=request))
+    monkeypatch.setattr(engine, "claim_guard", lambda prepared: SimpleNamespace(store=store))
+    monkeypatch.setattr(engine, "_run", away)
+    with pytest.raises(AwayError) as caught:
+        engine.run_engine(request_, lambda outcome: None)
+    publish_failure(request_, caught.value)
+    found = published(request_.state)
+    assert found is not None
+    assert (found.state, found.last_error) == ("failed", f"AwayError: {caught.value}")
 
 
 def test_a_second_process_says_nothing_in_the_name_of_the_first(request_: EngineRequest) -> None:

@@ -228,13 +228,12 @@ class RegistryReader:
         """
         registry = self.registry()
         statuses, records = registry.statuses(), registry.records()
-        supervisor, pending = registry.fact(SUPERVISOR_FACT), len(registry.pending())
-        now = time.time_ns()
+        pending, now = len(registry.pending()), time.time_ns()
         views = tuple(
             EngineView(statuses.get(name) or _unseen(name), records.get(name), now)
             for name in sorted({*statuses, *records})
         )
-        supervised = _supervises(supervisor, now)
+        supervised = is_supervised(registry, now)
         failed = _number(registry.fact(ALERTS_FACT))
         return Overview(now, views, read_kill(self.path), supervised, pending, failed)
 
@@ -275,8 +274,9 @@ def _unseen(name: str) -> EngineStatus:
     return EngineStatus(engine=name, state="stopped")
 
 
-def _supervises(fact: tuple[int, str] | None, now: int) -> bool:
+def is_supervised(registry: Registry, now: int) -> bool:
     """Return whether a supervisor has said a moment ago that it is there."""
+    fact = registry.fact(SUPERVISOR_FACT)
     if fact is None or now - fact[0] > SILENT_AFTER_SECS * NS_PER_SECOND:
         return False
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from live.engine_process import ProcessRules
 from live.engine_request import EngineRequest, chosen_instruments
 from live.fleet_observers import close_observers, observers_of
 from live.fleet_profiles import profiles_of, smallest_daily_loss, stale_secs
+from live.overview import is_supervised
 from live.registry import CommandName, Registry
 from live.restarts import RestartPolicy
 from live.state_folder import StateFolder
@@ -247,10 +249,16 @@ def ask_engine(state: Path, command: CommandName, engine: str, who: str) -> str:
     DataError
         If there is no registry.
     RunFailedError
-        If it was refused, or nobody answered.
+        If no supervisor runs, it was refused, or nobody answered.
     """
     registry = Registry(StateFolder(state).registry, create=False)
     try:
+        if not is_supervised(registry, time.time_ns()):
+            raise RunFailedError(
+                f"a supervisor of {state} must run to {command} an engine, none does: start "
+                "`levibot live supervise`; Ctrl-C or SIGTERM ends an engine that was started by "
+                "hand, and `levibot live kill` stops all trading"
+            )
         number = registry.ask(command, engine, who)
         outcome = registry.wait_for(number, ANSWER_SECS)
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from catalog.errors import DataError
+from catalog.errors import DataError, RunFailedError
 from catalog.instruments import symbol_of
 from live.engine_status import EngineStatus, GuardLevel
 from live.kill_switch import set_kill
@@ -19,6 +19,7 @@ from live.overview import (
     RegistryReader,
 )
 from live.registry import EngineRecord, Registry
+from live.supervise_command import ask_engine
 from tests.live.fleet import BTC, ETH, NS, make_fleet, record, supervise, trading
 
 NOW = 1_800_000_000 * NS
@@ -130,6 +131,10 @@ def test_a_supervisor_that_has_gone_or_never_was_supervises_nothing(
     else:
         registry.set_fact("supervisor", said)
     assert not read(tmp_path).supervised
+    # A person who asks for something is told at once, not after a minute.
+    with pytest.raises(RunFailedError, match="must run to stop an engine, none does"):
+        ask_engine(tmp_path, "stop", "BTCUSDT", "anna")
+    assert not registry.pending()
     registry.close()
 
 

@@ -171,13 +171,18 @@ class EngineRequest:
         """Return in words what a live engine may lose, for the person who starts it."""
         risk = self.profile.strategy.risk
         assert risk is not None
-        money = "all of the account" if self.equity is None else f"{self.equity:,.2f} USDT"
+        money, equity = "all of the account", self.equity
+        day, most = f"{risk.max_daily_loss:.1%}", f"{risk.max_drawdown:.1%}"
+        if equity is not None:
+            money = f"{equity:,.2f} USDT"
+            day += f" ({equity * risk.max_daily_loss:,.2f} USDT)"
+            most += f" ({equity * risk.max_drawdown:,.2f} USDT)"
         where = self.exchange or self.venue.title
         return (
             f"{self.mode}: engine {self.name} trades {', '.join(self.traded)} on {where} with "
-            f"{money}; a day may lose {risk.max_daily_loss:.1%}, all of it {risk.max_drawdown:.1%} "
-            f"before it flattens and stops; at most {risk.max_position_usd:,.0f} USDT in one "
-            f"position. Stop everything: touch {self.state / 'kill'}"
+            f"{money}; a day may lose {day}, all of it {most} before it flattens and stops; at "
+            f"most {risk.max_position_usd:,.0f} USDT in one position. Stop everything: touch "
+            f"{self.state / 'kill'}"
         )
 
 

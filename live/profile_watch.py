@@ -41,7 +41,7 @@ SAFE = frozenset(
 )
 """Keys that count from the next decision on."""
 UNUSED = frozenset({"description", "bootstrap", "threads"})
-"""Keys that a running engine does not look at."""
+"""Keys, with all that is in them, that a running engine does not look at."""
 
 
 class Changed(NamedTuple):
@@ -70,7 +70,7 @@ class ProfileSource(NamedTuple):
 
 
 def changed_keys(before: Profile, after: Profile) -> tuple[str, ...]:
-    """Return the keys that differ, those of the strategy one by one."""
+    """Return the keys that differ, such as ``strategy.entry_threshold``."""
     old, new = _flat(before), _flat(after)
     return tuple(sorted(key for key in {*old, *new} if old.get(key) != new.get(key)))
 
@@ -120,7 +120,7 @@ class ProfileWatch:
         self._files = profile_files(*self._source)
         self._seen = self._signature()
         keys = changed_keys(self._profile, fresh)
-        fixed = [key for key in keys if key not in SAFE and key not in UNUSED]
+        fixed = [key for key in keys if key not in SAFE and key.partition(".")[0] not in UNUSED]
         if fixed:
             raise ConfigError(
                 f"only what each decision reads anew may change while an engine runs, "
@@ -145,6 +145,8 @@ def _stat(path: Path) -> tuple[int, ...]:
 
 
 def _flat(profile: Profile) -> Mapping[str, Any]:
-    content = profile.model_dump(mode="json")
-    strategy = content.pop("strategy")
-    return {**content, **{f"strategy.{key}": value for key, value in strategy.items()}}
+    found: dict[str, Any] = {}
+    for section, content in profile.model_dump(mode="json").items():
+        keys = content.items() if isinstance(content, dict) else ()
+        found |= {f"{section}.{key}": value for key, value in keys} or {section: content}
+    return found

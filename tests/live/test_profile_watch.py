@@ -73,10 +73,10 @@ def test_a_risk_policy_that_an_override_names_is_followed_as_well(profile: Path)
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
-        ("features__peers", False, "features"),
+        ("features__peers", False, "features.peers"),
         ("strategy__stops__stop_vol_multiple", 3.0, "strategy.stops"),
-        ("execution__latency_ms", 300, "execution"),
-        ("label__horizon_bars", 8, "label"),
+        ("execution__latency_ms", 300, "execution.latency_ms"),
+        ("label__horizon_bars", 8, "label.horizon_bars"),
     ],
 )
 def test_one_key_that_needs_a_restart_refuses_all_of_a_change(

@@ -296,9 +296,9 @@ def endure(world: World, case: Case) -> None:
     lasting = {"seconds": 90.0} if case.cut else {}
     world.exchange.remote.fault(case.fault, **{**case.details, **lasting})
     if case.cut:
-        # It must meet an order: one that has been journalled since.
-        sent = len(world.engine.journal())
-        world.engine.until(lambda _: len(world.engine.journal()) > sent, "an order")
+        # It must meet an entry or an exit: one that has been journalled since.
+        sent = world.kinds("E") + world.kinds("X")
+        world.engine.until(lambda _: world.kinds("E") + world.kinds("X") > sent, "an order")
     if "times" in case.details:
         world.engine.until(lambda one: case.did(seen, one, world), "what it does", 60.0)
     time.sleep(case.details.get("seconds", 0.0))

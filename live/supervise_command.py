@@ -20,6 +20,7 @@ from live.engine_process import ProcessRules
 from live.engine_request import EngineRequest, chosen_instruments
 from live.fleet_observers import close_observers, observers_of
 from live.fleet_profiles import profiles_of, smallest_daily_loss, stale_secs
+from live.given_up import GivenUp
 from live.overview import is_supervised
 from live.registry import CommandName, Registry
 from live.restarts import RestartPolicy
@@ -142,9 +143,19 @@ def announce(request: SuperviseRequest, plan: FleetPlan) -> None:
     if plan.mode == "paper":
         tell("paper: no order reaches an exchange")
         return
+    engines = requests_of(request, plan)
+    for one in engines:
+        one.order_connection()
+    for one in engines:
+        tell(one.at_risk())
+    loss = smallest_daily_loss(profiles_of(plan).values())
+    tell(f"all engines together: at a loss of {loss:.1%} in a day the kill switch is set")
+
+
+def requests_of(request: SuperviseRequest, plan: FleetPlan) -> list[EngineRequest]:
+    """Return what each engine of a plan is asked to do."""
     exchange = _values(request.options, "--exchange")
-    profiles = profiles_of(plan)
-    engines = [
+    return [
         EngineRequest(
             profile=profile,
             bundle=Path(plan.bundle_of(name)),
@@ -155,14 +166,8 @@ def announce(request: SuperviseRequest, plan: FleetPlan) -> None:
             exchange=exchange[-1] if exchange else None,
             equity=plan.equity_of(name),
         )
-        for name, profile in profiles.items()
+        for name, profile in profiles_of(plan).items()
     ]
-    for one in engines:
-        one.order_connection()
-    for one in engines:
-        tell(one.at_risk())
-    loss = smallest_daily_loss(profiles.values())
-    tell(f"all engines together: at a loss of {loss:.1%} in a day the kill switch is set")
 
 
 def run_command(
@@ -207,6 +212,9 @@ def supervise(request: SuperviseRequest) -> None:
     announce(request, plan)
     folder = StateFolder(request.state)
     observers = observers_of(request.state, plan, request.plan)
+    if plan.mode != "paper":
+        engines = {one.name: one for one in requests_of(request, plan)}
+        observers += (GivenUp(engines, lambda text: tell(f"supervisor: {text}")),)
     supervisor = Supervisor(
         folder,
         plan,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from strategies.fill_model import ReplayFillModel
 from strategies.fusion import FusionStrategy
 from strategies.order_desk import OrderDesk
 from strategies.predictor_actor import PredictorActor
+from tests.live.quick_page import quick_page
 
 BTC = "BTCUSDT-PERP.BINANCE"
 SMALL = (
@@ -36,6 +38,12 @@ SMALL = (
     "--set=bootstrap.samples=50",
     "--set=strategy.entry_threshold=0.51",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_page() -> Iterator[None]:
+    with quick_page():
+        yield
 
 
 @pytest.fixture(scope="module")

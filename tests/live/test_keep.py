@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,17 @@ from live.trial_records import LEDGER_VARIABLE
 from research import fold_runs
 from research.fold_store import held_alone
 from research.trial_ledger import TrialLedger
+from tests.live.quick_page import quick_page
 
 ROOT = Path(__file__).resolve().parents[2]
 BTC = "BTCUSDT-PERP.BINANCE"
 END = "2024-02-04"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_page() -> Iterator[None]:
+    with quick_page():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from live.pipeline import BacktestSource, evaluate_bundle, run_backtest_command,
 from live.profile import Profile, load_profile
 from research.bundle import load_bundle
 from research.features import compute_features
+from tests.live.quick_page import quick_page
 
 BTC = "BTCUSDT-PERP.BINANCE"
 BARS = bar_type(BTC, "15m")
@@ -51,6 +52,12 @@ OVERRIDES = (
     "bootstrap.samples=0",
     "strategy.entry_threshold=0.51",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_page() -> Iterator[None]:
+    with quick_page():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,13 @@ from adapters.synthetic import SyntheticConfig
 from catalog.errors import ConfigError, DataError, IntegrityError
 from live import runs
 from live.cli import app
-from live.runs import METRICS_FILE, TEARSHEET_FILE
+from live.runs import METRICS_FILE
 from live.sizing_comparison import METHODS
 from live.synthesis import make_market
 from live.trial_records import LEDGER_FILE, LEDGER_VARIABLE, verdict_line
 from research.overfitting import probabilistic_sharpe
 from research.trial_ledger import TrialLedger
+from tests.live.quick_page import quick_page
 
 BTC = "BTCUSDT-PERP.BINANCE"
 END = "2024-02-04"
@@ -42,15 +43,10 @@ SMALL = (
 def _quick_page() -> Iterator[None]:
     """Drawing takes longer than all the rest; test_tearsheet.py draws."""
 
-    def page(_: object, folder: Path) -> Path:
-        (folder / TEARSHEET_FILE).write_text("", encoding="utf-8")
-        return folder / TEARSHEET_FILE
-
     def pictures(_: object) -> dict[str, bytes]:
         return dict.fromkeys(("reliability", "folds", "weights"), b"")
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("live.report.write_tearsheet", page)
+    with quick_page() as patch:
         patch.setattr("live.study.study_pictures", pictures)
         yield
 

@@ -33,13 +33,13 @@ from live.null_runs import (
 from live.pipeline import load_market
 from live.profile import load_profile
 from live.replay_jobs import Replayed, market_of
-from live.runs import TEARSHEET_FILE
 from live.synthesis import make_market
 from live.trial_records import LEDGER_VARIABLE
 from live.variants import OWN
 from research.null_test import NullConfig, p_value
 from research.settings import predictor_spec
 from research.trial_ledger import TrialLedger
+from tests.live.quick_page import quick_page
 
 BTC = "BTCUSDT-PERP.BINANCE"
 END = "2024-02-04"
@@ -60,8 +60,15 @@ KEYS = (
     "bootstrap.samples=10",
     "threads=1",
 )
+
 SMALL = tuple(f"--set={key}" for key in KEYS)
 SCALE = ("--groups=3", "--test-groups=2", "--null-runs=2", "--workers=1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_page() -> Iterator[None]:
+    with quick_page():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +78,12 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def empty_page(_: object, folder: Path) -> Path:
-    (folder / TEARSHEET_FILE).write_text("", encoding="utf-8")
-    return folder / TEARSHEET_FILE
-
-
 @pytest.fixture(scope="module")
-def run(market: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def run(market: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("validation") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("live.report.write_tearsheet", empty_page)
-        found = CliRunner().invoke(
-            app, ["walkforward", "-p", "synthetic", "-c", str(market), "-o", str(out), *SMALL]
-        )
+    found = CliRunner().invoke(
+        app, ["walkforward", "-p", "synthetic", "-c", str(market), "-o", str(out), *SMALL]
+    )
     assert found.exit_code == 0, found.output
     return out
 
@@ -186,7 +186,6 @@ def test_without_a_run_it_makes_the_profiles_own(
 ) -> None:
     monkeypatch.setenv(LEDGER_VARIABLE, str(tmp_path / "trials.jsonl"))
     monkeypatch.setattr("live.validation.validation_pictures", lambda _: {})  # slow to draw
-    monkeypatch.setattr("live.report.write_tearsheet", empty_page)
     keep = tmp_path / "kept"
     shutil.copytree(validated.with_name("validated.kept"), keep)
     out = tmp_path / "luck"

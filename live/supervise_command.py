@@ -22,7 +22,7 @@ from live.fleet_observers import close_observers, observers_of
 from live.fleet_profiles import profiles_of, smallest_daily_loss, stale_secs
 from live.given_up import GivenUp
 from live.overview import is_supervised
-from live.registry import CommandName, Registry
+from live.registry import ALL_ENGINES, CommandName, Registry
 from live.restarts import RestartPolicy
 from live.state_folder import StateFolder
 from live.stop_signals import end_at_hangup
@@ -276,6 +276,7 @@ def ask_engine(state: Path, command: CommandName, engine: str, who: str) -> str:
             f"the supervisor of {state} must answer within {ANSWER_SECS:g} s, did not: look "
             "whether `levibot live supervise` runs; the request lapses after a minute"
         )
+    told = f"{command} {'all' if engine == ALL_ENGINES else engine}: {outcome}"
     if outcome != "done":
-        raise RunFailedError(f"{command} {engine}: {outcome}")
-    return f"{command} {engine}: done"
+        raise RunFailedError(told)
+    return told

@@ -18,15 +18,16 @@ What was tried of the engine (2.0.0rc6), in a node with Python clients:
   events come back to the strategy, and a prediction published from there arrives before the call
   returns. (It must happen on the node's thread, as everything.)
 - ``on_historical_bars`` is not told which request it answers, and of an empty answer not even the
-  bar type. A request that fails is not answered at all, and where a Python client raises the node
-  stops (`shutdown_on_error`).
+  bar type. A request that fails is not answered at all, and where a Python client raises, a node
+  with `shutdown_on_error` stops.
 - Events of an execution client may reach the strategy after a clock's alert that was set behind
   them. So a paper exchange is shown a close first, and the close is handed on once the strategy has
   heard of every fill.
 - An answer to `request_funding_rates` is cut to the span that was asked for by its `ts_init`, which
   is its arrival: with a start or an end nothing is left of it. Without them the latest come.
 - A request that the exchange refuses is answered with an empty one by the compiled Binance client.
-- An error in the log stops a node with `shutdown_on_error`, as those of replays have it.
+- An error in the log stops a node with `shutdown_on_error`, as those of replays have it; those on
+  an exchange's feed have not (`live.node`).
 - Components start in the order in which they were added, actors before strategies: bars that are
   handed to a strategy that has not started are lost to nobody but its orders. So the feed hands on
   from its first timer on, not from ``on_start``.

@@ -256,9 +256,17 @@ def exchange_node_config(instruments: Sequence[str], *, asks: bool) -> LiveNodeC
     return LiveNodeConfig(
         environment=Environment.LIVE if asks else Environment.SANDBOX,
         trader_id=TraderId(TRADER_ID),
-        # Not at the engine's own errors: it logs one for each question that an exchange which is
-        # away leaves open, and half a minute of that would end the process. Errors of ours are seen
-        # where they happen (`RunRecorder.errors`, `FeedWiring.on_error`).
+        # Every error in the engine's log would end the node. It logs one for each question that an
+        # exchange which is away leaves open, and for each event of other people's orders that it
+        # cannot apply: neither is a reason. What is one, is seen where it happens:
+        # - a callback of ours that raised: `RunRecorder.errors`, `FeedWiring.on_error`, which end
+        #   the engine; in the risk guard it ends trading;
+        # - a node that ends by itself: `run` returns though nobody has asked (`Engine.ended`);
+        # - a node's thread that stands still: its heartbeat stops, of which the supervisor knows;
+        # - a data client that is dead: bars stay away, the feed says that it waits and opens
+        #   nothing, alerts tell it, and the supervisor starts an engine that does not notice anew;
+        # - orders that nobody answers, fills that nobody tells: `SilentOrders`, `StreamWatch`;
+        # - slow inputs that stay away: their ages, by which the predictor calls itself degraded.
         shutdown_on_error=False,
         logging=LoggerConfig(stdout_level=LogLevel.ERROR),
         timeout_connection_secs=30.0,

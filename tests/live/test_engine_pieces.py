@@ -12,6 +12,7 @@ from adapters.accounts import AccountState, HeldPosition
 from adapters.connections import Connection
 from catalog.errors import ConfigError
 from catalog.timestamps import NS_PER_SECOND
+from live.engine import Engine
 from live.engine_parts import Prepared
 from live.engine_request import (
     EngineRequest,
@@ -340,3 +341,32 @@ def test_the_clock_of_a_recording_never_goes_back_and_runs_on_without_data() -> 
 def test_a_market_that_lives_now_has_the_wall_clock() -> None:
     assert clock_for(wall_clock() - 5 * NS_PER_SECOND, 1.0) is None
     assert clock_for(wall_clock() - 2 * SAME_TIME_NS, 1.0) is not None
+
+
+@pytest.mark.parametrize(("asked", "code", "state"), [(False, 5, "failed"), (True, 0, "stopped")])
+def test_a_node_that_ends_by_itself_has_failed(asked: bool, code: int, state: str) -> None:
+    calls: list[str] = []
+
+    def anything() -> Any:
+        return SimpleNamespace(
+            close=lambda *_: None, save=lambda: None, give_up=lambda: None, look=lambda: None
+        )
+
+    view = SimpleNamespace(state="trading", last_error="", status=lambda: None)
+    engine: Any = SimpleNamespace(
+        _reason="",
+        asked=lambda: asked,
+        view=view,
+        parts=SimpleNamespace(guard=SimpleNamespace(watch=anything(), store=anything())),
+        teller=SimpleNamespace(event=lambda kind, text: calls.append(text)),
+        _offer=lambda status: None,
+        _published=anything(),
+        _tap=anything(),
+        _gate=None,
+        _alerts=anything(),
+    )
+    # Its node has returned without an error, as it does where a part of the engine gives up.
+    outcome = Engine.ended(engine)
+    assert (outcome.code, view.state) == (code, state)
+    assert ("nobody had asked it to" in outcome.reason) == (not asked)
+    assert calls == [outcome.reason]

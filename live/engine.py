@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from catalog.errors import LeviBotError, RunFailedError
+from catalog.errors import AwayError, LeviBotError, RunFailedError
 from catalog.timestamps import NS_PER_SECOND
 from live.engine_log import EngineLog
 from live.engine_parts import (
@@ -189,7 +189,8 @@ class Engine:
         reason = self._reason or "stopped in order"
         self.teller.event("end", reason)
         self._alerts.close(self._reason)
-        return Outcome(FAILED if failed else DONE, reason, status)
+        code = AwayError.exit_code if isinstance(error, AwayError) else FAILED
+        return Outcome(code if failed else DONE, reason, status)
 
     def _offer(self, status: EngineStatus) -> None:
         """Give a status to those who pass it on, each on a thread of its own."""

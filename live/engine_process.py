@@ -326,7 +326,7 @@ class EngineProcess:
         if self.health is not None:
             self.health.look(status, None, now)
             said = self.health.status
-            if said is not None and said.last_error:
+            if said is not None and said.last_error and code != AwayError.exit_code:
                 why = f"{why}; its last error: {said.last_error}"
         self._child = self._process = self._meter = self.health = None
         self._ending, self._next = "", now

@@ -26,7 +26,7 @@ from nautilus_trader.live.clients import DataClientFactory
 from nautilus_trader.model import TraderId
 
 from adapters.replay import FENCE_PARAMETER, FenceStrategy, ReplaySession, replay_data_factory
-from catalog.errors import RunFailedError
+from catalog.errors import AwayError, RunFailedError
 from live.paper import PaperExecutionClient, PaperWiring, paper_factory
 from strategies.throttle import engine_rate
 
@@ -162,6 +162,10 @@ def _node_config(keeps: bool) -> LiveNodeConfig:
     )
 
 
+_UNCONNECTED = "waiting for engine connections"
+"""What the engine says when its clients could not connect in time."""
+
+
 class NodeClients(NamedTuple):
     """The clients of a node on an exchange.
 
@@ -199,6 +203,8 @@ def run_clients(
     ------
     RunFailedError
         If the node could not be built or run.
+    AwayError
+        If the exchange is away when it connects: sockets may be, while questions are answered.
     """
     builder = LiveNodeBuilder.from_config("levibot", config)
     try:
@@ -218,6 +224,10 @@ def run_clients(
         ready(node.handle().stop)
         node.run()
     except RuntimeError as error:
+        if _UNCONNECTED in str(error):
+            raise AwayError(
+                f"{clients.venue} must answer a node that connects, did not: {error}"
+            ) from error
         raise RunFailedError(f"the node could not run: {error}") from error
     finally:
         node.dispose()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -19,8 +20,10 @@ from adapters.errors import (
     RetryableError,
     TooManyRequestsError,
 )
-from catalog.errors import AwayError, ConfigError
+from catalog.errors import AwayError, ConfigError, RunFailedError
 from live import first_questions as first
+from live import node
+from live.engine import Engine
 from live.engine_exchange import run_exchange
 from live.engine_process import ENGINE_OF_VARIABLE
 from live.engine_request import EngineRequest
@@ -151,6 +154,35 @@ def test_an_engine_whose_exchange_is_away_ends_with_that_code(
         run_exchange(prepared, guard, Told(), lambda outcome: None)
     found = published(request)
     assert (found.state, found.positions) == ("starting", HELD)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "code"),
+    [
+        ("readiness timeout while waiting for engine connections", AwayError, 7),
+        ("startup reconciliation failed: 1 position", RunFailedError, 5),
+    ],
+)
+def test_sockets_that_are_away_when_a_node_connects_are_the_outside_too(
+    monkeypatch: pytest.MonkeyPatch, said: str, kind: Any, code: int
+) -> None:
+    def run() -> None:
+        raise RuntimeError(said)
+
+    handle = SimpleNamespace(stop=lambda: None)
+    made = SimpleNamespace(run=run, handle=lambda: handle, dispose=lambda: None)
+    builder: Any = SimpleNamespace(build=lambda: made)
+    builder.add_data_client = builder.add_exec_client = lambda *_: builder
+    monkeypatch.setattr(
+        node, "LiveNodeBuilder", SimpleNamespace(from_config=lambda name, config: builder)
+    )
+    config: Any = None
+    clients = node.NodeClients("BINANCE", (None, None), (None, None))
+    with pytest.raises(kind, match=said) as caught:
+        node.run_clients(clients, config, lambda stop: None, [], [])
+    assert caught.value.exit_code == code
+    quiet: Any = Mock(_reason="", _gate=None)
+    assert Engine.ended(quiet, caught.value).code == code
 
 
 def test_what_cannot_be_read_is_not_written_over(

@@ -338,6 +338,7 @@ def test_lookahead_audit_passes_on_the_synthetic_market(market: Path) -> None:
     assert json.loads(done.stdout)["passed"] is True
 
 
+@pytest.mark.slow
 def test_parity_audit_passes_on_the_synthetic_market(market: Path) -> None:
     span = ("--from", "2024-03-15", "--to", "2024-03-20")
     done = levibot("audit", "parity", "-p", "synthetic", *SMALL, "-c", market, *span, "--json")

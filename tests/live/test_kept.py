@@ -192,6 +192,7 @@ def test_deaths_between_callbacks_change_nothing(variant: str, deaths: list[int]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @settings(max_examples=80, deadline=None)
 @given(st.sampled_from(VARIANTS), st.lists(st.integers(0, 900), min_size=1, max_size=5))
 def test_many_deaths_change_nothing(variant: str, deaths: list[int]) -> None:
@@ -217,6 +218,7 @@ def test_sigkill_at_any_statement_loses_and_repeats_nothing() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_sigkill_at_many_statements_loses_and_repeats_nothing() -> None:
     found = killed(40, seed=5)
     assert found["wrong"] == {}

@@ -25,7 +25,7 @@ from research.training import train_until
 from research.walkforward import evaluate
 from strategies.backtest import run_backtest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TINY = "d_model: 8, samples: 3, epochs: 1, chunk_bars: 64, batch_bars: 2048"
 DEEP = ("transformer", "tft", "lstm")
@@ -76,7 +76,6 @@ def apart(batch: pd.DataFrame, stream: pd.DataFrame, name: str) -> float:
     return float(np.nan_to_num(np.abs(one - other)[~both], nan=np.inf).max(initial=0.0))
 
 
-@pytest.mark.timeout(900)
 def test_batch_and_stream_say_the_same_for_a_year(catalog: Path, tmp_path: Path) -> None:
     # Nothing is traded: what untrained experts would do for a year ends with an empty account.
     quiet = "strategy.entry_threshold=0.99"

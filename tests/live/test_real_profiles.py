@@ -14,7 +14,7 @@ from live.pipeline import load_market
 from live.profile import load_profile
 from research.walkforward import walk_forward
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,6 @@ def catalog(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-@pytest.mark.timeout(900)  # it fits a sequence model four times
 def test_the_reference_profile_predicts_as_well_as_promised(catalog: Path) -> None:
     # A half-year in two folds; `make bench` and the README run all six.
     span = ["validation.test_end=2024-07-01", "validation.n_folds=2", "bootstrap.samples=0"]
@@ -40,7 +39,6 @@ def test_the_reference_profile_predicts_as_well_as_promised(catalog: Path) -> No
     assert result.metrics["log_loss_skill"].value > 0.0024
 
 
-@pytest.mark.timeout(600)
 def test_nothing_looks_ahead_in_the_reference_profile(catalog: Path) -> None:
     # Every expert is audited in test_real_experts; here it is the profile's features and rows.
     span = ["data.end=2023-07-01", "validation.test_start=2023-05-01", "validation.n_folds=2"]

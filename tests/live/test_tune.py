@@ -57,7 +57,7 @@ parameters:
   strategy.exit_threshold: {low: 0.45, high: 0.5}
 """
 SPACE_END = b'"param_name":"strategy.exit_threshold"'
-TRIALS = 6
+TRIALS = 4
 HORIZON = "label.horizon_bars"
 
 

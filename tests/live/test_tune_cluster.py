@@ -15,9 +15,10 @@ from live.profile import load_profile
 from live.synthesis import make_market
 from live.trial_records import LEDGER_FILE, LEDGER_VARIABLE
 from live.tuning_store import JOURNAL_FILE
-from tests.live.test_tune import BTC, END, SPACE, TRIALS, arguments, ids, record_of
+from tests.live.test_tune import BTC, END, SPACE, arguments, ids, record_of
 from tests.research.source_copy import copied_sources
 
+TRIALS = 6
 _CREATED = 4
 """Of the journal's operations, that which begins a trial."""
 
@@ -31,7 +32,11 @@ def test_a_cluster_does_the_trials_also_when_a_worker_is_killed(tmp_path: Path) 
     make_market(market, SyntheticConfig(instruments=(BTC,), end=END, news_per_day=0.0))
     space.write_text(SPACE, encoding="utf-8")
     names = (Path(one.name) for one in (market, space, out))
-    words = [one for one in arguments(*names, "--cluster=auto", "--json") if one != "--workers=1"]
+    words = [
+        one
+        for one in arguments(*names, f"--trials={TRIALS}", "--cluster=auto", "--json")
+        if one != "--workers=1"
+    ]
     # Names of the driver's folder, which is not that of the nodes: they are made absolute.
     ledger = Path("ledger.jsonl")
     command = [sys.executable, "-m", "tests.live.tune_cluster_run", str(out), str(ledger), *words]

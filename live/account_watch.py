@@ -225,6 +225,9 @@ class AccountWatch:
                 continue
             self.stream.learnt(name, (one.trade_id for one in report.trades), time.monotonic())
             if row.status not in FINAL_STATUSES and (report.trades or report.status in _UNFILLED):
+                if report.status in _UNFILLED and not row.ts_cancel:
+                    text = f"order {name} is {report.status} at the exchange, and nobody had told"
+                    self._teller.event("reconcile", text, client_order_id=name)
                 strategy.recovered(report)
         self._partly = filled_further(self._parts, answer.state)
 

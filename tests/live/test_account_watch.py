@@ -476,6 +476,16 @@ def test_what_an_order_has_filled_further_is_nobody_elses(
         assert world.watch.foreign() == {}
 
 
+def test_a_stop_that_is_gone_without_a_word_is_told_and_booked_at_once(play: Any) -> None:
+    row = order(STOP, "ACCEPTED", "STOP_MARKET")
+    gone = AccountOrder(STOP, "7", BTC, -1, 1.0, 0.0, 0.0, "STOP_MARKET", "CANCELED")
+    with play(row, held=1.0, known={STOP: gone}) as world:
+        world.until_asked()
+        world.tick()
+        assert world.strategy.did == [("CANCELED", STOP)]
+        assert world.told == [f"order {STOP} is CANCELED at the exchange, and nobody had told"]
+
+
 def test_an_exit_that_ended_by_itself_has_the_account_asked_at_once(play: Any) -> None:
     stop, own = order(STOP, "ACCEPTED", "STOP_MARKET"), order(EXIT, "ACCEPTED", "STOP_MARKET")
     own.ts_cancel = 7

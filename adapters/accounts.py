@@ -139,8 +139,8 @@ class Margin(NamedTuple):
 class AccountState:
     """An account at one moment: wallet balance (USDT), positions, open orders, margins.
 
-    `identity` is the exchange's own name of the account, which no key is a part of; "" where it
-    has none. `margins` are of instruments with and without positions."""
+    `identity` is the exchange's own name of the account, no part of a key; "" where it has none.
+    """
 
     balance: float
     positions: tuple[HeldPosition, ...]

@@ -58,12 +58,14 @@ class StreamWatch:
         self._renew = renew
         self._until = 0.0
         self._asked: dict[tuple[str, str], float] = {}
+        self._missed: set[tuple[str, str]] = set()
         self._missed_at: float | None = None
 
     def learnt(self, order: str, trades: Iterable[str], clock: float) -> None:
         """Take note of trades of an order that were learnt by asking, at a monotonic clock."""
-        for one in trades:
-            self._asked.setdefault((order, one), clock)
+        # Each counts once: an order that fills in parts is asked for again and again.
+        for key in {(order, one) for one in trades} - self._missed:
+            self._asked.setdefault(key, clock)
 
     def told(self) -> None:
         """Take note that the stream has told something."""
@@ -83,6 +85,7 @@ class StreamWatch:
             if trade in self._heard(order):
                 self.told()
             else:
+                self._missed.add((order, trade))
                 self._miss(order, at, clock)
 
     def _miss(self, order: str, learnt_at: float, clock: float) -> None:

@@ -55,6 +55,16 @@ def test_what_was_missed_in_one_outage_is_one_miss() -> None:
     assert watch.refused() is None
 
 
+def test_a_trade_that_is_learnt_again_and_again_is_one_miss() -> None:
+    world = World()
+    watch = world.watch()
+    for clock in (0.0, 10.0, 20.0, 30.0):
+        watch.learnt("A", ["1"], clock)
+        watch.look(clock + LATE)
+    assert world.told == ["warning"]
+    assert (world.renewed, watch.refused()) == (0, None)
+
+
 def test_misses_with_nothing_told_between_are_a_silent_stream_until_it_speaks() -> None:
     world = World()
     watch = world.watch()

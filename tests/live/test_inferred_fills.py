@@ -45,16 +45,22 @@ def test_the_account_is_asked_until_it_tells_the_trades(monkeypatch: pytest.Monk
     trades = (TradeReport("7", 1, 0.5, 100.0, 0.02),)
     answers = [(), (), trades]
     booked: list[OrderReport] = []
+    row = SimpleNamespace(instrument_id="X", status="SUBMITTED")
+
+    def book(report: OrderReport) -> None:
+        booked.append(report)
+        row.status = report.status
+
     strategy = SimpleNamespace(
         alive=list,
         inferred=None,
         unanswered=set(),
-        recovered=booked.append,
+        recovered=book,
         protection=SimpleNamespace(wanted=set),
     )
     parts: Any = SimpleNamespace(
         store=SimpleNamespace(read=lambda section: None),
-        recorder=SimpleNamespace(fills=[], orders={"A": SimpleNamespace(instrument_id="X")}),
+        recorder=SimpleNamespace(fills=[], orders={"A": row}),
         strategy=strategy,
         prepared=SimpleNamespace(policy=SimpleNamespace(exit_rules=None)),
         request=SimpleNamespace(traded=()),

@@ -241,7 +241,8 @@ def test_prometheus_watches_an_engine_trade_and_its_rules_fire_when_it_is_killed
         assert kill(state)["engines"] == {ENGINE: "halted"}
         until(lambda: fires(client, "LeviBotKillSwitchSet"), "the kill switch fires")
         until(lambda: fires(client, "LeviBotGuardFired"), "the risk guard fires")
-        assert value(client, level % "halted") == 1.0
+        # The alarm begins while it still closes; the next scrape is of one that is flat.
+        until(lambda: value(client, level % "halted") == 1.0, "it is halted")
         held = f'levibot_guard_hold{{engine="{ENGINE}",reason="kill_switch"}}'
         assert value(client, held) == 1.0
         assert value(client, "levibot_open_positions" + OWN) == 0.0

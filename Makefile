@@ -54,6 +54,7 @@ lint: setup
 types: setup
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/mypy --no-error-summary scripts/*.py
+	@$(BIN)/mypy --no-error-summary --explicit-package-bases -p tests.exchange -p tests.soak
 
 imports: setup
 	@$(BIN)/lint-imports --no-logo

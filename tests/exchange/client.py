@@ -130,9 +130,9 @@ class Client:
         """Open a WebSocket, which is closed with the client."""
         # A server that keeps silent answers no farewell.
         patience = aiohttp.ClientWSTimeout(ws_close=0.2)
-        socket = await self.session.ws_connect(f"{self.url}{path}", timeout=patience, **options)
-        self._sockets.append(socket)
-        return socket
+        address = f"{self.url}{path}"
+        self._sockets.append(await self.session.ws_connect(address, timeout=patience, **options))
+        return self._sockets[-1]
 
     async def listen(self, *streams: str) -> list[dict[str, Any]]:
         """Listen to market streams; the list that is returned grows."""

@@ -76,7 +76,8 @@ class Rows:
 
 
 def _plain(value: Any) -> Any:
-    return astuple(value) if is_dataclass(value) else value.item()
+    is_row = is_dataclass(value) and not isinstance(value, type)
+    return astuple(value) if is_row else value.item()
 
 
 class _Told(list[Any]):
@@ -340,7 +341,7 @@ def _request(plan: NodePlan) -> EngineRequest:
         name=plan.name,
         catalog=Path(plan.catalog),
         exchange=plan.url,
-        tag=StrategySettings.__dataclass_fields__["tag"].default,
+        tag=str(StrategySettings.__dataclass_fields__["tag"].default),
         speed=None,
     )
 
@@ -367,10 +368,10 @@ def run(plan: NodePlan) -> dict[str, Any]:
     """Run one life of the engine to the end of the market; return what it says of itself."""
     ToldRecorder.rows = Rows(Path(plan.rows))
     WatchedStrategy.view = ParityEngine.view = view = ClientView()
-    engine_parts.RunRecorder = ToldRecorder  # type: ignore[misc]
-    engine_parts.KeptStrategy = WatchedStrategy  # type: ignore[misc]
-    engine_exchange.MarketFeed = SeenFeed  # type: ignore[misc]
-    engine_watch.NakedWatch = partial(NakedWatch, 1 << 60)  # type: ignore[assignment, misc]
+    engine_parts.RunRecorder = ToldRecorder  # type: ignore[attr-defined]
+    engine_parts.KeptStrategy = WatchedStrategy  # type: ignore[attr-defined]
+    engine_exchange.MarketFeed = SeenFeed  # type: ignore[attr-defined]
+    engine_watch.NakedWatch = partial(NakedWatch, 1 << 60)  # type: ignore[assignment, attr-defined]
     prepared = prepare(_request(plan))
     guard = claim_guard(prepared)
     failed: list[str] = []

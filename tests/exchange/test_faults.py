@@ -199,9 +199,8 @@ def test_a_lost_answer_is_an_order_all_the_same(opened: Opened, over: str) -> No
                 sent = await client.start_order(**name)
             else:
                 params: dict[str, Any] = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET"}
-                sent = asyncio.create_task(
-                    client.call("order.place", **params, quantity="0.010", **name)
-                )
+                params |= {"quantity": "0.010", **name}
+                sent = asyncio.create_task(client.call("order.place", **params))
                 await asyncio.sleep(0.05)
             await client.advance(2)
             with pytest.raises((aiohttp.ClientError, TypeError)):

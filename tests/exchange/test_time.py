@@ -192,7 +192,8 @@ def test_recovered_anywhere_it_goes_on_as_if_nothing_had_happened(
         elif rng.random() < 0.1:
             exchange.arrive()
         elif rng.random() < 0.02:
-            exchange.transfer(*exchange.accounts.values(), rng.choice([-50.0, 80.0]))
+            (account,) = exchange.accounts.values()
+            exchange.transfer(account, rng.choice([-50.0, 80.0]))
         else:
             exchange.step()
         if number in cuts:

@@ -77,8 +77,10 @@ class Fleet:
         return self
 
     def _supervise(self) -> None:
-        options = ("--catalog", str(self.market.catalog), "--exchange", self.exchange.url)
-        options = (*options, "--speed", f"{self.speed:g}")
+        options = (
+            *("--catalog", str(self.market.catalog), "--exchange", self.exchange.url),
+            *("--speed", f"{self.speed:g}"),
+        )
         command = [
             *(sys.executable, "-m", "live.cli", "live", "supervise"),
             *("--engines", str(self.market.plan), "--state", str(self.state.root)),

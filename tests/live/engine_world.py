@@ -198,5 +198,7 @@ class EngineProcess:
         """Return the lines of its log, of some kinds."""
         lines = []
         for path in sorted((self.state / "logs").glob("*.jsonl")):
-            lines += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            # The last line may just be written.
+            whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+            lines += [json.loads(line) for line in whole.splitlines()]
         return [one for one in lines if one["kind"] in kinds]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -104,6 +104,7 @@ def test_a_stream_started_anywhere_equals_the_batch(
     warm_from = start + WARMUP_BARS * panel.interval_ns
     expected = {key for key in everything if key[1] >= warm_from}
     assert expected <= listened.keys() <= everything.keys()
+    assume(listened)  # A late start and a long gap leave no bar with a whole history.
     assert_same_bits(listened, everything, matrix.names)
 
 

@@ -26,6 +26,7 @@ app.command()(cli_supervise.supervise)
 app.command()(cli_supervise.start)
 app.command()(cli_supervise.stop)
 app.command()(cli_supervise.restart)
+app.command()(cli_supervise.forget)
 app.command()(cli_logs.logs)
 app.command()(cli_logs.events)
 

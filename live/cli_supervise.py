@@ -82,6 +82,19 @@ def restart(
     _ask("restart", engine, state, json)
 
 
+def forget(
+    engine: Annotated[str, typer.Argument(help="Name of an engine.")],
+    state: StateOption = _DEFAULT_STATE,
+    json: JsonOption = False,
+) -> None:
+    """Remove an engine that is gone for good: its place in the table and in the limits of all."""
+    with user_errors():
+        from live.forget_command import forget_engine
+
+        text = forget_engine(state, engine, getpass.getuser())
+        emit({"text": text}, json, lambda: out.print(text, markup=False, soft_wrap=True))
+
+
 def _ask(command: CommandName, engine: str, state: Path, json: bool) -> None:
     with user_errors():
         from live.registry import ALL_ENGINES

@@ -9,11 +9,9 @@ from typing import Any
 
 from catalog.errors import DataError
 from live.console import aligned
-from live.engine_status import EngineStatus
 from live.kill_switch import KillSwitch, lift_kill, set_kill
 from live.overview import EngineView, Overview, Reading, RegistryReader, replays
-from live.processes import ProcessId
-from live.registry import REGISTRY_FILE, EngineRecord
+from live.registry import REGISTRY_FILE
 
 WAIT_SECS = 5.0
 """How long engines are waited for; they look several times a second and report once a second."""
@@ -145,7 +143,7 @@ def _why_not_flat(view: EngineView) -> str:
     """Return why an engine is not known to be flat; "" if it is."""
     status = view.status
     held = {name: one for name, one in status.positions.items() if one.quantity}
-    lives = view.running or _lives(view)
+    lives = view.running or view.has_process
     obeys = status.guard.level == "halted" and _KILLED in status.guard.reasons
     if not held and (obeys or not lives):
         return ""
@@ -164,14 +162,6 @@ def _why_not_flat(view: EngineView) -> str:
         for name, one in held.items()
     )
     return f"{how}, holds {positions} ({status.mode})" if held else how
-
-
-def _lives(view: EngineView) -> bool:
-    """Return whether a process of the engine is there, whatever it says."""
-    said: list[EngineStatus | EngineRecord] = [view.status]
-    if view.record is not None:
-        said.append(view.record)
-    return any(ProcessId(one.pid, one.process_start_ns, one.boot).alive() for one in said)
 
 
 def _audit(folder: RegistryReader, who: str, command: str) -> str:

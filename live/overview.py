@@ -18,6 +18,7 @@ from catalog.instruments import symbol_of
 from catalog.timestamps import NS_PER_DAY, NS_PER_SECOND
 from live.engine_status import RUNNING, EngineStatus, PredictionStatus
 from live.kill_switch import KillSwitch, read_kill
+from live.processes import ProcessId
 from live.registry import ALERTS_FACT, REGISTRY_FILE, SUPERVISOR_FACT, EngineRecord, Registry
 
 SILENT_AFTER_SECS = 10.0
@@ -57,6 +58,12 @@ class EngineView:
         """Return whether it says that it runs, and said so a moment ago."""
         age = self.heartbeat_age_secs
         return self.status.state in RUNNING and age is not None and age <= SILENT_AFTER_SECS
+
+    @property
+    def has_process(self) -> bool:
+        """Return whether a process of the engine is there, whatever it says."""
+        said = (self.status,) if self.record is None else (self.status, self.record)
+        return any(ProcessId(one.pid, one.process_start_ns, one.boot).alive() for one in said)
 
     @property
     def wanted(self) -> bool:

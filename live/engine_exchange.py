@@ -19,7 +19,7 @@ from adapters.connections import Connection
 from adapters.polling_client import POLLING, polling_data_factory
 from adapters.polling_config import Polling, load_polling
 from adapters.venue_queries import load_definitions, market_time_ns
-from catalog.errors import LeviBotError
+from catalog.errors import AwayError, LeviBotError
 from live.account_claim import AccountClaim, claim_account
 from live.account_margin import MarginCheck, needed_margin
 from live.account_money import AccountGate, AccountMoney
@@ -43,7 +43,7 @@ from live.history import StoredHistory, first_needed, stored_history
 from live.live_guard import LiveGuard
 from live.market_clock import ClockTap, MarketClock, clock_for, wall_clock
 from live.market_feed import FeedConfig, FeedWiring, MarketFeed
-from live.node import NodeClients, exchange_node_config, run_clients
+from live.node import NodeClients, exchange_node_config, first_to_end, run_clients
 from live.paper import PaperExecutionClient, PaperWiring, paper_factory
 from live.paper_quotes import LatePaper, PaperQuotes
 from live.paper_store import PaperStore
@@ -345,9 +345,12 @@ class ExchangeEngine:
     def _others(self) -> tuple[tuple[str, Any, Any], ...]:
         from nautilus_trader.config import DataClientConfig
 
-        if self._slow is None:
-            return ()
-        return ((POLLING, polling_data_factory(self._slow.service), DataClientConfig()),)
+        found = []
+        if self._is_real:
+            found.append(first_to_end(self._leave_unstarted))
+        if self._slow is not None:
+            found.append((POLLING, polling_data_factory(self._slow.service), DataClientConfig()))
+        return tuple(found)
 
     def _paper_client(self) -> tuple[Any, Any]:
         from nautilus_trader.config import ExecutionClientConfig
@@ -460,14 +463,23 @@ class ExchangeEngine:
         counters = self.feed.status().counters
         return {name: counters[name] for name in (*shown, "reconnects") if name in counters}
 
-    def _leave(self) -> None:
+    def _leave_unstarted(self) -> None:
+        """End at once where the node ends before its components have started; see `_leave`."""
+        if self.engine.asked():
+            self._leave()
+            return
+        where = self._request.exchange or self._request.venue.title
+        text = f"{where} must answer a node that starts, did not within its time"
+        self._leave(AwayError(f"{text}: the engine's console has its errors"))
+
+    def _leave(self, error: LeviBotError | None = None) -> None:
         """End at once where orders reach an exchange.
 
         A node that stops in order ends the listen key, which is that of the account: it would
         silence whoever else trades on it. A key that nobody extends ends by itself.
         """
         if self._is_real:
-            outcome = self.engine.ended()
+            outcome = self.engine.ended(error)
             self.close()
             self._teller.close()
             try:

@@ -13,17 +13,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from nautilus_trader.common import Environment, LoggerConfig, LogLevel
+from nautilus_trader.common import Clock, Environment, LoggerConfig, LogLevel
 from nautilus_trader.config import DataClientConfig, ExecutionClientConfig
 from nautilus_trader.live import (
+    ClientCache,
     LiveExecutionEngineConfig,
     LiveNode,
     LiveNodeBuilder,
     LiveNodeConfig,
     LiveRiskEngineConfig,
 )
-from nautilus_trader.live.clients import DataClientFactory
-from nautilus_trader.model import TraderId
+from nautilus_trader.live.clients import DataClient, DataClientFactory
+from nautilus_trader.model import TraderId, Venue
 
 from adapters.replay import FENCE_PARAMETER, FenceStrategy, ReplaySession, replay_data_factory
 from catalog.errors import AwayError, RunFailedError
@@ -164,6 +165,39 @@ def _node_config(keeps: bool) -> LiveNodeConfig:
 
 _UNCONNECTED = "waiting for engine connections"
 """What the engine says when its clients could not connect in time."""
+
+
+class _FirstToEnd(DataClient):
+    """A client without data. A node disconnects it before its execution clients."""
+
+    def __init__(self, ends: Callable[[], None], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._ends = ends
+
+    async def _connect(self) -> None:
+        """Do nothing."""
+
+    async def _disconnect(self) -> None:
+        self._ends()
+
+
+def first_to_end(ends: Callable[[], None]) -> tuple[str, Any, Any]:
+    """Return a client (for `NodeClients.others`) that calls `ends` on the node's thread.
+
+    It does so before the node disconnects from its exchange, also where it does because it could
+    not start: no component of it is stopped then, for none has started.
+    """
+
+    class _Factory(DataClientFactory):
+        @staticmethod
+        def create(
+            *, name: str, config: DataClientConfig, cache: ClientCache, clock: Clock
+        ) -> _FirstToEnd:
+            return _FirstToEnd(
+                ends, name=name, config=config, cache=cache, clock=clock, venue=Venue(name)
+            )
+
+    return ("FIRST-TO-END", _Factory, DataClientConfig())
 
 
 class NodeClients(NamedTuple):

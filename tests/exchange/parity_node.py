@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
 
-from catalog.errors import RunFailedError
+from catalog.errors import LeviBotError, RunFailedError
 from catalog.instruments import symbol_of
 from catalog.timestamps import NS_PER_SECOND, interval_name
 from live import engine_exchange, engine_parts, engine_watch
@@ -245,7 +245,7 @@ class ParityEngine(ExchangeEngine):
         )
         return _ClosesOnly(self.parts.strategy, config)
 
-    def _leave(self) -> None:
+    def _leave(self, error: LeviBotError | None = None) -> None:
         """Stay: nobody else is on its account, and what it did is read afterwards."""
 
     @property

@@ -63,8 +63,10 @@ class StreamWatch:
 
     def learnt(self, order: str, trades: Iterable[str], clock: float) -> None:
         """Take note of trades of an order that were learnt by asking, at a monotonic clock."""
-        # Each counts once: an order that fills in parts is asked for again and again.
-        for key in {(order, one) for one in trades} - self._missed:
+        # Each counts once: an order that fills in parts is asked for again and again. What the
+        # stream has told of it before says nothing of now.
+        known = {*self._heard(order)}
+        for key in {(order, one) for one in trades if one not in known} - self._missed:
             self._asked.setdefault(key, clock)
 
     def told(self) -> None:

@@ -123,3 +123,16 @@ def test_a_trade_is_judged_by_when_it_was_learnt_first() -> None:
         watch.learnt("A", ["1"], clock)
     watch.look(LATE)
     assert world.told == ["warning"]
+
+
+def test_what_was_told_of_an_order_before_is_no_word_about_its_later_trades() -> None:
+    world = World(heard={"1"})
+    watch = world.watch()
+    for clock, trade in ((0.0, "2"), (10.0, "3")):
+        # It fills in parts: each answer has the first one too, which the stream has told.
+        watch.learnt("A", ["1", trade], clock)
+        watch.look(clock + LATE)
+    assert (world.told, world.renewed) == (["warning", "error"], 1)
+    watch.learnt("A", ["1"], 30.0)
+    watch.look(30.0 + LATE)
+    assert watch.refused() is not None

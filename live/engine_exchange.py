@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ from live.book_owner import (
     require_own_books,
 )
 from live.clock_check import ClockCheck, require_clock
-from live.engine import Engine, Outcome, Teller
+from live.engine import FAILED, Engine, Outcome, Teller
 from live.engine_parts import PAPER_FILE, STATE_FILE, Prepared, Setting, assemble
 from live.engine_request import EngineRequest
 from live.feed_delivery import Receivers
@@ -479,15 +480,19 @@ class ExchangeEngine:
         silence whoever else trades on it. A key that nobody extends ends by itself.
         """
         if self._is_real:
-            outcome = self.engine.ended(error)
-            self.close()
-            self._teller.close()
+            code = FAILED
             try:
+                outcome = self.engine.ended(error)
+                code = outcome.code
+                self.close()
+                self._teller.close()
                 self._last_words(outcome)
                 sys.stdout.flush()
+            except Exception:
+                traceback.print_exc()
             finally:
-                # Also where its terminal is gone, and words cannot be written.
-                os._exit(outcome.code)
+                # Also where the disk is full, or its terminal is gone and words cannot be written.
+                os._exit(code)
 
 
 _PAPER = RecoveryConfig(in_flight_secs=0.0)

@@ -16,8 +16,9 @@ from nautilus_trader.live.clients import (
 from nautilus_trader.model import AccountId, AccountType, Currency, OmsType, Venue
 
 from adapters.venues import BINANCE
-from catalog.errors import AwayError
-from live import node
+from catalog.errors import AwayError, DataError
+from live import engine_exchange, node
+from live.engine import FAILED
 from live.engine_exchange import ExchangeEngine
 
 BTC = "BTCUSDT-PERP.BINANCE"
@@ -103,3 +104,18 @@ def test_a_process_whose_node_does_not_start_leaves_as_one_that_stops(
     assert [type(one) for one in errors] == [type(None) if asked else AwayError]
     left._is_real = False
     assert ExchangeEngine._others(left) == ()
+
+
+def test_a_process_that_cannot_say_how_it_ended_is_gone_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(engine_exchange, "os", SimpleNamespace(_exit=codes.append))
+
+    def ended(error: object) -> None:
+        raise DataError("the disk is full")
+
+    left: Any = SimpleNamespace(_is_real=True, engine=SimpleNamespace(ended=ended))
+    ExchangeEngine._leave(left)
+    assert codes == [FAILED]
+    assert "the disk is full" in capsys.readouterr().err

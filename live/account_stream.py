@@ -19,6 +19,8 @@ from strategies.guard_orders import Refused
 STREAM_SILENT = "stream_silent"
 LATE_SECS = 6.0
 """How much later than a question the stream may tell a trade: a busy machine, seconds."""
+STALL_SECS = 1.0
+"""Looks that are further apart are those of a process that stood still between them."""
 HOLD_SECS = 300.0
 """For how long nothing is opened where the stream is silent and says nothing after that."""
 
@@ -60,6 +62,7 @@ class StreamWatch:
         self._asked: dict[tuple[str, str], float] = {}
         self._missed: set[tuple[str, str]] = set()
         self._missed_at: float | None = None
+        self._looked_at = self._heard_from = 0.0
 
     def learnt(self, order: str, trades: Iterable[str], clock: float) -> None:
         """Take note of trades of an order that were learnt by asking, at a monotonic clock."""
@@ -79,6 +82,12 @@ class StreamWatch:
         """Judge the trades that the stream has had time to tell."""
         if clock > self._until:
             self._lift("the account's stream was made new: entries are open again")
+        if clock - self._looked_at > STALL_SECS:
+            # Who stood still has yet to hear what was told meanwhile.
+            self._heard_from = clock + STALL_SECS
+        self._looked_at = clock
+        if clock < self._heard_from:
+            return
         due = [key for key, at in self._asked.items() if clock - at > LATE_SECS]
         for order, trade in due:
             at = self._asked.pop((order, trade), None)

@@ -47,6 +47,10 @@ _OURS = ("position", "lost_order")
 LEAST_PAUSE_SECS, MOST_PAUSE_SECS = 2.0, 120.0
 """The pause after an answer that did not come, seconds. While we are told that we ask too often it
 doubles, up to the longest."""
+LISTED_SECS = 30.0
+"""For how long the trades of an order that has ended may be fewer than it says. An exchange lists
+them later than it ends the order; of an order that is older than its lists they never come."""
+_DUST = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,7 @@ class AccountWatch:
         self._thread = threading.Thread(target=self._run, name="account", daemon=True)
         self._seen = _Seen()
         self._gone: tuple[AccountOrder, ...] = ()
+        self._unlisted: dict[str, float] = {}
         self._unsure = False
         self._busy = False
         self._fills = 0
@@ -185,7 +190,7 @@ class AccountWatch:
         if fills != self._fills:
             self._fills = fills
             self._ask_at = min(self._ask_at, clock + soon)
-        if self._has_lost_exit() or doubtful or self._unsure:
+        if self._has_lost_exit() or doubtful or self._unsure or self._unlisted:
             self._ask_at = min(self._ask_at, self._asked_at + soon)
         if clock >= self._ask_at and not self._busy:
             self._asked_at = clock
@@ -325,5 +330,20 @@ class AccountWatch:
             if name in there and name not in question.doubtful:
                 continue
             found = there.get(name) or self._account.lookup(name, instrument_id)
-            reports[name] = None if found is None else report_of(self._account, found)
+            report = None if found is None else report_of(self._account, found)
+            if found is None or report is None or self._is_listed(found, report):
+                reports[name] = report
         return _Answer(question, state, reports)
+
+    def _is_listed(self, order: AccountOrder, report: OrderReport) -> bool:
+        """Return whether all trades of an order are listed, or have had time to be.
+
+        One that was filled ends with its trades; any other with the word of its end, and is not
+        asked for again.
+        """
+        listed = sum(one.quantity for one in report.trades)
+        if report.status not in _UNFILLED or listed >= order.filled - _DUST:
+            self._unlisted.pop(report.client_order_id, None)
+            return True
+        since = self._unlisted.setdefault(report.client_order_id, time.monotonic())
+        return time.monotonic() - since > LISTED_SECS

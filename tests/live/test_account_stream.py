@@ -28,13 +28,19 @@ class World:
 LATE = LATE_SECS + 0.1
 
 
+def look(watch: StreamWatch, clock: float) -> None:
+    """Look as a process does that has not stood still for a while."""
+    for before in (1.8, 0.9, 0.0):
+        watch.look(clock - before)
+
+
 def test_a_trade_that_comes_late_is_none_that_was_missed() -> None:
     world = World()
     watch = world.watch()
     watch.learnt("A", ["1"], 0.0)
-    watch.look(LATE_SECS)
+    look(watch, LATE_SECS)
     world.heard.add("1")
-    watch.look(LATE)
+    look(watch, LATE)
     assert world.told == []
     assert watch.refused() is None
 
@@ -45,12 +51,12 @@ def test_what_was_missed_in_one_outage_is_one_miss() -> None:
     watch.learnt("A", ["1", "2"], 0.0)
     watch.learnt("B", ["3"], 5.0)
     for clock in (LATE, 5.0 + LATE, 1_000.0):
-        watch.look(clock)
+        look(watch, clock)
     assert world.told == ["warning"]
     # The stream is back, and is away again much later.
     watch.told()
     watch.learnt("C", ["4"], 2_000.0)
-    watch.look(2_000.0 + LATE)
+    look(watch, 2_000.0 + LATE)
     assert world.told == ["warning"] * 2
     assert watch.refused() is None
 
@@ -60,7 +66,7 @@ def test_a_trade_that_is_learnt_again_and_again_is_one_miss() -> None:
     watch = world.watch()
     for clock in (0.0, 10.0, 20.0, 30.0):
         watch.learnt("A", ["1"], clock)
-        watch.look(clock + LATE)
+        look(watch, clock + LATE)
     assert world.told == ["warning"]
     assert (world.renewed, watch.refused()) == (0, None)
 
@@ -69,11 +75,11 @@ def test_misses_with_nothing_told_between_are_a_silent_stream_until_it_speaks() 
     world = World()
     watch = world.watch()
     watch.learnt("A", ["1"], 0.0)
-    watch.look(LATE)
+    look(watch, LATE)
     watch.learnt("B", ["2"], 3_000.0)
-    watch.look(3_000.0 + LATE_SECS)
+    look(watch, 3_000.0 + LATE_SECS)
     assert watch.refused() is None
-    watch.look(3_000.0 + LATE)
+    look(watch, 3_000.0 + LATE)
     assert (world.told, world.renewed) == (["warning", "error"], 1)
     refused = watch.refused()
     assert refused is not None
@@ -88,15 +94,15 @@ def test_a_stream_that_says_nothing_after_it_was_made_new_is_given_another_chanc
     watch = world.watch()
     for clock in (0.0, 100.0):
         watch.learnt("A", [str(clock)], clock)
-        watch.look(clock + LATE)
+        look(watch, clock + LATE)
     over = 100.0 + LATE + HOLD_SECS
-    watch.look(over)
+    look(watch, over)
     assert watch.refused() is not None
-    watch.look(over + 0.1)
+    look(watch, over + 0.1)
     assert watch.refused() is None
     # One more miss is enough: nothing was told since.
     watch.learnt("B", ["9"], over + 1.0)
-    watch.look(over + 1.0 + LATE)
+    look(watch, over + 1.0 + LATE)
     assert watch.refused() is not None
     assert world.renewed == 2
 
@@ -121,7 +127,7 @@ def test_a_trade_is_judged_by_when_it_was_learnt_first() -> None:
     watch = world.watch()
     for clock in (0.0, 5.0, 9.0):
         watch.learnt("A", ["1"], clock)
-    watch.look(LATE)
+    look(watch, LATE)
     assert world.told == ["warning"]
 
 
@@ -131,8 +137,19 @@ def test_what_was_told_of_an_order_before_is_no_word_about_its_later_trades() ->
     for clock, trade in ((0.0, "2"), (10.0, "3")):
         # It fills in parts: each answer has the first one too, which the stream has told.
         watch.learnt("A", ["1", trade], clock)
-        watch.look(clock + LATE)
+        look(watch, clock + LATE)
     assert (world.told, world.renewed) == (["warning", "error"], 1)
     watch.learnt("A", ["1"], 30.0)
-    watch.look(30.0 + LATE)
+    look(watch, 30.0 + LATE)
     assert watch.refused() is not None
+
+
+def test_a_process_that_stood_still_hears_first_what_was_told_meanwhile() -> None:
+    world = World()
+    watch = world.watch()
+    look(watch, 0.0)
+    watch.learnt("A", ["1"], 0.0)
+    watch.look(20.0)
+    world.heard.add("1")
+    look(watch, 22.0)
+    assert world.told == []

@@ -438,6 +438,31 @@ def test_a_market_order_whose_fill_nobody_tells_is_asked_for_after_seconds(
         assert world.strategy.did == [("FILLED", ENTRY)]
 
 
+def test_an_order_that_ended_in_part_is_booked_once_its_trades_are_listed(
+    play: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = AccountOrder(ENTRY, "7", BTC, 1, 1.0, 0.4, 100.0, "MARKET", "EXPIRED")
+    trades: list[tuple[TradeReport, ...]] = [()]
+    monkeypatch.setattr(
+        account_watch, "report_of", lambda _, one: OrderReport(ENTRY, "EXPIRED", trades[0])
+    )
+    with play(order(ENTRY), known={ENTRY: ended}) as world:
+        asked_after_silence(world)
+        world.tick()
+        assert world.strategy.did == []
+        trades[0] = (TradeReport("7", 1, 0.4, 100.0, 0.02),)
+        assert world.until_asked() < 2.0
+        world.tick()
+        assert world.strategy.did == [("EXPIRED", ENTRY)]
+    # Trades that an exchange lists no more are not waited for without an end.
+    trades[0] = ()
+    with play(order(ENTRY), known={ENTRY: ended}) as world:
+        while not world.strategy.did:
+            assert world.clock < 1_100.0
+            world.tick()
+        assert world.clock > 1_000.0 + account_watch.LISTED_SECS
+
+
 def test_what_a_stop_has_traded_is_booked_before_anything_else_is_made_of_it(
     play: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def test_the_account_is_asked_until_it_tells_the_trades(monkeypatch: pytest.Monk
         alive=list,
         inferred=None,
         unanswered=set(),
+        cache=SimpleNamespace(order=lambda name: None),
         recovered=book,
         protection=SimpleNamespace(wanted=set),
     )

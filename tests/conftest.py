@@ -12,6 +12,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_configure() -> None:
+    """Let closed terminals be heard by what tests start, also where they run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture
 def interrupts() -> Iterator[None]:
     """Let SIGINT mean what it does in a fresh process.

@@ -171,13 +171,16 @@ def test_an_entry_that_filled_while_nobody_heard_of_it_gets_its_stop(
 ) -> None:
     """Its answer is lost, streams are silent, and nothing can be asked: the engine gives it up."""
     secs = 38.0
-    with market.exchange() as exchange, EngineProcess(market, tmp_path, on(exchange)) as engine:
-        engine.until(lambda one: one.state in ("warming", "trading"), "it runs")
+    # The market stands still until the faults are on: of its first entries nothing is heard.
+    played = market.exchange("--paused")
+    with played as exchange, EngineProcess(market, tmp_path, on(exchange)) as engine:
+        engine.until(lambda one: one.state in ("warming", "trading", "waiting"), "it runs")
         fault = exchange.remote.fault
         fault("lost_answer", seconds=secs, path="order.place")
         fault("silence", seconds=secs, channel="user")
         fault("server_error", seconds=secs, status=503, path="fapi.*(rder|Trades|v2/)")
         end = time.monotonic() + secs
+        exchange.remote.resume()
         until(lambda: held(exchange), "something is held that the engine knows nothing of")
         time.sleep(0.5)
         exchange.remote.pause()

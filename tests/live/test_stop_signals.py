@@ -84,12 +84,6 @@ with StopSignals() as signals:
 """
 
 
-def _of_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    # Else the tests would be heard to run under nohup themselves.
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 @contextmanager
 def in_terminal(*command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Start a program as the session of a terminal of its own, and wait until it says so."""
@@ -100,7 +94,7 @@ def in_terminal(*command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         stdout=side,
         stderr=side,
         start_new_session=True,
-        preexec_fn=_of_terminal,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(side)
     said = b""

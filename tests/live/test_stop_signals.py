@@ -171,7 +171,7 @@ def test_an_engine_leaves_its_account_to_others_also_where_nobody_can_hear_its_l
     monkeypatch.setattr(os, "_exit", leave)
     engine: Any = ExchangeEngine.__new__(ExchangeEngine)
     engine._request = SimpleNamespace(mode="live")
-    engine.engine = SimpleNamespace(ended=lambda: SimpleNamespace(code=7))
+    engine.engine = SimpleNamespace(ended=lambda *_: SimpleNamespace(code=7))
     engine._teller = SimpleNamespace(close=lambda: None)
     monkeypatch.setattr(engine, "close", lambda: None)
     engine._last_words = unheard

@@ -136,11 +136,11 @@ class EngineWatch(DataActor):
         """Close what has been without its stop for too long, once for each second of orders."""
         for found in self._naked.look(monotonic_ns, self._protected(), self._covered()):
             desk, name, ts = self._parts.strategy.desk, found.instrument_id, self._now()
-            if self._view.naked_alarms < self._naked.alarms:
-                self._view.naked_alarms = self._naked.alarms
+            if found.is_new:
                 self._hooks.naked(found)
             if not desk.is_leaving(name) and not desk.has_sent("F", name, ts):
                 desk.market("F", name, ts, -found.quantity, STOP_REFUSED)
+        self._view.naked_alarms = self._naked.alarms
 
     def naked(self) -> frozenset[str]:
         """Return the instruments whose position is without its stop now."""

@@ -52,11 +52,15 @@ def covered(
 
 
 class Naked(NamedTuple):
-    """A position that no stop covers whole: instrument, signed quantity, for how many ns."""
+    """A position that no stop covers whole: instrument, signed quantity, for how many ns.
+
+    `is_new` until it has been returned once.
+    """
 
     instrument_id: str
     quantity: float
     age_ns: int
+    is_new: bool
 
 
 class NakedWatch:
@@ -103,11 +107,7 @@ class NakedWatch:
             age = now - self._since.setdefault(name, now)
             if age > self._patience_ns and now >= self._again.get(name, 0):
                 self._again[name] = now + AGAIN_NS
-                found.append(Naked(name, positions[name], age))
-                self._count(name)
+                found.append(Naked(name, positions[name], age, name not in self._told))
+                self._told.add(name)
+        self.alarms += sum(one.is_new for one in found)
         return tuple(found)
-
-    def _count(self, name: str) -> None:
-        if name not in self._told:
-            self._told.add(name)
-            self.alarms += 1

@@ -168,8 +168,8 @@ def test_an_exchange_that_refuses_stops_leaves_no_position_behind(
         engine.until(
             lambda one: one.counters.rejects >= 3 and not one.positions, "refused and left"
         )
-        # The market goes on: in one that stands still no way out would ever fill. What the next close
-        # has opened meanwhile, the engine gets out of before it ends.
+        # The market goes on: in one that stands still no way out would ever fill. What the next
+        # close has opened meanwhile, the engine gets out of before it ends.
         assert engine.stop() == 0
         account = require_agreement(engine, exchange.remote)
         assert account["positions"] == {}

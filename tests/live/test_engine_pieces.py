@@ -23,6 +23,7 @@ from live.engine_request import (
     parse_replay,
     parse_speed,
 )
+from live.engine_watch import EngineWatch, WatchHooks
 from live.foreign_gate import ForeignGate
 from live.market_clock import SAME_TIME_NS, MarketClock, clock_for, wall_clock
 from live.naked_watch import NakedWatch, Stop, covered
@@ -138,6 +139,24 @@ def test_a_position_is_naked_after_two_seconds_without_a_stop_and_told_once() ->
     assert watch.look(8 * second, {BTC: 1.0}, ())
     assert watch.alarms == 2
     assert watch.look(9 * second, {BTC: 0.0}, ()) == ()
+
+
+def test_each_of_several_naked_positions_is_told() -> None:
+    held = {name: SimpleNamespace(quantity=1.0) for name in (BTC, ETH)}
+    step = SimpleNamespace(terms=SimpleNamespace(step=0.001))
+    leaving = SimpleNamespace(is_leaving=lambda name: True, states=dict.fromkeys(held, step))
+    parts: Any = SimpleNamespace(
+        prepared=SimpleNamespace(policy=PROFILE.strategy),
+        recorder=SimpleNamespace(ledger=SimpleNamespace(positions=held), orders={}, errors=[]),
+        strategy=SimpleNamespace(desk=leaving, protection=SimpleNamespace(wanted=tuple)),
+    )
+    view: Any = SimpleNamespace(naked_alarms=0, status=lambda: None)
+    told: list[str] = []
+    hooks = WatchHooks(naked=lambda one: told.append(one.instrument_id))
+    watch = EngineWatch(parts, view, lambda: 0, hooks)
+    for second in range(5):
+        watch.look(0, second * NS_PER_SECOND)
+    assert (told, view.naked_alarms) == ([BTC, ETH], 2)
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,14 @@ class PaperBook:
         """Return the orders that are neither filled nor cancelled."""
         return list(self._known.values())
 
+    def is_on_its_way(self, client_order_id: str) -> bool:
+        """Return whether an order was sent and has not arrived."""
+        return any(
+            one.action == "submit" and one.order.client_order_id == client_order_id
+            for row in self._travelling.values()
+            for one in row
+        )
+
     def quote_would_act(self, instrument_id: str, price: float, ts_event: int) -> bool:
         """Return whether a quote would fill or cancel anything."""
         due = any(one.ts_arrival <= ts_event for one in self._travelling[instrument_id])

@@ -1,7 +1,9 @@
 """What a paper exchange says to a node that starts: what is open, in the engine's words.
 
 With it the engine knows orders and positions of an earlier process; those of a strategy that claims
-its instruments (`StrategySettings.claims`) are that strategy's again.
+its instruments (`StrategySettings.claims`) are that strategy's again. An order that has not arrived
+is not told as accepted: the engine would not tell of its acceptance a second time, and a stop that
+nobody seems to answer is not trailed.
 """
 
 from __future__ import annotations
@@ -68,6 +70,8 @@ def _order(account: PaperAccount, order: PaperOrder, book: PaperBook, now: int) 
     filled = book.filled.get(order.client_order_id, 0.0)
     decimals = instrument.price_precision
     status = OrderStatus.PARTIALLY_FILLED if filled else OrderStatus.ACCEPTED
+    if book.is_on_its_way(order.client_order_id):
+        status = OrderStatus.SUBMITTED
     return OrderStatusReport(
         AccountId(account.account_id),
         instrument.id,

@@ -1,14 +1,19 @@
 """One engine in a live node with the paper exchange, on recorded data, whose state outlives it.
 
-Run as a program: ``python -m tests.live.kept_node FOLDER``. It goes on where the one before it in
-the folder was killed, and writes ``done.json`` there when it has come to the end of the records.
+Run as a program: ``python -m tests.live.kept_node FOLDER [STOPS]``. It goes on where the one before
+it in the folder was killed, and writes ``done.json`` there when it has come to the end of the
+records. With STOPS it kills itself once that many stops and targets were sent, the last of them
+still on its way.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,9 @@ from adapters.replay import ReplayConfig, ReplayFeed, ReplaySession
 from live.live_replay import sorted_records
 from live.node import fence_answer, run_node
 from live.paper import PaperExecutionClient, PaperWiring, leveraged
-from live.paper_store import PaperStore
+from live.paper_orders import PaperOrder
+from live.paper_state import PaperSnapshot
+from live.paper_store import NamedEvent, PaperStore
 from live.recovery import RecoveryConfig, recover
 from live.state_store import StateStore
 from strategies.backtest import expected_costs
@@ -42,12 +49,29 @@ DECISIONS = (
 """Columns of a backtest's frames, which the journal has as well."""
 
 
+class MortalStore(PaperStore):
+    """A paper account whose process dies once so many stops and targets are on their way to it."""
+
+    stops = -1
+
+    def keep(
+        self,
+        snapshot: PaperSnapshot,
+        events: Sequence[NamedEvent] = (),
+        received: tuple[PaperOrder, int] | None = None,
+    ) -> None:
+        super().keep(snapshot, events, received)
+        self.stops -= received is not None and received[0].trigger is not None
+        if self.stops == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def run(folder: Path) -> dict[str, Any]:
     """Live once, from where the life before ended."""
     started = time.monotonic()
     inputs, signals = wild(7, BARS)
     execution = plain_execution(slippage_bps=1.0, max_participation=0.5)
-    store, paper = StateStore(folder / "engine.db"), PaperStore(folder / "paper.db")
+    store, paper = StateStore(folder / "engine.db"), MortalStore(folder / "paper.db")
     recorder = RunRecorder(NAMES, execution.starting_balance)
     settings = StrategySettings(
         instruments=inputs.instruments,
@@ -113,7 +137,7 @@ def run(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[1])
+    place, MortalStore.stops = Path(sys.argv[1]), int([*sys.argv, "-1"][2])
     (place / "done.tmp").write_text(json.dumps(run(place)))
     # At once: it may be killed here, too.
     (place / "done.tmp").rename(place / "done.json")

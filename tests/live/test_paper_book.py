@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nautilus_trader.model import OrderStatus
 
+from catalog.instruments import instrument
 from live.paper_book import (
     PaperAccept,
     PaperBook,
@@ -15,6 +18,7 @@ from live.paper_book import (
     PaperOrder,
     PaperReject,
 )
+from live.paper_reports import PaperAccount, mass_status
 from strategies.execution import ExecutionConfig, InstrumentTerms, commission, slipped_price
 from tests.strategies.settings import plain_execution
 
@@ -149,6 +153,27 @@ def test_a_cancel_takes_effect_one_latency_later() -> None:
     assert isinstance(accepted, PaperAccept)
     assert isinstance(event, PaperCancel)
     assert not paper.cancel("S", 7 * LATENCY)
+
+
+def test_a_node_that_starts_is_told_which_orders_have_not_arrived() -> None:
+    traded = instrument(BTC)
+    account = PaperAccount("BINANCE", "BINANCE-001", {BTC: traded})
+    paper = book()
+    paper.submit(stop("S", 1, 110.0, reduce=False), 0)
+
+    def status() -> Any:
+        found = mass_status(account, paper, 0)
+        assert found is not None
+        (report,) = found.order_reports.values()
+        return report.order_status
+
+    # As accepted the engine would take it, and tell nobody when it is.
+    assert status() == OrderStatus.SUBMITTED
+    (accepted,) = paper.on_time(LATENCY + 1)
+    assert isinstance(accepted, PaperAccept)
+    assert status() == OrderStatus.ACCEPTED
+    paper.cancel("S", LATENCY)
+    assert status() == OrderStatus.ACCEPTED
 
 
 def test_a_reduce_only_order_never_turns_the_position() -> None:

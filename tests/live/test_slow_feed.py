@@ -215,6 +215,7 @@ def engine(vendors: Vendors, inputs: Path | None, clock: Any, *series: str) -> A
     """As much of an engine as its slow inputs look at."""
     told: list[str] = []
     return SimpleNamespace(
+        _is_real=False,
         _request=SimpleNamespace(inputs=inputs, catalog=None),
         _prepared=SimpleNamespace(predictor=SimpleNamespace(spec=spec(*series))),
         _teller=SimpleNamespace(event=lambda kind, text: told.append(text)),

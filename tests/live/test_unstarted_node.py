@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +24,13 @@ from live.engine import FAILED
 from live.engine_exchange import ExchangeEngine
 
 BTC = "BTCUSDT-PERP.BINANCE"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Drop the frames behind the exception: they keep the node, and a process may have one."""
+    yield
+    gc.collect()
 
 
 class Unreachable(DataClient):

@@ -257,14 +257,16 @@ class KeptStrategy(FusionStrategy):
     def recovered(self, *reports: OrderReport) -> None:
         """Take what the exchange says of orders, as if it were told now for the first time.
 
-        What it tells again changes nothing. Trades of all orders are booked in the order of time,
-        then come the statuses.
+        What it tells again changes nothing. Trades and refusals are taken in the order of time: a
+        refusal leads to an exit while its position is held. Then come the other statuses.
         """
-        orders = self.recorder.orders
-        trades = [(one.client_order_id, trade) for one in reports for trade in one.trades]
+        told = [(one, trade) for one in reports for trade in one.trades or (None,)]
         with self.outbox:
-            for name, trade in sorted(trades, key=lambda pair: pair[1].ts_event):
-                self._take_trade(orders[name], trade)
+            for one, trade in sorted(told, key=lambda pair: (pair[1] or pair[0]).ts_event):
+                if trade is not None:
+                    self._take_trade(self.recorder.orders[one.client_order_id], trade)
+                elif one.status == "REJECTED":
+                    self._status(as_event(one), one.status, one.detail)
             for one in reports:
                 if one.status == "ACCEPTED":
                     FusionStrategy.on_order_accepted(self, as_event(one))
@@ -468,8 +470,7 @@ class KeptStrategy(FusionStrategy):
         )
 
     def _order(self, row: OrderRow) -> OrderSnapshot:
-        trades = tuple(self._trades.get(row.client_order_id, ()))
-        values: tuple[Any, ...] = (*_ROW(row), trades)
+        values = (*_ROW(row), tuple(self._trades.get(row.client_order_id, ())))
         return OrderSnapshot(*values)
 
     def _require_own(self, snapshot: StrategySnapshot) -> None:
@@ -494,6 +495,5 @@ class KeptStrategy(FusionStrategy):
 
     def _trim(self, before: int) -> None:
         """Drop from memory what ended before a time; the journal has it."""
-        wanted = self.protection.wanted() | self.limits.wanted()
-        for name in self.recorder.trim(before, wanted):
+        for name in self.recorder.trim(before, self.protection.wanted() | self.limits.wanted()):
             self._trades.pop(name, None)

@@ -144,6 +144,8 @@ def test_each_market_trades_what_it_is_there_for(variant: str) -> None:
     [
         # Each of them tells when a part of the state is forgotten.
         *(("stops", 50), ("stops", 200), ("limits", 34), ("limits", 146), ("funding", 34)),
+        # A target is refused, then an exit fills, and the process dies before it hears of either.
+        ("limits", 199),
         *(("funding", 134), ("guard", 29), ("guard", 47), ("rebalance", 101), ("kelly", 101)),
     ],
 )

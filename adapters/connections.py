@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
@@ -54,15 +53,12 @@ class Connection:
         For orders; market data need none.
     account : str
         Number of the account, such as ``001``.
-    leverages : mapping of str to int
-        By instrument id: set at the exchange when the node connects.
     """
 
     environment: Environment = "live"
     base_url: str | None = None
     keys: Keys | None = None
     account: str = "001"
-    leverages: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse an address that is none.

@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 
 from adapters.connections import Connection, Environment, Keys
 from catalog.errors import ConfigError
-from catalog.instruments import symbol_of
 
 
 class Client(NamedTuple):
@@ -159,14 +158,9 @@ def _binance_execution(connection: Connection) -> Client:
             use_position_ids=False,
             # The rest of a market order that is filled or killed is a cancel to us.
             treat_expired_as_canceled=True,
-            futures_leverages=_by_symbol(connection.leverages) or None,
             max_retries=3,
         ),
     )
-
-
-def _by_symbol(leverages: Mapping[str, int]) -> dict[str, int]:
-    return {symbol_of(name): x for name, x in leverages.items()}
 
 
 def _binance_environment(connection: Connection) -> Any:

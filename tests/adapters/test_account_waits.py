@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from adapters.accounts import BinanceAccount
 from adapters.connections import Connection, Keys
 from adapters.errors import AdapterError, TooManyRequestsError
-
-
-@contextmanager
-def refusing(retry_after: str, asked: list[float], status: int = 429) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(time.monotonic())
-            self.send_response(status)
-            self.send_header("Retry-After", retry_after)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+from tests.adapters.one_answer import answering
 
 
 def ask(url: str) -> None:
@@ -50,13 +23,13 @@ def ask(url: str) -> None:
 
 def test_a_long_wait_ends_the_question_and_a_short_one_is_kept() -> None:
     asked: list[float] = []
-    with refusing("120", asked) as url:
+    with answering(429, asked=asked, Retry_After="120") as url:
         began = time.monotonic()
         ask(url)
     assert len(asked) == 1
     assert time.monotonic() - began < 5.0
     asked.clear()
-    with refusing("1", asked) as url:
+    with answering(429, asked=asked, Retry_After="1") as url:
         ask(url)
     assert len(asked) == 2
     assert asked[1] - asked[0] >= 0.9
@@ -76,7 +49,7 @@ def test_a_long_wait_ends_the_question_and_a_short_one_is_kept() -> None:
 def test_who_asks_too_often_is_told_so_and_for_how_long(
     status: int, retry_after: str, too_many: bool, secs: float | None
 ) -> None:
-    with refusing(retry_after, [], status) as url:
+    with answering(status, Retry_After=retry_after) as url:
         account = BinanceAccount(Connection("testnet", url, Keys(("key", "secret"))), attempts=1)
         with pytest.raises(AdapterError) as caught:
             account.server_ns()

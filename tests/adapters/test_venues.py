@@ -42,9 +42,7 @@ def test_every_venue_is_configured_for_both_environments_and_another_address(nam
     for connection in (
         Connection("live", keys=keys),
         Connection("testnet", keys=keys),
-        Connection(
-            "live", "http://127.0.0.1:9/", keys, leverages={f"BTCUSDT-PERP.{venue.venue}": 3}
-        ),
+        Connection("live", "http://127.0.0.1:9/", keys),
     ):
         data, execution = venue.data(connection), venue.execution(connection)
         assert SECRET not in repr(data.config) + repr(execution.config)

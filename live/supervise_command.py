@@ -27,6 +27,7 @@ from live.restarts import RestartPolicy
 from live.state_folder import StateFolder
 from live.stop_signals import end_at_hangup
 from live.supervisor import Supervisor, SupervisorConfig
+from research.bundle import verify_bundle
 
 ANSWER_SECS = 60.0
 _STARTS_A_MINUTE = 8
@@ -132,6 +133,20 @@ def _values(options: tuple[str, ...], name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def require_bundles(plan: FleetPlan) -> None:
+    """Refuse a plan with a bundle that is not there, or not what was saved.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    IntegrityError
+        If its files were changed.
+    """
+    for path in sorted({plan.bundle_of(name) for name in plan.engines}):
+        verify_bundle(Path(path))
+
+
 def announce(request: SuperviseRequest, plan: FleetPlan) -> None:
     """Say what is about to be risked, before it is.
 
@@ -207,9 +222,14 @@ def supervise(request: SuperviseRequest) -> None:
     ------
     ConfigError
         If the request is wrong or another supervisor has the folder.
+    DataError
+        If a bundle is not there.
+    IntegrityError
+        If a bundle was changed.
     """
     plan = fleet_of(request)
     announce(request, plan)
+    require_bundles(plan)
     folder = StateFolder(request.state)
     observers = observers_of(request.state, plan, request.plan)
     if plan.mode != "paper":

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from catalog.errors import ConfigError
+from catalog.errors import ConfigError, DataError
 from live.alerts import Alert
 from live.engine_plan import FleetPlan, plan_of
 from live.engine_process import EngineEvent
@@ -194,6 +194,7 @@ def test_what_is_risked_is_printed_before_it_is(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("live.supervise_command.Supervisor", begin)
+    monkeypatch.setattr("live.supervise_command.require_bundles", lambda plan: None)
     request = SuperviseRequest(
         state=folder / "state",
         symbols="BTCUSDT,ETHUSDT",
@@ -211,6 +212,16 @@ def test_what_is_risked_is_printed_before_it_is(
     assert "engine ETHUSDT trades" in eth
     assert together == ("all engines together: at a loss of 1.0% in a day the kill switch is set")
     assert "a-secret-key" not in "".join(told)
+
+
+def test_no_engine_is_begun_without_its_bundle(folder: Path) -> None:
+    path = folder / "p.yaml"
+    request = SuperviseRequest(
+        state=folder / "state", symbols="BTCUSDT", profile=str(path), bundle=str(folder / "none")
+    )
+    with pytest.raises(DataError, match="none must be a bundle folder with a manifest"):
+        supervise(request)
+    assert not (folder / "state").exists()
 
 
 def test_no_engine_is_begun_on_a_venue_where_none_runs(folder: Path) -> None:

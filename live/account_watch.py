@@ -28,6 +28,7 @@ from live.start_books import (
     differences,
     filled_further,
     follow,
+    is_listed,
     read_foreign,
     report_of,
     strays,
@@ -50,7 +51,6 @@ doubles, up to the longest."""
 LISTED_SECS = 30.0
 """For how long the trades of an order that has ended may be fewer than it says. An exchange lists
 them later than it ends the order; of an order that is older than its lists they never come."""
-_DUST = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,8 +341,7 @@ class AccountWatch:
         One that was filled ends with its trades; any other with the word of its end, and is not
         asked for again.
         """
-        listed = sum(one.quantity for one in report.trades)
-        if report.status not in _UNFILLED or listed >= order.filled - _DUST:
+        if report.status not in _UNFILLED or is_listed(order, report):
             self._unlisted.pop(report.client_order_id, None)
             return True
         since = self._unlisted.setdefault(report.client_order_id, time.monotonic())

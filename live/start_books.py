@@ -9,6 +9,7 @@ books say is gone, and our books follow.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,9 @@ from strategies.recorder import EXIT_TYPES, FINAL_STATUSES, MAKER, TAKER
 
 FOREIGN = "foreign"
 """Section of the engine's database with what is somebody else's, by instrument."""
+UNLISTED_SECS = 10.0
+"""How long a start waits for trades that an exchange has made and does not list yet, seconds."""
+_PAUSE_SECS = 0.5
 _DECIMALS = 9
 _DUST = 1e-9
 
@@ -51,6 +55,11 @@ def report_of(account: AccountReader, order: AccountOrder) -> OrderReport:
         for one in fills
     )
     return OrderReport(order.client_order_id, order.status, trades, order.ts_ns)
+
+
+def is_listed(order: AccountOrder, report: OrderReport) -> bool:
+    """Return whether the trades that an exchange lists are all that an order has made."""
+    return sum(one.quantity for one in report.trades) >= order.filled - _DUST
 
 
 def own_books(parts: EngineParts, foreign: dict[str, float]) -> Books:
@@ -171,12 +180,23 @@ class Start:
     state: AccountState
 
     def lookup(self, parts: EngineParts) -> Lookup:
-        """Return who asks the exchange for an order of ours."""
+        """Return who asks the exchange for an order of ours, with all of its trades.
+
+        One that has just filled may be told before its trades are listed. What is held without
+        them would be taken for somebody else's.
+        """
 
         def ask(client_order_id: str) -> OrderReport | None:
             row = parts.recorder.orders[client_order_id]
-            found = self.account.lookup(client_order_id, row.instrument_id)
-            return None if found is None else report_of(self.account, found)
+            over = time.monotonic() + UNLISTED_SECS
+            while True:
+                found = self.account.lookup(client_order_id, row.instrument_id)
+                if found is None:
+                    return None
+                report = report_of(self.account, found)
+                if is_listed(found, report) or time.monotonic() > over:
+                    return report
+                time.sleep(_PAUSE_SECS)
 
         return ask
 

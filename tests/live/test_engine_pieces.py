@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from adapters.accounts import AccountState, HeldPosition
+from adapters.accounts import AccountFill, AccountOrder, AccountState, HeldPosition
 from adapters.connections import Connection
 from catalog.errors import ConfigError
 from catalog.timestamps import NS_PER_SECOND
+from live import start_books
 from live.engine import Engine
 from live.engine_parts import Prepared
 from live.engine_request import (
@@ -29,7 +31,7 @@ from live.market_clock import SAME_TIME_NS, MarketClock, clock_for, wall_clock
 from live.naked_watch import NakedWatch, Stop, covered
 from live.profile import load_profile
 from live.reconcile import Books, Resting, compare_books
-from live.start_books import follow, under_way
+from live.start_books import UNLISTED_SECS, Start, follow, under_way
 from strategies.guard_orders import REFUSALS
 from strategies.ledger import Ledger, LedgerFill
 from strategies.order_desk import OrderDesk
@@ -389,3 +391,37 @@ def test_a_node_that_ends_by_itself_has_failed(asked: bool, code: int, state: st
     assert (outcome.code, view.state) == (code, state)
     assert ("nobody had asked it to" in outcome.reason) == (not asked)
     assert calls == [outcome.reason]
+
+
+class _LateAccount:
+    """An account that has filled an order, and lists its trade from the third question on."""
+
+    def __init__(self, listed_after: float) -> None:
+        self.listed_after = listed_after
+        self.asked = 0
+
+    def lookup(self, name: str, instrument_id: str) -> AccountOrder:
+        return AccountOrder(name, "7", instrument_id, 1, 2.0, 2.0, 9.0, "MARKET", "FILLED")
+
+    def fills(self, order: AccountOrder) -> tuple[AccountFill, ...]:
+        self.asked += 1
+        late = AccountFill("2", "7", order.instrument_id, 1, 0.5, 9.0, 0.0, False, 6)
+        early = AccountFill("1", "7", order.instrument_id, 1, 1.5, 9.0, 0.0, False, 5)
+        return (early, late) if self.asked > self.listed_after else (early,)
+
+
+@pytest.mark.parametrize(("listed_after", "found"), [(0, 2.0), (2, 2.0), (math.inf, 1.5)])
+def test_a_start_waits_for_trades_that_are_not_listed_yet(
+    monkeypatch: pytest.MonkeyPatch, listed_after: float, found: float
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(start_books.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(start_books.time, "sleep", lambda secs: clock.append(clock.pop() + secs))
+    account: Any = _LateAccount(listed_after)
+    parts: Any = SimpleNamespace(
+        recorder=SimpleNamespace(orders={"A": SimpleNamespace(instrument_id=BTC)})
+    )
+    report = Start(account, AccountState(1.0, 1.0, (), ())).lookup(parts)("A")
+    assert report is not None
+    assert sum(one.quantity for one in report.trades) == found
+    assert clock[0] <= UNLISTED_SECS + 0.5

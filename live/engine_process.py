@@ -125,6 +125,7 @@ class EngineProcess:
         self.given_up = record.stage == "given_up"
         self.restarts = record.restarts
         self.failures = record.failures_in_row
+        self._aways = 0
         self.last_error = record.last_error
         self.usage = Usage()
         self.health: HealthWatch | None = None
@@ -199,7 +200,7 @@ class EngineProcess:
 
     def start(self, now: float) -> None:
         """Want a process, and forget earlier failures: a person says so."""
-        self.wanted, self.given_up, self.failures = True, False, 0
+        self.wanted, self.given_up, self.failures, self._aways = True, False, 0, 0
         self._next = now
         if self._ending == "stop":
             self._ending = "restart"
@@ -330,6 +331,7 @@ class EngineProcess:
                 why = f"{why}; its last error: {said.last_error}"
         self._child = self._process = self._meter = self.health = None
         self._ending, self._next = "", now
+        aways, self._aways = self._aways, 0
         if ending == "stop":
             self._tell(EngineEvent(self.name, "stopped", why))
         elif ending == "restart":
@@ -342,6 +344,7 @@ class EngineProcess:
             self.wanted = False
             self._tell(EngineEvent(self.name, "stopped", "it ended by itself, in order"))
         elif code == AwayError.exit_code:
+            self._aways = aways + 1
             self._away(why, now)
         else:
             self._failed(why, now)
@@ -350,13 +353,13 @@ class EngineProcess:
         """Try again for as long as it takes: an outside that is away is no failure."""
         self.last_error = why
         self.restarts += 1
-        delay = self._rules.restarts.longest_secs(self._random)
+        delay = self._rules.restarts.delay_secs(self._aways, self._random)
         self._next = now + delay
         self._tell(
             EngineEvent(
                 self.name,
                 "away",
-                f"it could not start, and is started again in {delay:.0f} s: {why}",
+                f"it could not start, and is started again in {delay:.1f} s: {why}",
             )
         )
 

@@ -69,7 +69,3 @@ class RestartPolicy:
         # No power of a large number: a counter may be set high by hand.
         full = min(self.first_secs * 2.0 ** min(failures - 1, 64), self.most_secs)
         return full * (1.0 - self.jitter * random.random())
-
-    def longest_secs(self, random: Random) -> float:
-        """Return the longest delay with its jitter, seconds: for what is nobody's failure."""
-        return self.most_secs * (1.0 - self.jitter * random.random())

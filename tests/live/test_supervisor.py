@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -244,6 +245,20 @@ def test_an_exchange_that_is_away_is_no_failure_of_an_engine(tmp_path: Path) -> 
         assert record.failures_in_row == 0
         behave(tmp_path, "AAA", "")
         until(lambda: not engine.starting and engine.running)
+        # A moment's absence costs a moment, a long one is asked about ever less.
+        told = [one.detail for one in ears.events if one.kind == "away"]
+        delays = [float(re.findall(r"started again in (\S+) s", one)[0]) for one in told]
+        full = [
+            min(QUICK.first_secs * 2.0**number, QUICK.most_secs) for number in range(len(delays))
+        ]
+        pairs = list(zip(delays, full, strict=True))
+        assert all(0.5 * least - 0.05 <= one <= least + 0.05 for one, least in pairs)
+        # Having been there, it is away for a moment again.
+        os.kill(lives(tmp_path, "AAA")[-1], signal.SIGKILL)
+        behave(tmp_path, "AAA", "away")
+        until(lambda: len([one for one in ears.events if one.kind == "away"]) > len(told))
+        again = [one.detail for one in ears.events if one.kind == "away"][len(told)]
+        assert float(re.findall(r"started again in (\S+) s", again)[0]) <= QUICK.first_secs + 0.05
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "without its log"])

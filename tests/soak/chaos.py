@@ -16,6 +16,8 @@ from tests.soak.fleet import Watch
 KILL = "SIGKILL"
 GRACE_S = 10.0
 """After an outage of the exchange its engines have so long to trade again, seconds."""
+LONGEST_OUTAGE_S = 5.0
+"""No outage is longer, seconds."""
 _OUTAGES = frozenset(
     {"drop", "silence", "rate_limit", "ban", "server_error", "slow", "listen_key_expired"}
     | {"maintenance", "clock_skew", "lost_answer"}
@@ -94,7 +96,7 @@ _DRAWS: dict[str, Callable[[Random], dict[str, Any]]] = {
         "seconds": r.uniform(1.0, 4.0),
         "status": r.choice((500, 502, 503, 504)),
     },
-    "slow": lambda r: {"seconds": r.uniform(2.0, 5.0), "delay_s": r.uniform(0.2, 1.5)},
+    "slow": lambda r: {"seconds": r.uniform(2.0, LONGEST_OUTAGE_S), "delay_s": r.uniform(0.2, 1.5)},
     "lost_answer": lambda r: {"times": r.randint(1, 3), "path": "rder"},
     "duplicate": lambda r: {"channel": _channel(r), "seconds": r.uniform(3.0, 8.0)},
     "reorder": lambda r: {"channel": _channel(r), "seconds": r.uniform(3.0, 8.0)},
@@ -105,7 +107,7 @@ _DRAWS: dict[str, Callable[[Random], dict[str, Any]]] = {
         "seconds": r.uniform(2.0, 4.0),
         "skew_ms": r.choice((-8_000, -2_000, 2_000, 8_000)),
     },
-    "maintenance": lambda r: {"seconds": r.uniform(1.0, 5.0)},
+    "maintenance": lambda r: {"seconds": r.uniform(1.0, LONGEST_OUTAGE_S)},
 }
 
 
@@ -133,6 +135,12 @@ class Chaos:
         now = time.monotonic()
         with self._lock:
             return any(a <= now <= b + GRACE_S for a, b, name, _ in self.spans if name in _OUTAGES)
+
+    def out_in(self, begin: float, end: float) -> bool:
+        """Whether the exchange was not well at some time of a stretch."""
+        with self._lock:
+            spans = [(a, b) for a, b, name, _ in self.spans if name in _OUTAGES]
+        return any(a <= end and begin <= b for a, b in spans)
 
     def touched(self, engine: str, begin: float, end: float) -> bool:
         """Whether something was wrong with the exchange or an engine in a stretch of time."""

@@ -135,7 +135,8 @@ class Watched:
     down_s: float = 0.0
     killed_at: float | None = None
     killed_pid: int = 0
-    recoveries: list[float] = field(default_factory=list)
+    recoveries: list[tuple[float, float]] = field(default_factory=list)
+    """From its kill to its next bar: begin and end, monotonic seconds."""
     status: EngineStatus = field(default_factory=EngineStatus)
 
     @property
@@ -150,7 +151,7 @@ class Watched:
         self.state, self.status = status.state, status
         since = self.killed_at
         if since is not None and status.pid != self.killed_pid and self.trades(now):
-            self.recoveries.append(now - since)
+            self.recoveries.append((since, now))
             self.killed_at = None
 
     def trades(self, now: float) -> bool:

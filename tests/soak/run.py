@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from live.registry import Registry
-from tests.soak.chaos import KILL, Chaos, ChaosPlan
+from tests.soak.chaos import KILL, LONGEST_OUTAGE_S, Chaos, ChaosPlan
 from tests.soak.fleet import Fleet, TruthTail, Watch, Watched
 from tests.soak.market import FleetMarket
 from tests.soak.verdict import Audit, Naked, compare, log_kinds, naked_times
@@ -126,6 +127,7 @@ def soak(config: SoakConfig, folder: Path, say: Callable[[str], None] = print) -
         told["idle_s"] = max(0.0, ended - traded.get(name, began))
     naked = naked_times(tail, stopped)
     report.figures |= _figures(watch, audit, fleet, ended - began)
+    report.figures |= _recovery_figures(chaos, watch)
     report.figures |= _naked_figures(naked, chaos, watch)
     report.failures = failures(report)
     return report
@@ -168,7 +170,7 @@ def _engine(one: Watched) -> dict[str, Any]:
         "up_s": one.up_s,
         "excused_s": one.excused_s,
         "down_s": one.down_s,
-        "recoveries_s": one.recoveries,
+        "recoveries_s": [end - begin for begin, end in one.recoveries],
         "reconnects": counters.reconnects,
         "naked_alarms": counters.naked_alarms,
         "latency_p95_ms": one.status.decision_latency_ms.quantile(0.95),
@@ -181,7 +183,6 @@ def _figures(watch: Watch, audit: Audit, fleet: Fleet, seconds: float) -> dict[s
     up = sum(one.up_s for one in engines)
     excused = sum(one.excused_s for one in engines)
     down = sum(one.down_s for one in engines)
-    recoveries = [one for engine in engines for one in engine.recoveries]
     registry = Registry(fleet.state.registry, create=False)
     records = registry.records()
     registry.close()
@@ -189,15 +190,25 @@ def _figures(watch: Watch, audit: Audit, fleet: Fleet, seconds: float) -> dict[s
         "seconds": seconds,
         "uptime": (up + excused) / (up + excused + down),
         "uptime_outages_counted": up / (up + excused + down),
-        "kills": len(recoveries) + sum(one.killed_at is not None for one in engines),
-        "slowest_recovery_s": max(recoveries, default=0.0),
-        "median_recovery_s": sorted(recoveries)[len(recoveries) // 2] if recoveries else 0.0,
         "orders": audit.orders,
         "trades": audit.fills,
         "refused": audit.refused,
         "restarts": sum(one.restarts for one in records.values()),
         "given_up": [name for name, one in records.items() if one.stage == "given_up"],
         "log_lines": dict(log_kinds(fleet.state.logs)),
+    }
+
+
+def _recovery_figures(chaos: Chaos, watch: Watch) -> dict[str, Any]:
+    """Say how long engines took to come back: in good times, and with the exchange out."""
+    engines = watch.engines.values()
+    spans = [one for engine in engines for one in engine.recoveries]
+    out = {one for one in spans if chaos.out_in(*one)}
+    return {
+        "kills": len(spans) + sum(one.killed_at is not None for one in engines),
+        "slowest_recovery_s": max((b - a for a, b in spans if (a, b) not in out), default=0.0),
+        "slowest_recovery_mishap_s": max((b - a for a, b in out), default=0.0),
+        "median_recovery_s": median(b - a for a, b in spans) if spans else 0.0,
     }
 
 
@@ -220,6 +231,7 @@ def failures(report: SoakReport) -> list[str]:
     config, figures = report.config, report.figures
     for name, most in (
         ("slowest_recovery_s", config.recovery_s),
+        ("slowest_recovery_mishap_s", config.recovery_s + LONGEST_OUTAGE_S),
         ("longest_without_stop_s", config.naked_s),
         ("longest_without_stop_mishap_s", config.naked_s + config.recovery_s),
     ):

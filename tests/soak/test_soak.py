@@ -13,6 +13,7 @@ from tests.soak.run import SoakConfig, SoakReport, failures
 
 FIGURES: dict[str, Any] = {
     "slowest_recovery_s": 5.0,
+    "slowest_recovery_mishap_s": 12.0,
     "longest_without_stop_s": 0.1,
     "longest_without_stop_mishap_s": 6.0,
     "uptime": 0.995,
@@ -51,6 +52,10 @@ def report(*idle: float, **figures: Any) -> SoakReport:
         (report(given_up=["AAA"]), "given_up must be [], was ['AAA']"),
         (report(uptime=0.9), "uptime must be at least 99.0%, was 90.00%"),
         (report(slowest_recovery_s=12.0), "slowest_recovery_s must be at most 10, was 12.00"),
+        (
+            report(slowest_recovery_mishap_s=42.2),
+            "slowest_recovery_mishap_s must be at most 15, was 42.20",
+        ),
     ],
 )
 def test_engines_must_do_more_than_live(found: SoakReport, words: str) -> None:

@@ -7,6 +7,10 @@ at or after it wait, until the history has answered or the patience is over. The
 counts, and the history is asked on: what was paid by another rate is corrected. Recorded data
 stream settlements themselves; those count at once.
 
+A stream may be silent while bars come by history, or begin a moment after a settlement. So the next
+one is expected as far from the last as that is from the one before, until the stream says when it
+is. Where that turns out to be no settlement, none is booked.
+
 Exchanges stamp a settlement some milliseconds late; here it is put on its hour, as on import.
 Times are UTC nanoseconds of the data.
 """
@@ -34,7 +38,7 @@ class Settlement(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """A rate that a settlement is expected to have."""
+    """When a settlement is expected, and its rate; NaN where only the time is guessed."""
 
     due: int
     rate: float
@@ -119,7 +123,7 @@ class Settlements:
             return
         next_ts = _hour(next_ts)
         before = self._expected.get(instrument_id)
-        if before is not None and before.due < next_ts:
+        if before is not None and before.due < next_ts and before.due <= ts + _SLACK_NS:
             self._now_due(instrument_id, before)
         self._expected[instrument_id] = Expected(next_ts, rate)
 
@@ -181,10 +185,15 @@ class Settlements:
         for name, expected in list(self._due.items()):
             if expected.due <= ts:
                 since = self._blocking.setdefault(name, now)
-                if now - since >= self._patience or not self._has_history:
+                if now - since < self._patience and self._has_history:
+                    continue
+                if math.isnan(expected.rate):
+                    # Perhaps it is none; asked for on, until the history tells of a later one.
+                    del self._due[name], self._blocking[name]
+                else:
                     self.counts.estimated += 1
                     self._settle(name, expected.due, expected.rate)
-                    self._guessed.setdefault(name, {})[expected.due] = expected.rate
+                self._guessed.setdefault(name, {})[expected.due] = expected.rate
         return self.is_waiting(ts)
 
     def is_waiting(self, ts: int) -> bool:
@@ -212,17 +221,21 @@ class Settlements:
     def _settle(self, name: str, ts: int, rate: float) -> bool:
         if not math.isfinite(rate):
             return False
-        guess = self._guessed.get(name, {}).pop(ts, None)
-        if guess is not None:
+        guess = self._guessed.get(name, {}).pop(ts, math.nan)
+        if not math.isnan(guess):
             handed = Settlement(name, ts, guess)
             if handed in self._ready:
                 self._ready[self._ready.index(handed)] = Settlement(name, ts, rate)
             elif rate != guess:
                 self._corrected.append(Settlement(name, ts, rate))
             return True
-        if ts <= self._last[name]:
+        last = self._last[name]
+        if ts <= last:
             return False
         self._last[name] = ts
+        expected = self._expected.get(name)
+        if self._has_history and last and (expected is None or expected.due <= ts):
+            self._expected[name] = Expected(2 * ts - last, math.nan)
         due = self._due.get(name)
         if due is not None and due.due <= ts:
             del self._due[name]

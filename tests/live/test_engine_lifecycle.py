@@ -115,6 +115,14 @@ def settled(exchange: ExchangeProcess, engine: EngineProcess) -> EngineStatus:
         time.sleep(1.0)
 
 
+def settlement_times(engine: EngineProcess) -> set[int]:
+    """Return the times of the settlements that an engine has booked in the last 18 hours."""
+    with closing(sqlite3.connect(engine.state / "engines" / ENGINE / "engine.db")) as db:
+        rows = db.execute("SELECT content FROM state WHERE section = 'strategy'")
+        paid = json.loads(rows.fetchone()[0])["funding"]["paid"]
+    return {ts for settled in paid.values() for ts, *_ in settled}
+
+
 def in_flight(engine: EngineProcess) -> bool:
     """Whether an entry has left that has not filled."""
     return any(
@@ -243,6 +251,24 @@ def test_away_for_two_market_days_with_settlements_and_stops_its_books_are_the_e
 
 
 # ---- a market in pieces
+
+
+def test_an_engine_that_never_hears_when_funding_is_due_books_it_all_the_same(
+    busy: EngineMarket, tmp_path: Path
+) -> None:
+    with exchange_of(busy, tmp_path, speed="3600") as exchange:
+        exchange.remote.fault("silence", seconds=600.0, path="@markPrice")
+        engine = engine_of(busy, tmp_path, exchange, "3600")
+        engine.arguments += ("--set", "strategy.stop_loss_frac=0.015")
+        with engine:
+            engine.until(protected, "positions with their stops")
+            # Two settlements at least.
+            until(lambda: len(settlement_times(engine)) > 1, "two settlements", 60.0)
+            status = settled(exchange, engine)
+            assert engine.stop() == 0
+        found = account(exchange.remote)
+        assert sum(map(abs, found["income"].values())) > 10 * CENT, "no funding was settled"
+        assert status.cash == pytest.approx(found["cash"], abs=1e-4)
 
 
 def test_while_the_bars_of_one_symbol_stay_away_it_waits_and_opens_nothing(

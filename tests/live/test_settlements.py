@@ -17,12 +17,14 @@ def at(hours: float) -> int:
     return START + round(hours * HOUR)
 
 
-def known(*, has_history: bool = True) -> Settlements:
-    """Settlements of which those of the start are known."""
+def known(*, has_history: bool = True, silent: bool = False) -> Settlements:
+    """Settlements of which those of the start are known, and of ETH, unless silent, the next."""
     found = Settlements((BTC, ETH), at(-48), 5 * SECOND, has_history=has_history)
     for name in (BTC, ETH):
         found.stored(name, [(at(-8), 1e-4), (at(0), 2e-4)])
         found.lacks(Gap(name, at(-8), at(1)), at(1))
+    if not silent:
+        found.take(ETH, 2e-4, at(1), at(96))
     return found
 
 
@@ -144,6 +146,55 @@ def test_without_a_history_what_was_expected_counts_at_once() -> None:
     found.take(BTC, 3e-4, at(7), at(8))
     assert not found.holds_back(at(8), at(8))
     assert found.up_to(at(8)) == [Settlement(BTC, at(8), 3e-4)]
+
+
+def test_a_stream_that_is_silent_before_and_after_a_settlement_hides_none() -> None:
+    found = known(silent=True)
+    found.up_to(at(0))
+    assert not found.holds_back(at(7.75), at(7.75))
+    # Nothing was streamed: expected as far from the last as that is from the one before.
+    assert found.holds_back(at(8), at(8))
+    assert found.gaps(at(8)) == [Gap(BTC, at(0), at(8)), Gap(ETH, at(0), at(8))]
+    for name in (BTC, ETH):
+        found.answered(name, [(at(8), 5e-4)])
+    assert not found.holds_back(at(8), at(8))
+    assert found.up_to(at(8)) == [Settlement(BTC, at(8), 5e-4), Settlement(ETH, at(8), 5e-4)]
+
+
+def test_a_stream_that_begins_a_moment_after_a_settlement_hides_none() -> None:
+    found = known(silent=True)
+    found.up_to(at(0))
+    # Also from a clock that has not come so far.
+    found.take(BTC, 3e-4, at(8) + SECOND, at(16))
+    assert found.gaps(at(7.9)) == [Gap(BTC, at(0), at(7))]
+    assert found.holds_back(at(8), at(8) + SECOND)
+
+
+def test_where_a_stream_says_that_a_settlement_comes_later_it_does() -> None:
+    found = known(silent=True)
+    found.up_to(at(0))
+    for name in (BTC, ETH):
+        found.take(name, 3e-4, at(7), at(12))
+    assert not found.holds_back(at(11.75), at(11.75))
+    assert found.gaps(at(11.75)) == []
+    assert found.holds_back(at(12), at(12))
+
+
+def test_a_settlement_that_only_time_expects_is_never_booked_at_a_guess() -> None:
+    found = known(silent=True)
+    found.up_to(at(0))
+    assert found.holds_back(at(8), at(8))
+    assert not found.holds_back(at(8), at(8) + 5 * SECOND)
+    assert (found.up_to(at(8)), found.counts.estimated) == ([], 0)
+    assert not found.holds_back(at(9), at(9))
+    # It is asked for on; listed late, it counts.
+    assert found.gaps(at(9)) == [Gap(BTC, at(1), at(9)), Gap(ETH, at(1), at(9))]
+    found.answered(BTC, [(at(8), 5e-4)])
+    assert found.up_to(at(9)) == [Settlement(BTC, at(8), 5e-4)]
+    # What was none is forgotten once there is a later one.
+    found.answered(ETH, [(at(12), 6e-4)])
+    assert found.corrected() == []
+    assert found.gaps(at(12)) == []
 
 
 def test_several_settlements_that_were_missed_come_in_order() -> None:

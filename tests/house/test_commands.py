@@ -45,7 +45,11 @@ def run_ci(root: Path, folder: Path, failing: str) -> subprocess.CompletedProces
     make = folder / "bin" / "make"
     make.parent.mkdir()
     make.write_text(f'#!/bin/sh\necho "target $1"\n[ "$1" != {failing} ]\n', encoding="utf-8")
-    make.chmod(0o755)
+    # Where these are there, none are fetched.
+    for tool in ("promtool", "prometheus"):
+        make.with_name(tool).write_text("#!/bin/sh\n", encoding="utf-8")
+    for one in make.parent.iterdir():
+        one.chmod(0o755)
     return subprocess.run(
         ["bash", str(script)],
         env={"PATH": f"{make.parent}:/usr/bin:/bin", "CI": "true"},

@@ -69,6 +69,7 @@ def fills(state: Path) -> list[tuple[Any, ...]]:
         return db.execute(f"{query} ORDER BY seq").fetchall()
 
 
+@pytest.mark.slow
 def test_on_a_recording_it_fills_as_the_backtest_also_after_a_kill(
     market: EngineMarket, tmp_path: Path
 ) -> None:

@@ -203,6 +203,7 @@ def test_one_changed_prediction_is_found_and_named(
     assert f"2024-01-02 13:30:00 {ETH}: prob_up is" in report.first.text
 
 
+@pytest.mark.slow
 def test_one_changed_fill_is_found_and_named(
     inputs: ReplayInputs, reference: BacktestOutcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:

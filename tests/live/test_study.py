@@ -192,6 +192,7 @@ def test_killed_and_resumed_it_says_the_same(catalog: Path, whole: Path, tmp_pat
     assert not list(out.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_an_error_leaves_what_is_done_and_says_where(
     catalog: Path, whole: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +230,7 @@ def test_nothing_is_fitted_twice(catalog: Path, whole: Path, copied: Path) -> No
     assert (copied / "study.json").read_bytes() == (whole / "study.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_changed_setting_refits_what_it_touches_and_says_so(
     catalog: Path, whole: Path, copied: Path
 ) -> None:

@@ -160,6 +160,7 @@ def test_a_tuning_leaves_a_profile_and_everything_that_was_tried(whole: Path, le
     assert all(one.data.end <= tuned.validation.test_start for one in mine)
 
 
+@pytest.mark.slow
 def test_asked_again_it_does_nothing_and_asked_for_more_it_goes_on(
     market: Path, space: Path, whole: Path, ledger: Path, tmp_path: Path
 ) -> None:
@@ -326,6 +327,7 @@ def test_a_profile_that_cannot_be_judged_before_its_test_is_told(
     assert "at least 9999 training rows" in text
 
 
+@pytest.mark.slow
 def test_a_configuration_that_ruins_the_account_counts_as_a_trial(
     market: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -142,6 +142,7 @@ def test_a_machine_with_other_code_is_refused() -> None:
         check_installed(other)
 
 
+@pytest.mark.slow
 def test_folds_in_processes_predict_what_threads_do(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     keep = Keep(tmp_path / "folds", workers=TWO)

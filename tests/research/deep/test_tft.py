@@ -180,6 +180,7 @@ def test_without_anything_known_ahead_it_is_refused() -> None:
         variables_of(("edge", "noise"))
 
 
+@pytest.mark.slow
 def test_it_learns_what_the_past_and_the_time_of_day_tell_together() -> None:
     """The sign is that of what was seen one token ago and of the day's sine, added."""
     generator = torch.Generator().manual_seed(0)

@@ -209,7 +209,7 @@ def test_whatever_the_bars_both_give_equal_tables(game: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(games)
 def test_whatever_the_bars_both_give_equal_tables_in_many_games(game: dict[str, Any]) -> None:
     check_game(game)

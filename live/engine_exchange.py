@@ -434,13 +434,13 @@ class ExchangeEngine:
 
     # ---- while it runs
 
-    def _handled(self, found: BarSet, latency_ns: int) -> None:
+    def _handled(self, found: BarSet, latency_ns: int | None) -> None:
         view = self.engine.view
         view.last_bar_ns = found.ts
         self._seen(found.ts)
         before = view.measured.seen_orders
         view.notice()
-        if found.fresh and view.measured.seen_orders > before:
+        if found.fresh and latency_ns is not None and view.measured.seen_orders > before:
             view.measured.latency(latency_ns / NS_PER_MS)
 
     def _look(self, wall_ns: int) -> None:

@@ -45,7 +45,7 @@ class FeedConfig(Config):
         )
 
 
-def _no_close(found: BarSet, latency_ns: int) -> None:
+def _no_close(found: BarSet, latency_ns: int | None) -> None:
     """Take a close that nobody waits for."""
 
 
@@ -74,7 +74,7 @@ class FeedWiring:
         through an exchange of a test have a time of their own.
     on_handled : callable
         Told each close once predictor and strategy have handled it, whether fresh or history, and
-        the nanoseconds since its last bar came.
+        the nanoseconds since its last bar came; None for what the start has loaded.
     on_error : callable
         Told what an exception in a callback was. Nothing is handed on afterwards.
     """
@@ -85,7 +85,7 @@ class FeedWiring:
     stored: StoredHistory = field(default_factory=StoredHistory)
     slow_client: str | None = None
     now: Callable[[], int] | None = None
-    on_handled: Callable[[BarSet, int], None] = _no_close
+    on_handled: Callable[[BarSet, int | None], None] = _no_close
     on_error: Callable[[BaseException], None] = _no_error
 
 

@@ -132,7 +132,6 @@ class MarketFeed(DataActor):
 
     def on_bar(self, bar: Any) -> None:
         """Take a raw bar; hand on what is complete by it."""
-        self._received = self.clock.timestamp_ns()
         self._guarded(lambda: self._take_bar(bar))
 
     def on_funding_rate(self, funding_rate: Any) -> None:
@@ -266,6 +265,7 @@ class MarketFeed(DataActor):
         # Live, a bar's `ts_init` is when it arrived; recorded data have a time of their own.
         raw = raw_bar(bar, streamed=True, seen=bar.ts_init if self._is_wall else None)
         if self._gate.take(raw, self._now()) == "taken":
+            self._received = self.clock.timestamp_ns()
             self._known["stream"] = max(self._known.get("stream", 0), bar.ts_event)
             self._asks_bars.stirred()
             self._advance()
@@ -279,6 +279,8 @@ class MarketFeed(DataActor):
             seen = self._asked_at.get(name, now)
             raws = [raw_bar(bar, streamed=False, seen=seen) for bar in bars]
             verdicts = [gate.take(raw, now) for raw in raws]
+            if "taken" in verdicts:
+                self._received = self.clock.timestamp_ns()
             gate.proves(name)
             earliest = min(bar.ts_event for bar in bars)
             answer = Answer(name, verdicts.count("taken"), earliest)
@@ -382,7 +384,9 @@ class MarketFeed(DataActor):
         for name in close.bars.bars:
             self._fed[name] += 1
         self._delivery.hand_on(close)
-        latency = max(0, self.clock.timestamp_ns() - self._received)
+        latency = None
+        if self._received and not self._settling:
+            latency = max(0, self.clock.timestamp_ns() - self._received)
         self._wiring.on_handled(close.bars, latency)
 
     def _judge(self, now: int) -> tuple[FeedState, str]:

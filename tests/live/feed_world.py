@@ -29,6 +29,7 @@ from nautilus_trader.model import (
 
 from catalog.arrays import BarArrays, SeriesArrays
 from catalog.instruments import bar_type, instrument
+from live.bar_gate import BarSet
 from live.feed_delivery import Receivers
 from live.history import StoredHistory
 from live.market_feed import FeedConfig, FeedWiring, MarketFeed
@@ -83,6 +84,7 @@ class World:
     hidden: set[tuple[str, int]] = field(default_factory=set)
     requests: list[tuple[str, int, int, int]] = field(default_factory=list)
     handled: list[tuple[int, bool]] = field(default_factory=list)
+    latencies: list[int | None] = field(default_factory=list)
     failure: BaseException | None = None
     client: Any = None
     exchange: PaperExecutionClient | None = None
@@ -149,6 +151,11 @@ class World:
         """Wait until the feed trades."""
         self.expect_funding()
         await self.until(lambda: self.state == "trading", "trading")
+
+    def handle(self, found: BarSet, latency_ns: int | None) -> None:
+        """Take note of a close that was handled."""
+        self.handled.append((found.ts, found.fresh))
+        self.latencies.append(latency_ns)
 
     async def play(self, first: int, last: int) -> None:
         """Stream all that happens in ``[first, last]``, waiting for each close to be handled."""
@@ -326,7 +333,7 @@ def run_world(
         world.instruments,
         stored or StoredHistory(),
         now=lambda: world.now,
-        on_handled=lambda found, _: world.handled.append((found.ts, found.fresh)),
+        on_handled=world.handle,
         on_error=world.errors.append,
     )
     world.feed = MarketFeed(wiring, config)

@@ -74,6 +74,11 @@ def test_the_first_predictions_are_those_of_the_batch(
 
     world = run_world(market.world(now, page=page), market.predictor(), script, stored=stored)
     made = same_as_batch(world, market.batch)
+    # What was there at the start was received before anybody could wait for it.
+    streamed = [latency for latency in world.latencies if latency is not None]
+    assert 1 <= len(streamed) <= 3
+    assert max(streamed) < 60 * SECOND
+    assert world.latencies[-len(streamed) :] == streamed
     first = last if seconds < 90 else last + market.interval
     assert closes(made) == list(range(first, last + 3 * market.interval + 1, market.interval))
     assert len(made) == 3 * len(closes(made))

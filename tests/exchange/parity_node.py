@@ -232,7 +232,7 @@ class ParityEngine(ExchangeEngine):
     view: ClientView
     since = _NOT_YET
 
-    def _handled(self, found: BarSet, latency_ns: int) -> None:
+    def _handled(self, found: BarSet, latency_ns: int | None) -> None:
         super()._handled(found, latency_ns)
         if found.ts > self.since:
             interval = interval_name(self._prepared.interval_ns)

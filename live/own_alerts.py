@@ -8,6 +8,7 @@ killed tells nobody; for that there is the supervisor.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import os
 import socket
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from catalog.errors import DataError
 from live.alerts import ALERT_URLS, Alert, AlertSender, channels_from
+from live.console import tell
 from live.engine_health import stale_after
 from live.engine_process import SUPERVISOR_VARIABLE
 from live.engine_request import EngineRequest
@@ -219,7 +221,11 @@ def own_alerts(request: EngineRequest, bar_secs: float) -> OwnAlerts:
 
 
 def tell_failed_start(request: EngineRequest, error: BaseException) -> None:
-    """Tell people of an engine that ended before it ran. Never raises."""
+    """Tell people of an engine that ended before it ran, or its terminal that none was told.
+
+    Never raises: what is wrong with the alerts must not hide what is wrong with the engine.
+    """
+    missed = ""
     try:
         if is_supervised():
             return
@@ -227,9 +233,15 @@ def tell_failed_start(request: EngineRequest, error: BaseException) -> None:
         text = f"it could not start: {type(error).__name__}: {error}"
         sender.tell(Alert("crash", request.name, text))
         sender.close()
-    except Exception:
-        # What is wrong with the alerts must not hide what is wrong with the engine.
-        return
+        if sender.failed:
+            missed = "a channel did not take it"
+    except Exception as failure:
+        # Its words may hold a channel's address.
+        missed = type(failure).__name__
+    if missed:
+        # A terminal may be gone as well.
+        with contextlib.suppress(OSError, ValueError):
+            tell(f"the alert to the failed start of {request.name} did not arrive: {missed}")
 
 
 def _sender(request: EngineRequest) -> AlertSender:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import live.own_alerts
 from live.alerts import ALERT_URLS, Alert, AlertLimits, AlertSender, Severity
 from live.engine_process import SUPERVISOR_VARIABLE
 from live.engine_status import EngineCounters, EngineStatus, GuardLevel
@@ -118,6 +119,24 @@ def test_who_is_supervised_or_replays_a_recording_tells_nobody(
     phone.server_close()
     assert told == ["it could not start: ValueError: no"]
     assert [one["message"] for one in phone.messages] == told
+
+
+@pytest.mark.parametrize(
+    ("sender", "why"),
+    [
+        (lambda _: AlertSender((Pigeon(fails=True),)), "a channel did not take it"),
+        (lambda _: {}["a secret"], "KeyError"),
+    ],
+)
+def test_where_nobody_can_be_told_of_a_failed_start_its_terminal_is(
+    monkeypatch: pytest.MonkeyPatch, sender: Any, why: str
+) -> None:
+    said: list[str] = []
+    monkeypatch.delenv(SUPERVISOR_VARIABLE, raising=False)
+    monkeypatch.setattr(live.own_alerts, "_sender", sender)
+    monkeypatch.setattr(live.own_alerts, "tell", said.append)
+    tell_failed_start(SimpleNamespace(name="A", replay=None), ValueError("no"))  # type: ignore[arg-type]
+    assert said == [f"the alert to the failed start of A did not arrive: {why}"]
 
 
 ENGINE = """

@@ -214,7 +214,10 @@ def test_what_is_risked_is_printed_before_it_is(
     assert "a-secret-key" not in "".join(told)
 
 
-def test_no_engine_is_begun_without_its_bundle(folder: Path) -> None:
+def test_no_engine_is_begun_without_its_bundle(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("live.supervise_command.Supervisor", lambda *_: pytest.fail("it begins"))
     path = folder / "p.yaml"
     request = SuperviseRequest(
         state=folder / "state", symbols="BTCUSDT", profile=str(path), bundle=str(folder / "none")
